@@ -1,0 +1,63 @@
+"""Cancellation: one event that a whole flight looks at, and that can wake what cannot look.
+
+Not a timeout and not an exception of the public API. Invariants: once set it stays set; a callback watched while or
+before it is set runs exactly once, in the thread that sets it. A blocked `recv` looks at no event, so the transfer
+watches with a callback that shuts its socket down: with the event alone, a stalled read went on for its whole timeout.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Cancel", "Cancelled"]
+
+
+class Cancelled(Exception):  # noqa: N818 - an interruption, not a fault
+    """The work was called off. Nobody adopts it as a result: the next one who wants the artifact takes over."""
+
+
+class Cancel:
+    """Set once, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._watchers: dict[object, Callable[[], None]] = {}
+
+    def set(self) -> None:
+        """Cancel, and run every watching callback."""
+        with self._lock:
+            self._event.set()
+            watchers, self._watchers = list(self._watchers.values()), {}
+        for callback in watchers:
+            callback()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise Cancelled if it is set: call once per chunk and per poll."""
+        if self._event.is_set():
+            raise Cancelled
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but raise Cancelled as soon as it is set."""
+        if self._event.wait(seconds):
+            raise Cancelled
+
+    @contextmanager
+    def watch(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Have `callback` called if it is set while the block runs (at once if it is set already)."""
+        token = object()
+        with self._lock:
+            if not (already := self._event.is_set()):
+                self._watchers[token] = callback
+        if already:
+            callback()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watchers.pop(token, None)

@@ -1,0 +1,115 @@
+"""The environment, read when called and never at import.
+
+    NANOCACHE_DIR           base directory: else NANOCHAT_BASE_DIR, else the platform's user cache
+    NANOCACHE_OFFLINE       off; enforced where requests are made
+    NANOCACHE_PROGRESS      0, 1, auto
+    NANOCACHE_CONNECTIONS   16 per host, divided by LOCAL_WORLD_SIZE under a launcher, at least 2
+    NANOCACHE_TIMEOUT       30 seconds without a byte; connecting gets at most 10 of them
+    NANOCACHE_RETRIES       5 tries without progress
+    NANOCACHE_LOCK_TIMEOUT  none; seconds without progress of the holder before LockTimeout
+    NANOCACHE_MAX_ARTIFACT  none; bytes of one download
+
+A value that cannot be read is a ValueError that names the variable. LOCAL_RANK and LOCAL_WORLD_SIZE are names in the
+environment that every launcher shares; nothing of nanodist is imported for them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["Settings", "base_dir", "offline", "progress", "local_rank"]
+
+T = TypeVar("T", int, float)
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"", "0", "false", "no", "off"})
+CONNECTIONS_PER_HOST = 16
+
+
+def expand(path: str) -> str:
+    """`path` with `~` and `$VAR` expanded, absolute; symlinks stay, so that messages show what the user typed."""
+    return os.path.abspath(os.path.expandvars(os.path.expanduser(path)))
+
+
+def base_dir() -> str:
+    """The base directory that the environment asks for; nothing is created."""
+    chosen = os.environ.get("NANOCACHE_DIR") or os.environ.get("NANOCHAT_BASE_DIR")
+    if chosen:
+        return expand(chosen)
+    from platformdirs import user_cache_dir
+
+    return expand(user_cache_dir("nanocache", appauthor=False))
+
+
+def _boolean(name: str) -> bool:
+    value = os.environ.get(name, "").strip().lower()
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise ValueError(f"{name} must be one of 1, true, yes, on, 0, false, no, off; got {os.environ[name]!r}")
+
+
+def _number(name: str, read: Callable[[str], T], default: T | None, least: T) -> T | None:
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    try:
+        number = read(value)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    if not number >= least:  # also turns nan away
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return number
+
+
+def offline() -> bool:
+    return _boolean("NANOCACHE_OFFLINE")
+
+
+def progress() -> bool | None:
+    """True, False, or None for "auto": a terminal or a notebook decides."""
+    if os.environ.get("NANOCACHE_PROGRESS", "").strip().lower() in ("", "auto"):
+        return None
+    return _boolean("NANOCACHE_PROGRESS")
+
+
+def local_rank() -> int:
+    """This process's rank on its machine as the launcher set it; 0 without a launcher."""
+    return _number("LOCAL_RANK", int, 0, 0) or 0
+
+
+def _connections() -> int:
+    asked = _number("NANOCACHE_CONNECTIONS", int, None, 1)
+    if asked is not None:
+        return asked
+    # 16 a process times 8 ranks that walk different shards is 128 to one host: 429s, and bans.
+    ranks = _number("LOCAL_WORLD_SIZE", int, 1, 1) or 1
+    return max(2, CONNECTIONS_PER_HOST // ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one call works with. Times in seconds, sizes in bytes; None means no limit."""
+
+    timeout: float
+    retries: int
+    connections: int  # per host, for all transfers of this process together
+    lock_timeout: float | None
+    max_artifact: int | None
+    offline: bool
+
+    @classmethod
+    def read(cls, *, offline: bool | None = None) -> Settings:
+        """The environment's settings; `offline` overrides NANOCACHE_OFFLINE. Raises ValueError naming the variable."""
+        return cls(
+            timeout=_number("NANOCACHE_TIMEOUT", float, 30.0, 0.001) or 30.0,
+            retries=_number("NANOCACHE_RETRIES", int, 5, 0) or 0,
+            connections=_connections(),
+            lock_timeout=_number("NANOCACHE_LOCK_TIMEOUT", float, None, 0.0),
+            max_artifact=_number("NANOCACHE_MAX_ARTIFACT", int, None, 0),
+            offline=_boolean("NANOCACHE_OFFLINE") if offline is None else offline,
+        )

@@ -1,0 +1,201 @@
+"""Every error that nanocache raises on purpose, and how it crosses processes.
+
+    NanocacheError
+    ├── ChecksumMismatch   (ValueError)          the bytes are not the ones that were asked for
+    ├── DownloadFailed     (OSError)             no URL gave the artifact; one cause per URL
+    ├── NotCached          (FileNotFoundError)   offline or read-only, and it is not here
+    ├── LockTimeout        (TimeoutError)        another process holds the lock and makes no progress
+    ├── NoSpace            (OSError, ENOSPC)     the disk, the quota or the size limit is full
+    ├── UnsafeArchive      (ValueError)          an archive wants to write where, or as much as, it must not
+    ├── UnsafeCache        (PermissionError)     something that is not ours stands at a path of ours
+    └── PostprocessFailed  (RuntimeError)        the caller's hook raised, or built nothing
+
+Invariants: an error is rebuilt from its facts alone, by pickle and by JSON, because errors cross processes and
+ranks; its message is one line: what, where, expected and got, the remedy. This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, ClassVar
+
+__all__ = [
+    "NanocacheError",
+    "ChecksumMismatch",
+    "DownloadFailed",
+    "NotCached",
+    "LockTimeout",
+    "NoSpace",
+    "UnsafeArchive",
+    "UnsafeCache",
+    "PostprocessFailed",
+]
+
+
+class NanocacheError(Exception):
+    """The root. `facts()` are the keyword arguments that rebuild the error anywhere."""
+
+    FACTS: ClassVar[tuple[str, ...]] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """The error's facts, all of them values that JSON can carry."""
+        return {name: getattr(self, name) for name in self.FACTS}
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"error": class name, "facts": {...}}`; `from_json` is the way back."""
+        return {"error": type(self).__name__, "facts": self.facts()}
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> NanocacheError:
+        """Rebuild what `to_json` gave. Raises ValueError if it is no such record."""
+        try:
+            return _LEAVES[record["error"]](**record["facts"])
+        except (KeyError, TypeError) as e:
+            raise ValueError(f"not the record of a nanocache error: {record!r}") from e
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError and friends pickle by positional args; our constructors take facts by name.
+        return _rebuild, (type(self), self.facts())
+
+
+def _rebuild(cls: type[NanocacheError], facts: dict[str, Any]) -> NanocacheError:
+    return cls(**facts)
+
+
+def _short(digest: str) -> str:
+    return digest[:12] + "..."
+
+
+class ChecksumMismatch(NanocacheError, ValueError):
+    """The bytes that came have another SHA-256. Attributes: url, expected, got (64 hex digits), size (bytes), note."""
+
+    FACTS = ("url", "expected", "got", "size", "note")
+
+    def __init__(self, *, url: str, expected: str, got: str, size: int, note: str = "") -> None:
+        self.url, self.expected, self.got, self.size, self.note = url, expected, got, size, note
+        super().__init__(
+            f"sha256 mismatch for {url}: expected {_short(expected)}, got {_short(got)} ({size:,} bytes); "
+            f"nothing was cached{'; ' + note if note else ''}"
+        )
+
+
+class DownloadFailed(NanocacheError, OSError):
+    """No URL gave the artifact.
+
+    Attributes: url (the artifact's), causes (a tuple of (url, reason), one per URL tried), status (the last HTTP
+    status, or None), remedy.
+    """
+
+    FACTS = ("url", "causes", "status", "remedy")
+
+    def __init__(
+        self, *, url: str, causes: tuple[tuple[str, str], ...], status: int | None = None, remedy: str = ""
+    ) -> None:
+        self.url, self.status, self.remedy = url, status, remedy
+        self.causes = tuple((cause[0], cause[1]) for cause in causes)  # JSON makes lists of them
+        reasons = "; ".join(reason if where == url else f"{where}: {reason}" for where, reason in self.causes)
+        super().__init__(f"download of {url} failed: {reasons or 'no URL to try'}{'; ' + remedy if remedy else ''}")
+
+
+class NotCached(NanocacheError, FileNotFoundError):
+    """The artifact is not here and may not be fetched. Attributes: url, sha256, base_dir, reason."""
+
+    FACTS = ("url", "base_dir", "sha256", "reason")
+
+    def __init__(self, *, url: str, base_dir: str, sha256: str | None = None, reason: str = "offline") -> None:
+        self.url, self.base_dir, self.sha256, self.reason = url, base_dir, sha256, reason
+        pin = f" --sha256 {sha256}" if sha256 else ""
+        super().__init__(
+            f"{url} is not cached in {base_dir} and cannot be fetched ({reason}); "
+            f"to fill the cache, run where both are possible: NANOCACHE_DIR={base_dir} nanocache fetch '{url}'{pin}"
+        )
+
+
+class LockTimeout(NanocacheError, TimeoutError):
+    """The holder of a lock made no progress for the time that NANOCACHE_LOCK_TIMEOUT allows.
+
+    Attributes: path (the lock), waited (seconds without progress), pid, host, done and total (bytes; None = unknown).
+    """
+
+    FACTS = ("path", "waited", "pid", "host", "done", "total")
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        waited: float,
+        pid: int | None = None,
+        host: str | None = None,
+        done: int | None = None,
+        total: int | None = None,
+    ) -> None:
+        self.path, self.waited, self.pid, self.host, self.done, self.total = path, waited, pid, host, done, total
+        holder = f"pid {pid} on {host}" if pid is not None else "an unknown process"
+        size = "?" if total is None else f"{total:,}"
+        at = f", at {done:,} of {size} bytes" if done is not None else ""
+        super().__init__(
+            f"waited {waited:.1f} s for the lock {path} without progress; {holder} holds it{at}; "
+            f"end that process, or raise NANOCACHE_LOCK_TIMEOUT"
+        )
+
+
+class NoSpace(NanocacheError, OSError):
+    """There is no room. Attributes: path, needed and available (bytes; None = unknown), errno (ENOSPC)."""
+
+    FACTS = ("path", "needed", "available", "reason")
+
+    def __init__(
+        self, *, path: str, needed: int | None = None, available: int | None = None, reason: str = "no space left"
+    ) -> None:
+        self.path, self.needed, self.available, self.reason = path, needed, available, reason
+        want = f", needed {needed:,} bytes" if needed is not None else ""
+        have = f", {available:,} available" if available is not None else ""
+        super().__init__(f"{reason} in {path}{want}{have}; nothing was kept; free some or set NANOCACHE_DIR elsewhere")
+        self.errno = errno.ENOSPC
+
+
+class UnsafeArchive(NanocacheError, ValueError):
+    """An archive was refused, and nothing of it published. Attributes: archive, reason, member."""
+
+    FACTS = ("archive", "reason", "member")
+
+    def __init__(self, *, archive: str, reason: str, member: str | None = None) -> None:
+        self.archive, self.reason, self.member = archive, reason, member
+        where = f", member {member!r}" if member is not None else ""
+        super().__init__(f"refused to unpack {archive}{where}: {reason}; nothing was published")
+
+
+class UnsafeCache(NanocacheError, PermissionError):
+    """A path of the cache is not what it must be. Attributes: path, reason."""
+
+    FACTS = ("path", "reason")
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"refused to use {path}: {reason}; remove it, or set NANOCACHE_DIR elsewhere")
+        self.errno = errno.EPERM
+
+
+class PostprocessFailed(NanocacheError, RuntimeError):
+    """The hook raised, or built nothing; it runs again next time. Attributes: hook, artifact, reason."""
+
+    FACTS = ("hook", "artifact", "reason")
+
+    def __init__(self, *, hook: str, artifact: str, reason: str) -> None:
+        self.hook, self.artifact, self.reason = hook, artifact, reason
+        super().__init__(f"postprocess {hook} failed on {artifact}: {reason}; nothing was published, it runs again")
+
+
+_LEAVES: dict[str, Any] = {
+    cls.__name__: cls
+    for cls in (
+        ChecksumMismatch,
+        DownloadFailed,
+        NotCached,
+        LockTimeout,
+        NoSpace,
+        UnsafeArchive,
+        UnsafeCache,
+        PostprocessFailed,
+    )
+}
