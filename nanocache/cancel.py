@@ -14,7 +14,7 @@ from contextlib import contextmanager
 __all__ = ["Cancel", "Cancelled"]
 
 
-class Cancelled(Exception):  # noqa: N818 - an interruption, not a fault
+class Cancelled(Exception):
     """The work was called off. Nobody adopts it as a result: the next one who wants the artifact takes over."""
 
 
