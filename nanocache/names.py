@@ -1,0 +1,72 @@
+"""File names: which the caller may choose, and which a URL gets.
+
+Not paths: a name is one segment, and no header of any server ever has a say in it. Invariant: a name made here is
+legal on Linux, macOS and Windows, and is the same on all of them, because it decides where an artifact lies for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from urllib.parse import unquote, urlsplit
+
+__all__ = ["check", "from_url", "stem"]
+
+LONGEST_GIVEN = 200  # bytes of a name that the caller chose
+LONGEST_MADE = 120  # bytes of a name made from a URL
+_HEAD, _TAIL = 72, 40  # bytes kept of a longer one, around 8 hex digits
+
+_KEPT = frozenset("._+=@-")
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in "123456789"],
+)
+# Longest first, so that `.tar.gz` goes before `.gz`.
+_PACKED = (
+    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
+    *(".tgz", ".tbz2", ".txz", ".tzst", ".tar", ".zip", ".gz", ".bz2", ".xz", ".zst"),
+)
+
+
+def check(name: str) -> str:
+    """`name` if it is one path segment. Raises ValueError naming what is wrong with it."""
+    if not isinstance(name, str):
+        raise ValueError(f"filename must be a str, got {type(name).__name__}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"filename must be valid Unicode, got {name!r}") from None
+    if name in ("", ".", ".."):
+        raise ValueError(f"filename must name a file, got {name!r}")
+    if "/" in name or "\\" in name:
+        raise ValueError(f"filename must be one path segment without separators, got {name!r}")
+    if any(unicodedata.category(c) == "Cc" for c in name):
+        raise ValueError(f"filename must hold no control characters, got {name!r}")
+    if size > LONGEST_GIVEN:
+        raise ValueError(f"filename must be at most {LONGEST_GIVEN} bytes, got {size}: {name[:40]!r}...")
+    return name
+
+
+def from_url(url: str) -> str:
+    """The name that an artifact of `url` gets: the last segment of its path, made safe; `artifact` if nothing is left."""
+    segment = urlsplit(url).path.rsplit("/", 1)[-1]
+    text = unicodedata.normalize("NFC", unquote(segment, errors="replace"))
+    name = "".join(c if c.isalnum() or c in _KEPT else "_" for c in text).lstrip(".-").rstrip(".")
+    if name.split(".", 1)[0].lower() in _DEVICES:
+        name = "_" + name
+    return _shorten(name) or "artifact"
+
+
+def _shorten(name: str) -> str:
+    data = name.encode()
+    if len(data) <= LONGEST_MADE:
+        return name
+    head, tail = data[:_HEAD].decode(errors="ignore"), data[-_TAIL:].decode(errors="ignore")
+    return head + hashlib.sha256(data).hexdigest()[:8] + tail
+
+
+def stem(name: str) -> str:
+    """`name` without its archive or compression suffix: what a hook that unpacks it builds."""
+    for suffix in _PACKED:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name

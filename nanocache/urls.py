@@ -1,0 +1,95 @@
+"""URLs: what is accepted, what two of them have in common, and what of them may be seen.
+
+Not a resolver and not a client. Invariants: `redact` is the only way a URL leaves the library (errors, logs, files on
+disk); `url_key` never depends on a credential, so that the hash of a URL can't be used to guess a password offline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import url2pathname
+
+__all__ = ["check", "file_path", "is_file", "origin", "redact", "url_key"]
+
+SCHEMES = ("http", "https", "file")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Parameters of signing schemes (AWS, Google, CloudFront, Azure): they change with every signature, so a presigned URL
+# would never be a hit, and they are credentials.
+_SIGNING = frozenset({"Signature", "Expires", "Key-Pair-Id", "Policy", "se", "sp", "sv", "sig"})
+_SIGNING_PREFIXES = ("x-amz-", "x-goog-")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for a port that is no number
+    except ValueError as e:
+        raise ValueError(f"not a URL: {url!r} ({e})") from None
+    return parts
+
+
+def check(url: object) -> str:
+    """`str(url)` if it is a URL that nanocache can fetch. Raises ValueError saying what it should have been."""
+    text = str(url)
+    if any(ord(c) <= 32 or ord(c) == 127 for c in text):
+        raise ValueError(f"not a URL: {redact(text)!r} holds a space or a control character; percent-encode it")
+    parts = _split(text)
+    if parts.scheme not in SCHEMES:  # urlsplit lowers the scheme
+        raise ValueError(f"cannot fetch {redact(text)!r}: the scheme must be http, https or file")
+    if parts.scheme == "file":
+        file_path(text)
+    elif not parts.hostname:
+        raise ValueError(f"cannot fetch {redact(text)!r}: it names no host")
+    return text
+
+
+def is_file(url: str) -> bool:
+    return url[:5].lower() == "file:"
+
+
+def file_path(url: str) -> str:
+    """The path of a `file:` URL on this machine. Raises ValueError for another host or a relative path."""
+    parts = _split(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise ValueError(f"cannot fetch {redact(url)!r}: a file URL is file:///absolute/path on this machine")
+    return url2pathname(parts.path)
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """(scheme, host, port): credentials never cross from one origin to another."""
+    parts = _split(url)
+    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+
+
+def redact(url: str) -> str:
+    """`url` without userinfo, query values and fragment: fit for errors, logs and files. Never raises."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.split("?")[0].rsplit("@", 1)[-1]
+    host = parts.netloc.rsplit("@", 1)[-1]
+    names = [item.split("=", 1)[0] + "=..." if "=" in item else "..." for item in parts.query.split("&") if item]
+    return parts._replace(netloc=host, query="&".join(names), fragment="").geturl()
+
+
+def _signing(parameter: str) -> bool:
+    name = unquote(parameter.split("=", 1)[0])
+    return name in _SIGNING or name.lower().startswith(_SIGNING_PREFIXES)
+
+
+def url_key(url: str, headers: Iterable[tuple[str, str]] = ()) -> str:
+    """64 hex digits that are the same for URLs of one resource, whoever asks and however it is signed.
+
+    Scheme and host in lower case; default port, fragment, userinfo and signing parameters dropped. An `Accept` header
+    is part of it: the same address with another `Accept` is another file (GitHub's asset API gives JSON without it).
+    """
+    parts = _split(url)
+    host = (parts.hostname or "").rstrip(".")
+    port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    query = "&".join(item for item in parts.query.split("&") if item and not _signing(item))
+    accept = sorted(value for name, value in headers if name.lower() == "accept")
+    canonical = f"{parts.scheme}://{host}{port}{parts.path or '/'}?{query}"
+    return hashlib.sha256("\n".join([canonical, *accept]).encode("utf-8", "surrogateescape")).hexdigest()
