@@ -47,7 +47,7 @@ def check(name: str) -> str:
 
 
 def from_url(url: str) -> str:
-    """The name that an artifact of `url` gets: the last segment of its path, made safe; `artifact` if nothing is left."""
+    """The name that an artifact of `url` gets: its last segment made safe; `artifact` if nothing is left of it."""
     segment = urlsplit(url).path.rsplit("/", 1)[-1]
     text = unicodedata.normalize("NFC", unquote(segment, errors="replace"))
     name = "".join(c if c.isalnum() or c in _KEPT else "_" for c in text).lstrip(".-").rstrip(".")

@@ -1,0 +1,213 @@
+"""The file calls that a cache needs and the standard library lacks: private, unfollowed, atomic, synced.
+
+Knows nothing of blobs or refs. Invariants: nothing here follows a symlink below the base directory; modes come from
+the base directory alone, by chmod, so that no umask takes away what a group was promised; what is renamed into place
+is complete.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import secrets
+import shutil
+import stat
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UnsafeCache
+
+__all__ = ["Modes", "make_folder", "move", "open_private", "read_json", "remove", "sync_folder", "sync_tree"]
+
+LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """What the base directory's mode makes of ours: folders get it whole, so that setgid is passed on."""
+
+    folder: int
+    lock: int
+    blob: int
+
+    @classmethod
+    def of(cls, base_mode: int) -> Modes:
+        bits = stat.S_IMODE(base_mode)
+        return cls(folder=bits, lock=bits & 0o666, blob=bits & 0o444)
+
+
+def make_folder(path: str, *, below: str, mode: int) -> bool:
+    """Make `path` and what is missing between it and the folder `below`; True if `path` itself is new.
+
+    Each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since everything that
+    is written later would land where it points.
+    """
+    if path == below:
+        return False
+    try:
+        made = _make_one(path, mode)
+    except FileNotFoundError:
+        make_folder(os.path.dirname(path), below=below, mode=mode)
+        return _make_one(path, mode)
+    _check_parents(os.path.dirname(path), below)
+    return made
+
+
+def _make_one(path: str, mode: int) -> bool:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        _check_folder(path)
+        return False
+    with suppress(FileNotFoundError):  # somebody cleared the base directory by hand meanwhile
+        os.chmod(path, mode)
+    return True
+
+
+def _check_folder(path: str) -> None:
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISDIR(mode):
+        raise UnsafeCache(path=path, reason=f"a folder of the cache should be there, not {kind(mode)}")
+
+
+def _check_parents(path: str, below: str) -> None:
+    while len(path) > len(below):
+        with suppress(FileNotFoundError):  # cleared by hand: the next call on it says so
+            _check_folder(path)
+        path = os.path.dirname(path)
+
+
+def kind(mode: int) -> str:
+    """What a file of this mode is, for a person."""
+    names = {stat.S_IFLNK: "a symlink", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFIFO: "a fifo"}
+    return names.get(stat.S_IFMT(mode), "a device or socket")
+
+
+def check_regular(path: str) -> os.stat_result | None:
+    """lstat of the regular file at `path`, None if nothing is there; UnsafeCache if it is anything else."""
+    try:
+        st = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(st.st_mode):
+        raise UnsafeCache(path=path, reason=f"a regular file should be there, not {kind(st.st_mode)}")
+    return st
+
+
+def open_private(path: str, flags: int, mode: int = 0o600) -> int:
+    """os.open that follows no symlink at the last step and waits for no fifo; UnsafeCache where one stands."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO):
+            check_regular(path)
+        raise
+
+
+def create(path: str, data: bytes, mode: int) -> None:
+    """Write a new file with exactly this mode. Raises FileExistsError."""
+    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        os.fchmod(fd, mode)
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
+    """Replace `path` by `value` as JSON, atomically, through a new file in the folder `scratch`.
+
+    Not synced: what is lost in a power cut is unparsable, and unparsable counts as absent.
+    """
+    fresh = os.path.join(scratch, f"new-{secrets.token_hex(8)}")
+    create(fresh, json.dumps(value, separators=(",", ":")).encode(), mode)
+    try:
+        os.rename(fresh, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(fresh)
+        raise
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The JSON object at `path`; None if it is absent, unreadable, too long or unparsable. UnsafeCache for a link."""
+    try:
+        fd = open_private(path, os.O_RDONLY)
+    except OSError as e:
+        if isinstance(e, UnsafeCache):
+            raise
+        return None
+    try:
+        text = os.read(fd, LONGEST_RECORD)
+        value = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(fd)
+    return value if isinstance(value, dict) else None
+
+
+def move(source: str, target: str, *, base: str) -> None:
+    """os.rename between folders of ours; EXDEV is an error that says what is wrong with the base directory."""
+    try:
+        os.rename(source, target)
+    except OSError as e:
+        if e.errno == errno.EXDEV:
+            raise UnsafeCache(path=base, reason="the base directory must be one file system") from e
+        raise
+
+
+def remove(path: str) -> None:
+    """Delete a file or a folder; what is gone already, or can't be deleted, is left to the next sweep."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError:  # EISDIR on Linux, EPERM on macOS, EACCES where it isn't ours
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable. A file system that can't sync folders (EINVAL, EBADF) keeps what it does."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync_tree(path: str) -> None:
+    """Make a file, or a folder with all that is in it, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        folder = stat.S_ISDIR(os.fstat(fd).st_mode)
+        if not folder:
+            os.fsync(fd)
+        elif not _sync_file_system(fd):
+            _sync_each(path)
+    finally:
+        os.close(fd)
+
+
+def _sync_file_system(fd: int) -> bool:
+    # One syncfs(2) for a folder: 10,000 members with an fsync each take minutes on a disk that syncs in milliseconds.
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None, use_errno=True).syncfs(fd) == 0)
+
+
+def _sync_each(path: str) -> None:
+    for folder, _, files in os.walk(path, topdown=False):
+        for name in files:
+            file = Path(folder, name)
+            if not file.is_symlink():
+                sync_tree(str(file))
+        sync_folder(folder)

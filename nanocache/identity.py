@@ -1,0 +1,95 @@
+"""Which process is this, on which boot of which host, and does another one still live?
+
+Not a lock. Invariants: a pid alone names nobody (it is used again, and every container has its own pid 1), so it counts
+together with its start time and only where its pid namespace is ours; a host's name is for people, its boot id is what
+is compared.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Identity", "me"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process. Rebuilt from JSON by `parse`."""
+
+    pid: int
+    start: str  # the kernel's start time of the pid, in its own unit; "" where it does not say
+    boot: str  # changes with every boot; on Linux the same in all containers of a host
+    space: str  # pid namespace
+    host: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, record: dict[str, Any]) -> Identity | None:
+        """The identity in a record of ours, None if it holds none."""
+        try:
+            one = cls(**{name: record[name] for name in cls.__slots__})
+        except KeyError:
+            return None
+        texts = (one.start, one.boot, one.space, one.host)
+        return one if isinstance(one.pid, int) and all(isinstance(text, str) for text in texts) else None
+
+    @property
+    def here(self) -> bool:
+        """Whether it is of this boot of this host."""
+        return self.boot == me().boot
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether it still runs; None if that can't be told from here (another host, another pid namespace)."""
+        if not self.here or self.space != me().space:
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's, and alive
+        except OverflowError:
+            return False
+        return _start(self.pid) == self.start
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _start(pid: int) -> str:
+    # Field 22 of /proc/<pid>/stat; the second field may hold spaces and parentheses, so count from its end.
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+_me: Identity | None = None
+
+
+def me() -> Identity:
+    """This process; a forked child finds its own."""
+    global _me
+    pid = os.getpid()
+    if _me is None or _me.pid != pid:
+        host = platform.node()
+        # macOS has no boot id to read: the host's name must do, and a reused pid is told by nothing else.
+        boot = _read("/proc/sys/kernel/random/boot_id") or host
+        _me = Identity(pid=pid, start=_start(pid), boot=boot, space=_space(), host=host)
+    return _me

@@ -1,0 +1,230 @@
+"""The partial of one transfer: a private folder that one rename claims whole.
+
+    partials-v1/<key>/<random>/data         the bytes so far, mode 0600
+    partials-v1/<key>/<random>/state.json   what of them is right, and whose they are; from the first save on
+    partials-v1/<key>/<random>/lock         held by the owner; from the first save on
+
+Invariants: a partial has one writer, since a shared one is what corrupts caches where locks do nothing; it is taken
+over only if its owner is provably gone; an owner that was stopped for long leaves it, because a descriptor outlives
+a rename; its bytes are trusted across a reboot only if a digest will judge them (their blocks may read as zeros).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .identity import Identity, me
+from .locks import Lock, try_lock
+
+__all__ = ["Abandoned", "Partial", "claim", "create", "gone"]
+
+logger = logging.getLogger("nanocache")
+
+LONGEST_PAUSE = 300.0  # seconds between two own writes after which somebody else may have claimed it
+STILL = 900.0  # seconds without a movement after which a partial of another boot or host is nobody's
+
+# The clock that also runs while the machine is suspended, where there is one.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Abandoned(Exception):
+    """This process was stopped for so long that its partial may be another's: start a new one."""
+
+
+class Partial:
+    """One transfer's bytes. Made by `create` or `claim`; a context manager that closes, and keeps, them."""
+
+    def __init__(self, path: str, fd: int, *, modes: files.Modes, lock: Lock | None, state: dict[str, Any] | None):
+        self.path, self.fd, self.state = Path(path), fd, state
+        self._modes, self._lock = modes, lock
+        self._written = time.clock_gettime(_CLOCK)
+        self._owned = lock is not None
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`. Raises Abandoned, OSError."""
+        self._check_pause()
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self.fd, view, offset)
+            view, offset = view[count:], offset + count
+
+    def _check_pause(self) -> None:
+        now = time.clock_gettime(_CLOCK)
+        if now - self._written > LONGEST_PAUSE:
+            raise Abandoned
+        self._written = now
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Record what a later owner may build on. Atomic, not synced; from now on the partial can be claimed."""
+        self._check_pause()
+        if not self._owned:  # not before: most artifacts are small, and over before anything needs saving
+            self._lock, self._owned = _own(self.path, self._modes), True
+        self._record(state, left=False)
+        self.state = state
+
+    def _record(self, state: dict[str, Any], *, left: bool) -> None:
+        record = {"owner": me().to_json(), "left": left, "state": state}
+        files.write_json(str(self.path / "state.json"), record, scratch=str(self.path), mode=0o600)
+
+    def reset(self) -> None:
+        """Forget the bytes and the state: they are known to be wrong."""
+        os.ftruncate(self.fd, 0)
+        with suppress(FileNotFoundError):
+            os.unlink(self.path / "state.json")
+        self.state = None
+
+    def discard(self) -> None:
+        """Delete it at once: on a full disk the space is needed more than the bytes."""
+        with suppress(OSError):
+            os.ftruncate(self.fd, 0)
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            os.rmdir(self.path.parent)
+
+    def close(self) -> None:
+        """Let go of it. What lies there stays for whoever comes next; what holds nothing worth keeping goes."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
+        if self.state is None:
+            self.discard()
+        else:
+            with suppress(OSError):  # then it is claimed once this process has ended
+                self._record(self.state, left=True)
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _own(path: Path, modes: files.Modes) -> Lock | None:
+    try:
+        return try_lock(str(path / "lock"), mode=modes.lock)
+    except OSError as e:
+        logger.debug("partial %s has no lock (%s); a later call can claim it by its owner's pid only", path, e)
+        return None
+
+
+def create(folder: str, *, base: str, modes: files.Modes) -> Partial:
+    """A new, empty partial in `folder`, which is `partials-v1/<key>`. Raises OSError, UnsafeCache."""
+    path = os.path.join(folder, secrets.token_hex(8))
+    files.make_folder(path, below=base, mode=modes.folder)
+    fd = files.open_private(os.path.join(path, "data"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    return Partial(path, fd, modes=modes, lock=None, state=None)
+
+
+def claim(folder: str, *, base: str, modes: files.Modes, judged: bool) -> Partial:
+    """The best partial in `folder` whose owner is gone, or a new one.
+
+    `judged`: a digest will judge the bytes. Without one, a partial of another boot or host is not resumed.
+    """
+    for path in _by_size(folder):
+        if (partial := _claim_one(path, modes, judged)) is not None:
+            return partial
+    return create(folder, base=base, modes=modes)
+
+
+def _by_size(folder: str) -> list[str]:
+    def size(path: str) -> int:
+        try:
+            return os.lstat(os.path.join(path, "data")).st_size
+        except OSError:
+            return 0
+
+    return sorted(_entries(folder), key=size, reverse=True)
+
+
+def _entries(folder: str) -> Iterator[str]:
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        yield os.path.join(folder, name)
+
+
+def _claim_one(path: str, modes: files.Modes, judged: bool) -> Partial | None:
+    record = _Record.read(path)
+    if record is None or (lock := record.take(path, modes)) is None:
+        return None
+    mine = os.path.join(os.path.dirname(path), secrets.token_hex(8))
+    try:
+        os.rename(path, mine)  # claims all of it in one step; whoever comes second finds nothing
+        fd = files.open_private(os.path.join(mine, "data"), os.O_RDWR)
+    except OSError:
+        lock.release()
+        return None
+    partial = Partial(mine, fd, modes=modes, lock=lock, state=record.state)
+    if judged or record.owner.here:
+        return partial
+    partial.state = None
+    partial.close()  # throws it away
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A parsed `state.json`."""
+
+    owner: Identity
+    left: bool  # the owner let go of it and may live on
+    state: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str) -> _Record | None:
+        record = files.read_json(os.path.join(path, "state.json")) or {}
+        owner, state = record.get("owner"), record.get("state")
+        identity = Identity.parse(owner) if isinstance(owner, dict) else None
+        if identity is None or not isinstance(state, dict):
+            return None
+        return cls(identity, record.get("left") is True, state)
+
+    def take(self, path: str, modes: files.Modes) -> Lock | None:
+        """The partial's lock if its owner is gone, else None."""
+        if not self.left and (self.owner.alive or (not self.owner.here and _moved(path) < STILL)):
+            return None
+        try:
+            return try_lock(os.path.join(path, "lock"), mode=modes.lock)
+        except OSError:
+            return None
+
+
+def _moved(path: str) -> float:
+    """Seconds since anything in a partial moved; 0 if that can't be seen."""
+    try:
+        newest = max(entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(path))
+    except (OSError, ValueError):
+        return 0.0
+    return time.time() - newest
+
+
+def gone(path: str, *, modes: files.Modes, age: float) -> bool:
+    """Whether a partial is nobody's and nothing in it moved for `age` seconds: fit to be swept."""
+    if _moved(path) < age:
+        return False
+    record = _Record.read(path)
+    if record is None:
+        return True
+    lock = record.take(path, modes)
+    if lock is not None:
+        lock.release()
+    return lock is not None
