@@ -49,9 +49,10 @@ class NanocacheError(Exception):
     def from_json(record: dict[str, Any]) -> NanocacheError:
         """Rebuild what `to_json` gave. Raises ValueError if it is no such record."""
         try:
-            return _LEAVES[record["error"]](**record["facts"])
+            error: NanocacheError = _LEAVES[record["error"]](**record["facts"])
         except (KeyError, TypeError) as e:
             raise ValueError(f"not the record of a nanocache error: {record!r}") from e
+        return error
 
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError and friends pickle by positional args; our constructors take facts by name.

@@ -24,6 +24,7 @@ from .errors import UnsafeCache
 
 __all__ = ["Modes", "make_folder", "move", "open_private", "read_json", "remove", "sync_folder", "sync_tree"]
 
+RACES = 16  # rounds against somebody who removes empty folders while we make them
 LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
 
 
@@ -49,13 +50,16 @@ def make_folder(path: str, *, below: str, mode: int) -> bool:
     """
     if path == below:
         return False
-    try:
-        made = _make_one(path, mode)
-    except FileNotFoundError:
-        make_folder(os.path.dirname(path), below=below, mode=mode)
-        return _make_one(path, mode)
-    _check_parents(os.path.dirname(path), below)
-    return made
+    parent = os.path.dirname(path)
+    for _ in range(RACES):
+        try:
+            made = _make_one(path, mode)
+        except FileNotFoundError:
+            make_folder(parent, below=below, mode=mode)
+            continue
+        _check_parents(parent, below)
+        return made
+    raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
 
 
 def _make_one(path: str, mode: int) -> bool:

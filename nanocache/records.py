@@ -1,0 +1,147 @@
+"""Who holds a lock, how far it is, and how it failed: `locks-v1/9f/<key>.json` beside the lock.
+
+Not the lock. Invariants: whatever is unreadable or unparsable counts as absent; the record of a holder names no URL and
+has the lock's mode, so that the other users of a group cache see that somebody is at work; the record of a failure is
+0600, because its salted hash of URLs and headers could be used to try passwords.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+from . import files
+from .errors import NanocacheError
+from .identity import Identity, me
+
+__all__ = ["Asker", "Holding", "Record", "read", "stamp"]
+
+REWRITE = 1.0  # seconds between two rewrites: the sign of life that other hosts go by
+
+Asker = tuple[Any, ...]  # what was asked, credentials included: plain values whose repr is stable
+
+
+def fingerprint(asker: Asker, salt: str) -> str:
+    return hashlib.sha256(f"{salt}\n{asker!r}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """What changes whenever the record is replaced or rewritten: one stat. None if there is none."""
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return None
+    return st.st_ino, st.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a waiter reads. `error` is set after a failure, and then only `asked_by` matters."""
+
+    holder: Identity | None
+    done: int | None
+    total: int | None
+    rate: float | None  # bytes a second
+    error: NanocacheError | None
+    salt: str
+    asker: str
+
+    def asked_by(self, asker: Asker) -> bool:
+        """Whether the one whose failure this is asked exactly what `asker` asks."""
+        return bool(self.asker) and fingerprint(asker, self.salt) == self.asker
+
+
+def read(path: str) -> Record | None:
+    """The record at `path`; None if it is absent, not ours to read, or damaged."""
+    raw = files.read_json(path)
+    if raw is None:
+        return None
+    error = raw.get("error")
+    try:
+        return Record(
+            holder=Identity.parse(raw.get("holder") or {}),
+            done=raw.get("done"),
+            total=raw.get("total"),
+            rate=raw.get("rate"),
+            error=NanocacheError.from_json(error) if error else None,
+            salt=str(raw.get("salt", "")),
+            asker=str(raw.get("asker", "")),
+        )
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+class Holding:
+    """The holder's side: writes the record while it works, and leaves the error if it fails."""
+
+    def __init__(self, path: str, *, scratch: str, mode: int) -> None:
+        self._path, self._scratch, self._mode = path, scratch, mode
+        self._begun = self._wrote = time.monotonic()
+        self._start: int | None = None  # bytes that were there at the first report: they are no rate
+        self._done: int | None = None
+        self._total: int | None = None
+        self._write_new()
+
+    def _record(self) -> dict[str, Any]:
+        elapsed = time.monotonic() - self._begun
+        fresh = (self._done or 0) - (self._start or 0)
+        rate = round(fresh / elapsed, 1) if elapsed > 0 and self._done is not None else None
+        return {"holder": me().to_json(), "done": self._done, "total": self._total, "rate": rate}
+
+    def _write_new(self) -> None:
+        # In place and not through a rename: most artifacts are small and nobody waits, so this must be cheap. A reader
+        # that meets half a record takes it for none, and looks again in a few milliseconds.
+        with suppress(OSError):
+            os.unlink(self._path)
+        with suppress(OSError):
+            files.create(self._path, json.dumps(self._record()).encode(), self._mode)
+
+    def _rewrite(self) -> None:
+        self._wrote = time.monotonic()
+        with suppress(OSError):  # a sign of life that can't be given is no reason to fail a download
+            files.write_json(self._path, self._record(), scratch=self._scratch, mode=self._mode)
+
+    def report(self, done: int, total: int | None) -> None:
+        """Say how far the work is; written at most once a second. Cheap enough for every chunk."""
+        if self._start is None:
+            self._start = done
+        self._done, self._total = done, total
+        if time.monotonic() - self._wrote >= REWRITE:
+            self._rewrite()
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Give a sign of life every second while the block runs: it is the caller's hook and reports nothing."""
+        over = Event()
+
+        def beat() -> None:
+            while not over.wait(REWRITE):
+                self._rewrite()
+
+        thread = Thread(target=beat, name="nanocache-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def failed(self, error: NanocacheError, asker: Asker) -> None:
+        """Leave the error for those who wait and asked the same."""
+        salt = secrets.token_hex(16)
+        record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(asker, salt)}
+        with suppress(OSError):
+            files.write_json(self._path, record, scratch=self._scratch, mode=0o600)
+
+    def clear(self) -> None:
+        """Leave nothing: it went well, or was interrupted and the next one takes over."""
+        with suppress(OSError):
+            os.unlink(self._path)

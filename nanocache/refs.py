@@ -1,0 +1,73 @@
+"""Refs: what a URL gave the last time somebody asked without a digest.
+
+A hint, not a pin: if its blob is gone or damaged, whatever the URL gives now is taken. Invariants: no credential is in
+a ref; a ref is not replaced by one with an older `fetched_at`, so that without a working lock the newest download
+wins; one that can't be read or parsed counts as absent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from . import files
+from .store import TRASH, Store
+
+__all__ = ["Ref", "read", "write"]
+
+logger = logging.getLogger("nanocache")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """url -> digest. `etag` and `last_modified` are what the server called this content."""
+
+    url: str  # redacted: for people
+    digest: str
+    size: int
+    etag: str | None
+    last_modified: str | None
+    fetched_at: float  # seconds since the epoch: when the server last said so
+    source: list[int] | None = None  # size and mtime in nanoseconds of a `file:` URL's file
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "url": (str,),
+    "digest": (str,),
+    "size": (int,),
+    "etag": (str, type(None)),
+    "last_modified": (str, type(None)),
+    "fetched_at": (int, float),
+    "source": (list, type(None)),
+}
+
+
+def _parse(record: dict[str, Any]) -> Ref | None:
+    values = {field.name: record.get(field.name) for field in fields(Ref)}
+    if not all(isinstance(values[name], types) for name, types in _TYPES.items()):
+        return None
+    digest = values["digest"]
+    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # it becomes a path
+        return None
+    return Ref(**values)
+
+
+def read(store: Store, url_key: str) -> Ref | None:
+    """The ref of a URL, None if there is none. Raises UnsafeCache where a symlink stands in its place."""
+    record = files.read_json(store.ref(url_key))
+    return None if record is None else _parse(record)
+
+
+def write(store: Store, url_key: str, ref: Ref) -> None:
+    """Remember `ref`, unless a newer one is there."""
+    path = store.ref(url_key)
+    there = read(store, url_key)
+    if there is not None and there.fetched_at > ref.fetched_at:
+        return
+    if there is not None and there.digest != ref.digest:
+        logger.info("%s changed: sha256 %s -> %s", ref.url, there.digest, ref.digest)
+    store.folder(os.path.dirname(path))
+    scratch = store.folder(f"{store.base}/{TRASH}")
+    files.write_json(path, asdict(ref), scratch=scratch, mode=store.modes.lock)

@@ -1,0 +1,270 @@
+"""The store: what lies where on disk, and the one step that makes an artifact visible.
+
+    <base>/                                              NANOCACHE_DIR
+    ├── blobs-v1/sha256/9f/9f86d0…/weights.safetensors    published, sealed, mode 0444 at most
+    ├── refs-v1/3a/<sha256 of the URL's key>.json         url -> digest, size, etag, last-modified, fetched-at
+    ├── products-v1/<digest>/<hook key>/<name>            what postprocess built
+    ├── partials-v1/<key>/<random>/{data,state.json,lock} private to one transfer
+    ├── locks-v1/9f/<key>.lock, <key>.json                the lock; who holds it, how far, how it failed
+    └── trash-v1/                                         renamed here first, deleted outside any lock
+
+Knows no network and no lock. Invariants: a path visible under `blobs-v1` holds complete bytes with the digest in its
+name; nothing before the rename in `publish` is visible; nothing but our own folders is listed, counted or deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import shutil
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from . import digest as digests
+from . import files, partials, seal
+from .cancel import Cancel
+from .errors import UnsafeCache
+from .partials import Partial
+
+__all__ = ["Store"]
+
+logger = logging.getLogger("nanocache")
+
+BLOBS, REFS, PRODUCTS = "blobs-v1", "refs-v1", "products-v1"
+PARTIALS, LOCKS, TRASH = "partials-v1", "locks-v1", "trash-v1"
+FOLDERS = (BLOBS, REFS, PRODUCTS, PARTIALS, LOCKS, TRASH)
+
+RECENT = 3600.0  # seconds between two marks of recency on one blob by one process
+# https://bford.info/cachedir/: the first 43 bytes say "a cache" to tar, borg and restic.
+CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by nanocache; safe to delete.\n"
+
+_Witness = tuple[int, int, int, int]
+
+
+class Store:
+    """One base directory. Cheap to make; creates nothing until something is written."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self._witnesses: dict[str, _Witness] = {}  # files hashed here whose seal can't be kept
+        self._recent: dict[str, float] = {}
+        self._read_base()
+
+    def _read_base(self) -> None:
+        try:
+            st = os.stat(self.base)
+        except FileNotFoundError:
+            self.modes, self._owners = files.Modes.of(0o755), None
+            return
+        self.modes = files.Modes.of(st.st_mode)
+        # In a group-writable base anybody's files are used; else ours, root's and the owner's of the base.
+        self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
+
+    # paths
+
+    def blob(self, digest: str, name: str) -> str:
+        return f"{self.base}/{BLOBS}/sha256/{digest[:2]}/{digest}/{name}"
+
+    def ref(self, url_key: str) -> str:
+        return f"{self.base}/{REFS}/{url_key[:2]}/{url_key}.json"
+
+    def product(self, digest: str, hook_key: str, name: str) -> str:
+        return f"{self.base}/{PRODUCTS}/{digest}/{hook_key}/{name}"
+
+    def partials(self, key: str) -> str:
+        return f"{self.base}/{PARTIALS}/{key}"
+
+    def lock(self, key: str) -> str:
+        """`<key>` is a digest, or `u-` or `p-` and 64 hex digits."""
+        return f"{self.base}/{LOCKS}/{key.removeprefix('u-').removeprefix('p-')[:2]}/{key}.lock"
+
+    # folders
+
+    def prepare(self) -> None:
+        """Make the base directory, with the umask, and our top folders. Raises OSError, UnsafeCache."""
+        os.makedirs(self.base, exist_ok=True)
+        self._read_base()
+        self._warn_if_open()
+        for folder in FOLDERS:
+            if files.make_folder(f"{self.base}/{folder}", below=self.base, mode=self.modes.folder):
+                self._tag(f"{self.base}/{folder}")
+
+    def _tag(self, folder: str) -> None:
+        # In each of our folders and never in the base: with NANOCHAT_BASE_DIR people keep checkpoints there, and a
+        # tag would silently take them out of their backups.
+        for name, text in (("CACHEDIR.TAG", CACHEDIR_TAG), (".gitignore", b"*\n")):
+            with suppress(FileExistsError):
+                files.create(f"{folder}/{name}", text, self.modes.lock)
+
+    def _warn_if_open(self) -> None:
+        mode = os.stat(self.base).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            logger.warning("anybody can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode))
+
+    def writable(self) -> bool:
+        return os.access(self.base, os.W_OK | os.X_OK)
+
+    def folder(self, path: str) -> str:
+        """Make the folder `path` of ours and return it."""
+        try:
+            files.make_folder(path, below=self.base, mode=self.modes.folder)
+        except FileNotFoundError:  # the base directory itself was removed by hand
+            self.prepare()
+            files.make_folder(path, below=self.base, mode=self.modes.folder)
+        return path
+
+    def trusted(self, st: os.stat_result) -> bool:
+        return self._owners is None or st.st_uid in self._owners
+
+    # blobs
+
+    def intact(self, digest: str, path: str) -> bool:
+        """Whether `path` is a blob of `digest` that nobody wrote to: one lstat. UnsafeCache if it is not ours."""
+        st = files.check_regular(path)
+        if st is None:
+            return False
+        if not self.trusted(st):
+            raise UnsafeCache(path=path, reason=f"it belongs to user {st.st_uid}, a stranger to this cache")
+        return seal.holds(st, digest) or self._witnesses.get(path) == _witness(st)
+
+    def names(self, digest: str) -> list[str]:
+        """The names under which something is published for `digest`."""
+        try:
+            return sorted(os.listdir(os.path.dirname(self.blob(digest, ""))))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def hit(self, digest: str, name: str) -> Path | None:
+        """The intact blob under `name`; a second name is made from another one where the directory allows it."""
+        path = self.blob(digest, name)
+        if self.intact(digest, path):
+            return Path(path)
+        for other in self.names(digest):
+            if other != name and self.intact(digest, source := self.blob(digest, other)):
+                return Path(self._link(source, path, digest))
+        return None
+
+    def _link(self, source: str, target: str, digest: str) -> str:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            self._copy(source, target, digest)  # something unsealed is there, and is replaced in one step
+        except OSError as e:
+            if e.errno in (errno.EROFS, errno.EACCES) or not self.writable():
+                return source
+            # EPERM: fs.protected_hardlinks on another user's file; EMLINK; or no hard links at all.
+            self._copy(source, target, digest)
+        return target
+
+    def _copy(self, source: str, target: str, digest: str) -> None:
+        # Through a partial: a copy straight into the blob's folder would be visible before it is complete.
+        with partials.create(self.partials(digest), base=self.base, modes=self.modes) as partial:
+            with open(source, "rb") as file, open(partial.fd, "wb", closefd=False) as copy:
+                shutil.copyfileobj(file, copy, digests.CHUNK)
+            if digests.hash_file(partial.fd) == digest:
+                self.publish(partial, digest, os.path.basename(target))
+
+    def publish(self, partial: Partial, digest: str, name: str) -> Path:
+        """Make a verified partial visible as the blob of `digest`: the only door into `blobs-v1`.
+
+        The caller has hashed what is on disk. Synced before the rename, or a power cut leaves an empty file under the
+        final name; a lost seal only costs a re-hash. Raises OSError, and then nothing was published.
+        """
+        path = self.blob(digest, name)
+        os.fsync(partial.fd)  # a failed fsync is final: the kernel has dropped the pages and a second one would lie
+        os.fchmod(partial.fd, self.modes.blob)
+        kept = seal.put(partial.fd, digest)
+        fresh = self._missing(os.path.dirname(path))
+        self.folder(os.path.dirname(path))
+        files.check_regular(path)
+        files.move(str(partial.data), path, base=self.base)
+        if not kept:
+            self._remember(path, digest)
+        partial.state = None
+        for folder in (os.path.dirname(path), *fresh):  # losing a name loses an entry, never a byte
+            files.sync_folder(folder)
+        return Path(path)
+
+    def _missing(self, folder: str) -> list[str]:
+        """The parents of what has to be made for `folder` to exist."""
+        parents = []
+        while len(folder) > len(self.base) and not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+            parents.append(folder)
+        return parents
+
+    def _remember(self, path: str, digest: str) -> None:
+        self._witnesses[path] = _witness(os.lstat(path))
+        logger.warning("%s cannot keep the seal of %s...: it is hashed once in each process", path, digest[:12])
+
+    def mark_recent(self, digest: str) -> None:
+        """Leave a mark for eviction: the mtime of the blob's folder, at most once an hour, errors ignored.
+
+        Never the blob's own times: that would launder a write, and in a container copy the whole file up.
+        """
+        now = time.monotonic()
+        if now - self._recent.get(digest, -RECENT) >= RECENT:
+            self._recent[digest] = now
+            with suppress(OSError):
+                os.utime(os.path.dirname(self.blob(digest, "")))
+
+    # healing
+
+    def heal(self, digest: str, *, everything: bool = False, cancel: Cancel | None = None) -> None:
+        """Hash what is published for `digest` and not sealed (`everything`: sealed or not). Under the key's lock.
+
+        Right bytes are sealed again; wrong ones are set aside with a warning. Raises Cancelled, UnsafeCache.
+        """
+        for name in self.names(digest):
+            path = self.blob(digest, name)
+            if (everything or not self.intact(digest, path)) and not self._rehash(path, digest, cancel):
+                self.set_aside(path)
+                logger.warning("%s was changed after it was published; it is set aside and fetched again", path)
+
+    def _rehash(self, path: str, digest: str, cancel: Cancel | None) -> bool:
+        try:
+            fd = files.open_private(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return True  # gone is not wrong
+        try:
+            before = os.fstat(fd)
+            if digests.hash_file(fd, cancel) != digest or _witness(os.fstat(fd)) != _witness(before):
+                return False
+            if not seal.holds(before, digest) and not (self.writable() and seal.put(fd, digest)):
+                self._remember(path, digest)
+            return True
+        finally:
+            os.close(fd)
+
+    def verify(self, digest: str, name: str) -> Path | None:
+        """The blob under any of its names if its bytes, read now, are right; nothing is changed on disk."""
+        for other in sorted(self.names(digest), key=lambda other: other != name):
+            path = self.blob(digest, other)
+            with open(files.open_private(path, os.O_RDONLY), "rb") as file:
+                if digests.hash_file(file.fileno()) == digest:
+                    self._witnesses[path] = _witness(os.fstat(file.fileno()))
+                    return Path(path)
+        return None
+
+    # trash
+
+    def set_aside(self, path: str) -> None:
+        """Take `path` out of sight in one step, and delete it then. Gone already is fine."""
+        aside = os.path.join(self.folder(f"{self.base}/{TRASH}"), secrets.token_hex(8))
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            if e.errno != errno.EXDEV:  # an image layer below an overlay: nothing there can be renamed
+                raise
+            aside = path
+        files.remove(aside)
+
+
+def _witness(st: os.stat_result) -> _Witness:
+    return st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
