@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import count
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -72,6 +73,9 @@ class Body:
     delay: float = 0
 
 
+MISSING = Body(b"", "")
+
+
 @dataclass(slots=True)
 class Request:
     """One request as the origin saw it; header names in lower case. `sent` grows while the body is being sent."""
@@ -99,24 +103,110 @@ class Answer:
     body: memoryview = field(default_factory=lambda: memoryview(b""))
 
 
-class Origin:
-    """A server on 127.0.0.1 while the `with` block runs."""
+class Loopback:
+    """A threaded server on 127.0.0.1 while its `with` block runs, which records requests. Subclasses answer them."""
+
+    scheme = "http"
 
     def __init__(self, *, port: int = 0) -> None:
-        self._port = port
+        self.port = port
+        self.closing = threading.Event()
+        self._lock = threading.Lock()  # guards what follows
+        self._requests: list[Request] = []
+        self._live: dict[socket.socket, threading.Thread] = {}
+
+    def answer(self, connection: socket.socket, request: Request) -> bool:
+        """Answer; True if the connection may carry another request."""
+        raise NotImplementedError
+
+    def prepare(self, connection: socket.socket) -> socket.socket:
+        """The connection to serve; must not wait for the client."""
+        return connection
+
+    def url(self, path: str) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
+
+    def record(self, request: Request) -> None:
+        with self._lock:
+            self._requests.append(request)
+
+    def requests(self, path: str | None = None, *, method: str | None = None) -> list[Request]:
+        """The requests so far, in order of arrival."""
+        with self._lock:
+            return [r for r in self._requests if path in (None, r.path) and method in (None, r.method)]
+
+    def gets(self, path: str | None = None) -> int:
+        """How many GETs came."""
+        return len(self.requests(path, method="GET"))
+
+    def reset(self) -> None:
+        """Forget the requests so far."""
+        with self._lock:
+            self._requests = []
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        self.port = self._listener.getsockname()[1]
+        self._acceptor = threading.Thread(target=self._accept, name="origin", daemon=True)
+        self._acceptor.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every connection, in whatever state, and every thread."""
+        self.closing.set()
+        try:  # closing a listener wakes no accept on macOS; a connection wakes any
+            socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+        except OSError:
+            pass
+        self._acceptor.join()
+        self._listener.close()
+        with self._lock:
+            live = list(self._live.items())
+        for connection, _ in live:
+            _shut(connection)
+        for _, thread in live:
+            thread.join()
+
+    def _accept(self) -> None:
+        for number in count():
+            accepted, _ = self._listener.accept()
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self.prepare(accepted)
+            if self.closing.is_set():
+                connection.close()
+                break
+            thread = threading.Thread(target=self._serve, args=(connection, number), name="origin", daemon=True)
+            with self._lock:
+                self._live[connection] = thread
+            thread.start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        buffer = bytearray()
+        try:
+            while not self.closing.is_set() and (request := read_request(connection, buffer, number)):
+                if not self.answer(connection, request):
+                    break
+        except OSError:
+            pass  # the client went away, or we are closing
+        finally:
+            connection.close()
+            with self._lock:
+                self._live.pop(connection, None)
+
+
+class Origin(Loopback):
+    """The origin that behaves."""
+
+    def __init__(self, *, port: int = 0) -> None:
+        super().__init__(port=port)
         self._bodies: dict[str, Body] = {}
         self._generated: dict[str, Body] = {}
         self._making = threading.Lock()  # one thread makes an artifact, the others wait for it
-        self._lock = threading.Lock()  # everything below
-        self._requests: list[Request] = []
-        self._live: dict[socket.socket, threading.Thread] = {}
-        self._accepted = 0
-        self._closing = threading.Event()
-
-    # --- for tests and benchmarks -----------------------------------------------------------------------------------
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._port}{path}"
 
     def add(
         self,
@@ -134,15 +224,6 @@ class Origin:
         self._bodies[path] = Body(body, tag, last_modified, content_type, rate, delay)
         return self.url(path)
 
-    def requests(self, path: str | None = None, *, method: str | None = None) -> list[Request]:
-        """The requests so far, in order of arrival."""
-        with self._lock:
-            return [r for r in self._requests if path in (None, r.path) and method in (None, r.method)]
-
-    def gets(self, path: str | None = None) -> int:
-        """How many GETs came."""
-        return len(self.requests(path, method="GET"))
-
     def stats(self) -> dict[str, Any]:
         """Counters, and each request: the same as `GET /__stats__`."""
         seen = self.requests()
@@ -154,90 +235,35 @@ class Origin:
             "records": [asdict(r) for r in seen],
         }
 
-    def reset(self) -> None:
-        """Forget the requests so far."""
-        with self._lock:
-            self._requests = []
-
-    # --- life -------------------------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", self._port), backlog=1024)
-        self._port = self._listener.getsockname()[1]
-        self._acceptor = threading.Thread(target=self._accept, name="origin", daemon=True)
-        self._acceptor.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End every connection, in whatever state, and every thread."""
-        self._closing.set()
-        try:  # macOS does not wake an accept whose listener is closed; a connection wakes any
-            socket.create_connection(("127.0.0.1", self._port), timeout=5).close()
-        except OSError:
-            pass
-        self._acceptor.join()
-        self._listener.close()
-        with self._lock:
-            live = list(self._live.items())
-        for connection, _ in live:
-            _shut(connection)
-        for _, thread in live:
-            thread.join()
-
-    def _accept(self) -> None:
-        while not self._closing.is_set():
-            connection, _ = self._listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            thread = threading.Thread(target=self._serve, args=(connection, self._accepted), name="origin", daemon=True)
-            self._accepted += 1
-            with self._lock:
-                self._live[connection] = thread
-            thread.start()
-
-    def _serve(self, connection: socket.socket, number: int) -> None:
-        buffer = bytearray()
-        try:
-            while not self._closing.is_set() and (request := read_request(connection, buffer, number)):
-                if not self._answer(connection, request):
-                    break
-        except OSError:
-            pass  # the client went away, or we are closing
-        finally:
-            connection.close()
-            with self._lock:
-                self._live.pop(connection, None)
-
-    # --- one request ------------------------------------------------------------------------------------------------
-
-    def _answer(self, connection: socket.socket, request: Request) -> bool:
-        """Answer; True if the connection may carry another request."""
-        body = self._find(request.path)
+    def answer(self, connection: socket.socket, request: Request) -> bool:
         if request.path.startswith("/__"):
-            answer, body = self._control(request.path), None
-        elif request.method not in ("GET", "HEAD"):
+            answer = self._control(request.path)
+            connection.sendall(head(answer) + answer.body)
+        else:
+            self._artifact(connection, request)
+        return request.headers.get("connection", "").lower() != "close"
+
+    def _control(self, path: str) -> Answer:
+        if path == "/__stats__":
+            return Answer(200, {"Content-Type": "application/json"}, memoryview(json.dumps(self.stats()).encode()))
+        if path == "/__reset__":
+            self.reset()
+            return Answer(200)
+        return Answer(404)
+
+    def _artifact(self, connection: socket.socket, request: Request) -> None:
+        body = self._find(request.path) or MISSING
+        if request.method not in ("GET", "HEAD"):
             answer = Answer(405)
         else:
-            answer = respond(request, body) if body else Answer(404)
+            answer = respond(request, body) if body is not MISSING else Answer(404)
         request.status = answer.status
-        if not request.path.startswith("/__"):
-            with self._lock:
-                self._requests.append(request)
-
-        query = parse_qs(request.query)
-        rate, delay = (
-            float(query[name][0]) if name in query else default
-            for name, default in (("rate", body.rate if body else 0), ("delay", body.delay if body else 0))
-        )
-        if delay and self._closing.wait(delay):
-            return False
-        payload = answer.body if request.method != "HEAD" else memoryview(b"")
-        self._send(connection, request, head(answer), payload, rate)
-        return request.headers.get("connection", "").lower() != "close"
+        self.record(request)
+        asked = parse_qs(request.query)
+        rate, delay = float(asked.get("rate", [body.rate])[0]), float(asked.get("delay", [body.delay])[0])
+        if delay and self.closing.wait(delay):
+            raise ConnectionAbortedError("the origin is closing")
+        self._send(connection, request, head(answer), answer.body if request.method == "GET" else answer.body[:0], rate)
 
     def _find(self, path: str) -> Body | None:
         if (body := self._bodies.get(path)) or not (match := GENERATED.fullmatch(path)):
@@ -250,28 +276,19 @@ class Origin:
                     del self._generated[next(iter(self._generated))]  # the oldest
             return body
 
-    def _control(self, path: str) -> Answer:
-        if path == "/__stats__":
-            return Answer(200, {"Content-Type": "application/json"}, memoryview(json.dumps(self.stats()).encode()))
-        if path == "/__reset__":
-            self.reset()
-            return Answer(200)
-        return Answer(404)
-
-    def _send(
-        self, connection: socket.socket, request: Request, head: bytes, body: memoryview, rate: float = 0
-    ) -> None:
+    def _send(self, connection: socket.socket, request: Request, head: bytes, body: memoryview, rate: float) -> None:
         step = max(1, min(MIB, int(rate / 20))) if rate else MIB
         if len(body) <= step and not rate:  # one packet, one wake-up of the client
             request.sent = len(body)
-            connection.sendall(b"".join((head, body)))
+            connection.sendall(head + body)
             return
         connection.sendall(head)
         start = time.monotonic()
         while request.sent < len(body):
-            request.sent += connection.send(body[request.sent : request.sent + step])
-            if rate and self._closing.wait(max(0.0, start + request.sent / rate - time.monotonic())):
+            piece = body[request.sent : request.sent + step]
+            if rate and self.closing.wait(max(0.0, start + (request.sent + len(piece)) / rate - time.monotonic())):
                 raise ConnectionAbortedError("the origin is closing")
+            request.sent += connection.send(piece)
 
 
 def read_request(connection: socket.socket, buffer: bytearray, number: int) -> Request | None:

@@ -1,0 +1,188 @@
+"""What the tests share: servers on loopback, a base directory of one's own, real processes, and a clean slate.
+
+Every test runs without the launcher's, the proxies' and our own variables of whoever started pytest, with a home of
+its own, and must leave no thread behind that keeps a process alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.origin import Origin
+from tests.misbehave import Misbehaving
+
+ROOT = Path(__file__).parent.parent
+FOREIGN = (
+    *("NANOCACHE_", "NANOCHAT_", "NANODIST_", "TQDM_", "XDG_", "SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_"),
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "NODE_RANK"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "NO_COLOR", "NETRC", "SSL_CERT_"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.upper().startswith(FOREIGN):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))  # no ~/.netrc, no user cache
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that tests start, wherever they run
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 2
+    while left := [t for t in threading.enumerate() if t not in before and not t.daemon]:
+        assert time.monotonic() < deadline, f"left running: {left}"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The base directory: it exists, it is empty, and NANOCACHE_DIR names it."""
+    path = tmp_path / "base"
+    path.mkdir()
+    monkeypatch.setenv("NANOCACHE_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """The origin that behaves, with fresh counters."""
+    with Origin() as server:
+        yield server
+
+
+@pytest.fixture
+def misbehaving() -> Iterator[Callable[..., Misbehaving]]:
+    """Starts a server of handlers at each call; two servers are two origins."""
+    with ExitStack() as servers:
+        yield lambda **options: servers.enter_context(Misbehaving(**options))
+
+
+@pytest.fixture(params=["fetch", "afetch"])
+def fetch(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """`nanocache.fetch`, then `nanocache.afetch` in a loop of its own: one test body for both."""
+    import nanocache
+
+    if request.param == "fetch":
+        return nanocache.fetch
+    return lambda *args, **options: asyncio.run(nanocache.afetch(*args, **options))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process of `spawn` ended: exit code (negative: the signal), stdout and stderr without outer blanks."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Processes:
+    """Processes that run one snippet, started at the same moment."""
+
+    def __init__(self, folder: Path, code: str, n: int, setup: str, env: dict[str, str], variables: dict[str, Any]):
+        self.folder = folder
+        given = "".join(f"{name} = {value!r}\n" for name, value in variables.items())
+        (folder / "code.py").write_text(code)
+        (folder / "setup.py").write_text(setup + "\n" + given)
+        self.processes = [self._popen(index, env) for index in range(n)]
+
+    def _popen(self, index: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        with (self.folder / f"out{index}").open("wb") as out, (self.folder / f"err{index}").open("wb") as err:
+            command = [sys.executable, "-W", "error", "-c", RUNNER, str(self.folder), str(index)]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | env)
+
+    def start(self, timeout: float = 60) -> None:
+        """Let them go once each has imported what it needs."""
+        deadline = time.monotonic() + timeout
+        for index, process in enumerate(self.processes):
+            while not (self.folder / f"ready{index}").exists():
+                assert process.poll() is None, self._ended(index)
+                assert time.monotonic() < deadline, f"process {index} was not ready within {timeout} s"
+                time.sleep(0.005)
+        (self.folder / "start").touch()
+
+    def finish(self, timeout: float = 60) -> list[Ended]:
+        """Wait for all, `timeout` seconds at most, and tell how each ended."""
+        deadline = time.monotonic() + timeout
+        for process in self.processes:
+            process.wait(max(0.01, deadline - time.monotonic()))
+        return [self._ended(index) for index in range(len(self.processes))]
+
+    def outputs(self, timeout: float = 60) -> list[str]:
+        """What each printed; a process that failed fails the test with its stderr."""
+        ended = self.finish(timeout)
+        for one in ended:
+            assert one.code == 0, one.err
+        return [one.out for one in ended]
+
+    def _ended(self, index: int) -> Ended:
+        out, err = ((self.folder / f"{name}{index}").read_text().strip() for name in ("out", "err"))
+        return Ended(self.processes[index].poll() or 0, out, err)
+
+    def reap(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+
+
+RUNNER = """
+import os, pathlib, sys, time
+folder, INDEX = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+exec(compile((folder / "setup.py").read_text(), "setup.py", "exec"))
+(folder / f"ready{INDEX}").touch()
+while not (folder / "start").exists():
+    time.sleep(0.001)
+exec(compile((folder / "code.py").read_text(), "code.py", "exec"))
+"""
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
+    """`spawn(code, n, **variables)` runs a snippet in n real processes at the same moment.
+
+    The snippet knows INDEX, `variables` (anything whose repr is its value) and what `setup` (default: import
+    nanocache) made; its prints are its result: `spawn("print(nanocache.fetch(url))", 8, url=url).outputs()`. With
+    `start=False` they wait for `.start()`. Whatever happens, none outlives the test.
+    """
+    groups: list[Processes] = []
+
+    def start_processes(
+        code: str,
+        n: int = 1,
+        *,
+        setup: str = "import nanocache",
+        env: dict[str, str] | None = None,
+        start: bool = True,
+        **variables: Any,
+    ) -> Processes:
+        folder = tmp_path / f"spawn{len(groups)}"
+        folder.mkdir()
+        groups.append(Processes(folder, code, n, setup, env or {}, variables))
+        if start:
+            groups[-1].start()
+        return groups[-1]
+
+    try:
+        yield start_processes
+    finally:
+        for group in groups:
+            group.reap()
