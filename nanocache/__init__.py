@@ -1,1 +1,96 @@
-"""nanocache: an artifact on local disk, verified, downloaded once, however many ask for it at the same moment."""
+"""nanocache: an artifact on local disk, verified, downloaded once, however many ask for it at the same moment.
+
+    path = nanocache.fetch("https://host/weights.safetensors", sha256="9f86d0...")
+
+Importing it loads nothing but this file: a name is resolved when it is first used (PEP 562), because even the standard
+library's logging, dataclasses and urllib cost 20 ms, and every training script imports this one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .api import afetch, fetch, fetch_many, get_base_dir, lookup
+    from .artifact import Artifact
+    from .cache import Cache
+    from .errors import (
+        ChecksumMismatch,
+        DownloadFailed,
+        LockTimeout,
+        NanocacheError,
+        NoSpace,
+        NotCached,
+        PostprocessFailed,
+        UnsafeArchive,
+        UnsafeCache,
+    )
+    from .progress import Progress
+    from .seed import download_file_with_lock
+    from .unpack import Decompress, Unpack
+
+    __version__: str
+
+_HOMES = {
+    "afetch": "api",
+    "fetch": "api",
+    "fetch_many": "api",
+    "get_base_dir": "api",
+    "lookup": "api",
+    "Artifact": "artifact",
+    "Cache": "cache",
+    "Progress": "progress",
+    "Unpack": "unpack",
+    "Decompress": "unpack",
+    "download_file_with_lock": "seed",
+    "NanocacheError": "errors",
+    "ChecksumMismatch": "errors",
+    "DownloadFailed": "errors",
+    "NotCached": "errors",
+    "LockTimeout": "errors",
+    "NoSpace": "errors",
+    "UnsafeArchive": "errors",
+    "UnsafeCache": "errors",
+    "PostprocessFailed": "errors",
+}
+
+__all__ = [
+    "fetch",
+    "afetch",
+    "fetch_many",
+    "lookup",
+    "Artifact",
+    "Cache",
+    "get_base_dir",
+    "download_file_with_lock",
+    "Unpack",
+    "Decompress",
+    "Progress",
+    "NanocacheError",
+    "ChecksumMismatch",
+    "DownloadFailed",
+    "NotCached",
+    "LockTimeout",
+    "NoSpace",
+    "UnsafeArchive",
+    "UnsafeCache",
+    "PostprocessFailed",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nanocache")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -22,7 +22,17 @@ from typing import Any
 
 from .errors import UnsafeCache
 
-__all__ = ["Modes", "make_folder", "move", "open_private", "read_json", "remove", "sync_folder", "sync_tree"]
+__all__ = [
+    "Modes",
+    "make_folder",
+    "move",
+    "open_private",
+    "read_json",
+    "remove",
+    "remove_empty",
+    "sync_folder",
+    "sync_tree",
+]
 
 RACES = 16  # rounds against somebody who removes empty folders while we make them
 LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
@@ -174,6 +184,12 @@ def remove(path: str) -> None:
         return
     except OSError:  # EISDIR on Linux, EPERM on macOS, EACCES where it isn't ours
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_empty(folder: str) -> None:
+    """rmdir, if nothing is in it and it may be removed."""
+    with suppress(OSError):
+        os.rmdir(folder)
 
 
 def sync_folder(path: str) -> None:

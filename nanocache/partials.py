@@ -95,11 +95,11 @@ class Partial:
 
     def discard(self) -> None:
         """Delete it at once: on a full disk the space is needed more than the bytes."""
-        with suppress(OSError):
-            os.ftruncate(self.fd, 0)
-        shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):
-            os.rmdir(self.path.parent)
+        try:
+            os.rmdir(self.path)  # all that a small published one leaves is its folder
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+        files.remove_empty(str(self.path.parent))
 
     def close(self) -> None:
         """Let go of it. What lies there stays for whoever comes next; what holds nothing worth keeping goes."""

@@ -80,9 +80,12 @@ def read(path: str) -> Record | None:
 
 
 class Holding:
-    """The holder's side: writes the record while it works, and leaves the error if it fails."""
+    """The holder's side: writes the record while it works, and leaves the error if it fails.
 
-    def __init__(self, path: str, *, scratch: str, mode: int) -> None:
+    Without a lock `path` is None and nothing is written: the record there is the real holder's.
+    """
+
+    def __init__(self, path: str | None, *, scratch: str, mode: int) -> None:
         self._path, self._scratch, self._mode = path, scratch, mode
         self._begun = self._wrote = time.monotonic()
         self._start: int | None = None  # bytes that were there at the first report: they are no rate
@@ -99,6 +102,8 @@ class Holding:
     def _write_new(self) -> None:
         # In place and not through a rename: most artifacts are small and nobody waits, so this must be cheap. A reader
         # that meets half a record takes it for none, and looks again in a few milliseconds.
+        if self._path is None:
+            return
         with suppress(OSError):
             os.unlink(self._path)
         with suppress(OSError):
@@ -106,8 +111,12 @@ class Holding:
 
     def _rewrite(self) -> None:
         self._wrote = time.monotonic()
-        with suppress(OSError):  # a sign of life that can't be given is no reason to fail a download
-            files.write_json(self._path, self._record(), scratch=self._scratch, mode=self._mode)
+        self._replace(self._record(), self._mode)
+
+    def _replace(self, record: dict[str, Any], mode: int) -> None:
+        if self._path is not None:
+            with suppress(OSError):  # a sign of life that can't be given is no reason to fail a download
+                files.write_json(self._path, record, scratch=self._scratch, mode=mode)
 
     def report(self, done: int, total: int | None) -> None:
         """Say how far the work is; written at most once a second. Cheap enough for every chunk."""
@@ -138,10 +147,10 @@ class Holding:
         """Leave the error for those who wait and asked the same."""
         salt = secrets.token_hex(16)
         record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(asker, salt)}
-        with suppress(OSError):
-            files.write_json(self._path, record, scratch=self._scratch, mode=0o600)
+        self._replace(record, 0o600)
 
     def clear(self) -> None:
         """Leave nothing: it went well, or was interrupted and the next one takes over."""
-        with suppress(OSError):
-            os.unlink(self._path)
+        if self._path is not None:
+            with suppress(OSError):
+                os.unlink(self._path)

@@ -45,7 +45,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _parse(record: dict[str, Any]) -> Ref | None:
-    values = {field.name: record.get(field.name) for field in fields(Ref)}
+    values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(Ref)}
     if not all(isinstance(values[name], types) for name, types in _TYPES.items()):
         return None
     digest = values["digest"]

@@ -52,6 +52,7 @@ class Store:
         self.base = base
         self._witnesses: dict[str, _Witness] = {}  # files hashed here whose seal can't be kept
         self._recent: dict[str, float] = {}
+        self._prepared = False
         self._read_base()
 
     def _read_base(self) -> None:
@@ -84,14 +85,28 @@ class Store:
 
     # folders
 
-    def prepare(self) -> None:
-        """Make the base directory, with the umask, and our top folders. Raises OSError, UnsafeCache."""
+    def prepare(self) -> bool:
+        """Make the base directory, with the umask, and our top folders; False if nothing can be written there.
+
+        Raises UnsafeCache, and OSError where the disk itself fails.
+        """
+        if not self._prepared:
+            try:
+                self._make()
+            except OSError as e:
+                if isinstance(e, UnsafeCache) or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                return False
+        return self._writable()
+
+    def _make(self) -> None:
         os.makedirs(self.base, exist_ok=True)
         self._read_base()
         self._warn_if_open()
         for folder in FOLDERS:
             if files.make_folder(f"{self.base}/{folder}", below=self.base, mode=self.modes.folder):
                 self._tag(f"{self.base}/{folder}")
+        self._prepared = True
 
     def _tag(self, folder: str) -> None:
         # In each of our folders and never in the base: with NANOCHAT_BASE_DIR people keep checkpoints there, and a
@@ -105,7 +120,7 @@ class Store:
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             logger.warning("anybody can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode))
 
-    def writable(self) -> bool:
+    def _writable(self) -> bool:
         return os.access(self.base, os.W_OK | os.X_OK)
 
     def folder(self, path: str) -> str:
@@ -113,7 +128,7 @@ class Store:
         try:
             files.make_folder(path, below=self.base, mode=self.modes.folder)
         except FileNotFoundError:  # the base directory itself was removed by hand
-            self.prepare()
+            self._make()
             files.make_folder(path, below=self.base, mode=self.modes.folder)
         return path
 
@@ -154,7 +169,7 @@ class Store:
         except FileExistsError:
             self._copy(source, target, digest)  # something unsealed is there, and is replaced in one step
         except OSError as e:
-            if e.errno in (errno.EROFS, errno.EACCES) or not self.writable():
+            if e.errno in (errno.EROFS, errno.EACCES) or not self._writable():
                 return source
             # EPERM: fs.protected_hardlinks on another user's file; EMLINK; or no hard links at all.
             self._copy(source, target, digest)
@@ -178,7 +193,7 @@ class Store:
         os.fsync(partial.fd)  # a failed fsync is final: the kernel has dropped the pages and a second one would lie
         os.fchmod(partial.fd, self.modes.blob)
         kept = seal.put(partial.fd, digest)
-        fresh = self._missing(os.path.dirname(path))
+        fresh = self.missing(os.path.dirname(path))
         self.folder(os.path.dirname(path))
         files.check_regular(path)
         files.move(str(partial.data), path, base=self.base)
@@ -189,7 +204,7 @@ class Store:
             files.sync_folder(folder)
         return Path(path)
 
-    def _missing(self, folder: str) -> list[str]:
+    def missing(self, folder: str) -> list[str]:
         """The parents of what has to be made for `folder` to exist."""
         parents = []
         while len(folder) > len(self.base) and not os.path.isdir(folder):
@@ -234,7 +249,7 @@ class Store:
             before = os.fstat(fd)
             if digests.hash_file(fd, cancel) != digest or _witness(os.fstat(fd)) != _witness(before):
                 return False
-            if not seal.holds(before, digest) and not (self.writable() and seal.put(fd, digest)):
+            if not seal.holds(before, digest) and not (self._writable() and seal.put(fd, digest)):
                 self._remember(path, digest)
             return True
         finally:

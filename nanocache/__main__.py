@@ -1,0 +1,7 @@
+"""`python -m nanocache`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,46 @@
+"""The one hop that `afetch` makes: a flight that a thread of the pool runs and any number of tasks await.
+
+Nothing of a download is here, and no lock, partial or response crosses between threads. Invariants: a task costs no
+thread while it waits; the loop is never held; the last task to be cancelled cancels the work, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from typing import TypeVar
+
+from . import pool
+from .flights import Interrupted, Work, join
+
+__all__ = ["fly"]
+
+T = TypeVar("T")
+
+
+def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
+    def settle() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:
+        pass  # the loop was closed with the task still waiting: nobody is there to be told
+
+
+async def fly(key: Hashable, work: Work[T]) -> T:
+    """The result of `key`'s flight, from a thread of the pool; takes over from an interrupted one."""
+    loop = asyncio.get_running_loop()
+    while True:
+        seat, done = join(key, key, work), loop.create_future()
+        try:
+            seat.flight.on_end(lambda done=done: _wake(loop, done))  # type: ignore[misc]
+            if seat.first:
+                pool.submit(seat.flight.run)
+            await done
+            return seat.flight.result(key)
+        except Interrupted:
+            continue
+        finally:
+            seat.leave()

@@ -1,0 +1,232 @@
+"""Cache: one base directory and the calls on it.
+
+Nothing is decided here but which base directory is meant and whether it was answered before; the steps of a fetch are
+in `engine`. Invariant: `fetch` and `afetch` are one implementation with one signature.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from . import aio, config, engine, many, records, urls
+from .artifact import Artifact
+from .cancel import Cancel
+from .hits import Hits
+from .hooks import Postprocess
+from .progress import ProgressOption
+from .request import Request
+from .store import Store
+
+__all__ = ["Cache", "PathLike"]
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
+PathLike = str | os.PathLike[str]
+
+
+class Cache:
+    """A cache in one base directory; without one, in the environment's, read at each call.
+
+    Cheap to make and to keep; safe to share between threads, tasks and forked children.
+    """
+
+    def __init__(self, base_dir: PathLike | None = None) -> None:
+        self._base = None if base_dir is None else config.expand(os.fspath(base_dir))
+        self._fixed = None if self._base is None else _opened(self._base)
+
+    def __repr__(self) -> str:
+        return f"Cache({self._base!r})" if self._base is not None else "Cache()"
+
+    @property
+    def base_dir(self) -> Path:
+        """The base directory in use now; nothing is created."""
+        return Path(self.store.base)
+
+    @property
+    def store(self) -> Store:
+        return self._opened().store
+
+    def _opened(self) -> _Opened:
+        return self._fixed or _environment()
+
+    def fetch(
+        self,
+        url: object,
+        *,
+        sha256: str | None = None,
+        filename: str | None = None,
+        mirrors: Iterable[object] = (),
+        headers: Headers = None,
+        postprocess: Postprocess | None = None,
+        rehash: bool = False,
+        max_age: float | None = None,
+        offline: bool | None = None,
+        progress: ProgressOption = None,
+    ) -> Path:
+        """The path of the artifact at `url`, complete and verified; downloaded once, however many ask at this moment.
+
+        A hit with `sha256` is one stat: no network, no lock, no read. Without it the first download is remembered and
+        trusted (`max_age` seconds, then the server is asked again; None: for ever). The path is a function of base
+        directory, digest and filename, and ends in a name with the right extension. It is read-only; do not write to
+        it. It stays valid until somebody deletes it.
+
+        `url`: http, https or file; or an Artifact, without its own keywords. `mirrors`: tried in order.
+        `headers`: sent to the URL's own origin only. `postprocess(src, dst)` builds a file or folder at `dst`, and its
+        path is returned. `rehash`: read the bytes even if nothing seems to have touched them. `offline`: True raises
+        NotCached instead of using the network. `progress`: True, False, a callable that is given a Progress, or None
+        for a bar on a terminal.
+
+        Raises ValueError (bad arguments, before any I/O), ChecksumMismatch, DownloadFailed, NotCached, LockTimeout,
+        NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.
+        """
+        opened = self._opened()
+        asked = _asked(url, sha256, filename, headers, postprocess)
+        if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
+            return path
+        artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
+        request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
+        return opened.fetch(request, asked, Cancel())
+
+    async def afetch(
+        self,
+        url: object,
+        *,
+        sha256: str | None = None,
+        filename: str | None = None,
+        mirrors: Iterable[object] = (),
+        headers: Headers = None,
+        postprocess: Postprocess | None = None,
+        rehash: bool = False,
+        max_age: float | None = None,
+        offline: bool | None = None,
+        progress: ProgressOption = None,
+    ) -> Path:
+        """`fetch` for asyncio: the same arguments, result and errors, without ever holding the event loop.
+
+        A hit is answered inline; everything else is one hop to a thread, and tasks that want the same share one.
+        Cancelling it stops the work within a second, unless others still wait for it.
+        """
+        opened = self._opened()
+        asked = _asked(url, sha256, filename, headers, postprocess)
+        if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
+            return path
+        sources = (tuple(mirrors), tuple(headers.items()) if isinstance(headers, Mapping) else tuple(headers or ()))
+
+        def work(cancel: Cancel) -> Path:
+            artifact = _artifact(url, sha256, filename, sources[0], sources[1] or None, postprocess)
+            request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
+            return opened.fetch(request, asked, cancel)
+
+        key = ("afetch", opened.store.base, url, sha256, filename, sources, postprocess, rehash, max_age, offline)
+        return await aio.fly(key, work)
+
+    def fetch_many(
+        self,
+        artifacts: Iterable[object],
+        *,
+        workers: int | None = None,
+        return_exceptions: bool = False,
+        progress: ProgressOption = None,
+        offline: bool | None = None,
+    ) -> list[Path]:
+        """The paths of all `artifacts` (URLs or Artifacts), in their order, fetched by up to `workers` threads.
+
+        The first error stops the rest and is raised; with `return_exceptions` errors come back in place. One bar for
+        the set. `workers` defaults to the connections that one host may get. Raises what `fetch` raises.
+        """
+        wanted = [item if isinstance(item, Artifact) else Artifact(item) for item in artifacts]
+        fetch = partial(self._fetch_one, self._opened(), offline)
+        return many.fetch(wanted, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
+
+    def _fetch_one(
+        self, opened: _Opened, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
+    ) -> Path:
+        if (path := opened.hits.recall(artifact)) is not None:
+            return path
+        return opened.fetch(Request.of(artifact, offline=offline, progress=progress), artifact, cancel)
+
+    def lookup(
+        self,
+        url: object,
+        *,
+        sha256: str | None = None,
+        filename: str | None = None,
+        postprocess: Postprocess | None = None,
+    ) -> Path | None:
+        """The path if the artifact is here and right, else None. Never touches the network, downloads or waits.
+
+        A blob whose seal is broken is read and compared. Raises ValueError, UnsafeCache.
+        """
+        artifact = _artifact(url, sha256, filename, (), None, postprocess)
+        return engine.lookup(self._opened().store, Request.of(artifact, offline=True, progress=False))
+
+
+class _Opened:
+    """A store with what it answered."""
+
+    def __init__(self, base: str) -> None:
+        self.store = Store(base)
+        self.hits = Hits(self.store)
+
+    def fetch(self, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
+        path = self.store.ref(request.url_key)
+        ref = None if request.artifact.sha256 is not None else (path, records.stamp(path))
+        found = engine.fetch(self.store, request, cancel)
+        self.store.mark_recent(found.digest)
+        # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
+        if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):
+            self.hits.remember(asked, found.path, found.digest, product=request.hook is not None, ref=ref)
+        return found.path
+
+
+_bases: dict[str, _Opened] = {}
+_spelled: dict[tuple[str | None, ...], _Opened] = {}
+
+
+def _opened(base: str) -> _Opened:
+    return _bases.get(base) or _bases.setdefault(base, _Opened(base))
+
+
+def _environment() -> _Opened:
+    """The environment's base directory: by its spelling where that alone says it, else worked out anew."""
+    get = os.environ.get
+    spelled = get("NANOCACHE_DIR") or get("NANOCHAT_BASE_DIR")
+    key = (spelled,) if spelled else (None, get("XDG_CACHE_HOME"), get("HOME"))
+    opened = _spelled.get(key)
+    if opened is None:
+        if os.name == "nt":
+            raise OSError("nanocache does not run on Windows yet; it runs on Linux (WSL too) and macOS")
+        opened = _opened(config.base_dir())
+        if spelled is None or (spelled.startswith("/") and "$" not in spelled):
+            _spelled[key] = opened
+    return opened
+
+
+def _asked(
+    url: object, sha256: str | None, filename: str | None, headers: Headers, postprocess: Postprocess | None
+) -> Hashable | None:
+    """What a hit is remembered by; None where that would not say all (an Accept header is part of a URL's key)."""
+    if type(url) is not str:
+        return url if isinstance(url, Artifact) and (sha256, filename, postprocess) == (None, None, None) else None
+    if headers is not None and sha256 is None:
+        return None
+    return url, sha256, filename, postprocess
+
+
+def _artifact(
+    url: object,
+    sha256: str | None,
+    filename: str | None,
+    mirrors: Iterable[object],
+    headers: Headers,
+    postprocess: Postprocess | None,
+) -> Artifact:
+    if not isinstance(url, Artifact):
+        return Artifact(
+            url, sha256=sha256, filename=filename, mirrors=mirrors, headers=headers, postprocess=postprocess
+        )
+    if any(value is not None for value in (sha256, filename, headers, postprocess)) or tuple(mirrors):
+        raise ValueError("an Artifact already says sha256, filename, mirrors, headers and postprocess: give them there")
+    return url

@@ -1,0 +1,168 @@
+"""Single flight: the threads and tasks of one process that want the same thing cause one piece of work.
+
+Other processes are the lock's business. Invariants: whoever gets there first runs the work, so no joiner can wait for a
+flight that nobody has started; a flight leaves the table in the same step that cancels it, so that nobody joins a dying
+one; joined waiters cost no thread; a forked child starts with an empty table, since its parent's threads are not there.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+from .cancel import Cancel, Cancelled
+
+__all__ = ["Flight", "Interrupted", "Seat", "fly", "join"]
+
+T = TypeVar("T")
+Work = Callable[[Cancel], T]
+
+
+class Interrupted(Exception):
+    """The flight ended without a result of its own: its leader was cancelled or killed. Take over."""
+
+
+class Flight(Generic[T]):
+    """One piece of work, and everybody who waits for it."""
+
+    def __init__(self, key: Hashable, asker: Hashable, work: Work[T]) -> None:
+        self.key, self.asker = key, asker
+        self.cancel = Cancel()
+        self.waiters = 0
+        self._work = work
+        self._started = self.ended = False
+        self.thread = 0  # who runs it
+        self._delivered = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work in this thread, unless somebody has begun it. Raises only what interrupts this very thread."""
+        with _lock:
+            if self._started:
+                return
+            self._started, self.thread = True, threading.get_ident()
+        try:
+            self.cancel.check()
+            self._value = self._work(self.cancel)
+        except Cancelled:
+            self._error = Interrupted()
+        except Exception as e:  # noqa: BLE001 - handed to every waiter by `result`
+            self._error = e
+        except BaseException:  # KeyboardInterrupt, SystemExit: this thread's own
+            self._error = Interrupted()
+            raise
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with _lock:
+            self.ended, self.thread = True, 0
+            _drop(self)
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the flight has ended, in the thread that ends it; at once if it has."""
+        with _lock:
+            if not self.ended:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def result(self, asker: Hashable) -> T:
+        """The value; or the error, if `asker` would have asked the same; else Interrupted: try your own sources."""
+        if self._error is None:
+            return self._value  # type: ignore[return-value]
+        if isinstance(self._error, Interrupted) or asker != self.asker:
+            raise Interrupted
+        with _lock:
+            first, self._delivered = not self._delivered, True
+        if first:
+            raise self._error
+        raise copy.copy(self._error) from self._error  # one instance in two threads would mix their tracebacks
+
+
+class Seat(Generic[T]):
+    """One waiter's place in a flight."""
+
+    def __init__(self, flight: Flight[T], *, first: bool) -> None:
+        self.flight, self.first = flight, first
+        self._left = False
+
+    def leave(self) -> None:
+        """Wait no longer; the last one to leave cancels the work, and nobody joins it any more. Again is harmless."""
+        flight = self.flight
+        with _lock:
+            if self._left:
+                return
+            self._left = True
+            flight.waiters -= 1
+            last = flight.waiters == 0 and not flight.ended
+            if last:
+                _drop(flight)
+        if last:
+            flight.cancel.set()
+
+
+_lock = threading.Lock()
+_table: dict[Hashable, Flight[Any]] = {}
+
+
+def _drop(flight: Flight[T]) -> None:
+    if _table.get(flight.key) is flight:
+        del _table[flight.key]
+
+
+def _reset() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread of the parent may have held it
+    _table.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset)
+
+
+def join(key: Hashable, asker: Hashable, work: Work[T]) -> Seat[T]:
+    """A seat in the running flight of `key`, or in a new one that does `work` once somebody runs it."""
+    with _lock:
+        flight: Any = _table.get(key)
+        if first := flight is None:
+            flight = _table[key] = Flight(key, asker, work)
+        flight.waiters += 1
+        return Seat(flight, first=first)
+
+
+def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
+    """The result of `key`'s flight, led or joined by this thread; takes over from interrupted leaders.
+
+    `cancel` is the caller's own: once set, this thread leaves, and the work goes on only for others who wait for it.
+    Raises what the work raises, and Cancelled.
+    """
+    while True:
+        seat, wake = join(key, asker, work), threading.Event()
+        if seat.flight.thread == threading.get_ident():
+            seat.leave()
+            raise RuntimeError("a postprocess hook asked for its own product, and would wait for itself")
+
+        def leave(seat: Seat[T] = seat, wake: threading.Event = wake) -> None:
+            seat.leave()
+            wake.set()
+
+        try:
+            seat.flight.on_end(wake.set)
+            with cancel.watch(leave):
+                seat.flight.run()
+                wake.wait()
+            cancel.check()
+            return seat.flight.result(asker)
+        except Interrupted:
+            continue
+        finally:
+            seat.leave()

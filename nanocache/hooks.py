@@ -1,0 +1,116 @@
+"""Postprocess hooks: what makes two of them the same, and how one is run.
+
+Not where products lie (`store`) nor who builds them (`engine`). Invariants: a hook whose identity can't be told apart
+from another's is refused before any I/O, since the second caller would silently get the first one's product; a module's
+name is no part of it, because every script is `__main__`, and `__mp_main__` in a spawned worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from . import names
+from .errors import NanocacheError, PostprocessFailed
+
+__all__ = ["Hook", "Postprocess", "identify", "run"]
+
+Postprocess = Callable[[Path, Path], Any]
+
+_sources: WeakKeyDictionary[types.FunctionType, str] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A hook with its identity. `key`: 16 hex digits, the folder of its products; `label`: for people."""
+
+    call: Postprocess
+    key: str
+    label: str
+    name: str | None  # what the product is called; None: the artifact's name without its packing suffix
+
+    def product_name(self, artifact_name: str) -> str:
+        return self.name or names.stem(artifact_name)
+
+
+def identify(postprocess: Postprocess) -> Hook:
+    """The hook's identity. Raises ValueError, with the line that cures it, for one that can't be told apart."""
+    label = getattr(postprocess, "__qualname__", None) or type(postprocess).__qualname__
+    if not callable(postprocess):
+        raise ValueError(f"postprocess must be a function (src, dst), got {label}")
+    key = getattr(postprocess, "key", None)
+    if key is None:
+        identity = _function(postprocess, label)
+    elif isinstance(key, str) and key:
+        identity = f"key\n{key}"
+    else:
+        raise ValueError(f"the key of postprocess {label} must be a non-empty str, got {key!r}")
+    name = getattr(postprocess, "name", None)
+    if name is not None:
+        names.check(name)
+    return Hook(postprocess, hashlib.sha256(identity.encode()).hexdigest()[:16], label, name)
+
+
+def _function(postprocess: Postprocess, label: str) -> str:
+    if isinstance(postprocess, functools.partial):
+        raise _unknown("a partial", label)
+    if isinstance(postprocess, types.MethodType):
+        raise _unknown("a bound method", label)
+    if not isinstance(postprocess, types.FunctionType):
+        raise _unknown("an object without a key", label)
+    if postprocess.__name__ == "<lambda>":
+        raise _unknown("a lambda", label)
+    if postprocess.__closure__:
+        raise _unknown("a closure over variables", label)
+    version = getattr(postprocess, "version", "")
+    return f"function\n{postprocess.__qualname__}\n{_source(postprocess, label)}\n{version}"
+
+
+def _source(function: types.FunctionType, label: str) -> str:
+    # The source text and not the compiled code: set literals become frozensets whose order follows PYTHONHASHSEED.
+    if (known := _sources.get(function)) is None:
+        try:
+            text = inspect.getsource(function)
+        except (OSError, TypeError):
+            raise _unknown("a function whose source can't be read", label) from None
+        known = _sources[function] = hashlib.sha256(text.encode()).hexdigest()
+    return known
+
+
+def _unknown(what: str, label: str) -> ValueError:
+    return ValueError(
+        f"postprocess {label} is {what}, so its products can't be told from another's; "
+        f"give it an identity that changes when what it does changes: hook.key = 'tokenize-v1'"
+    )
+
+
+def run(hook: Hook, src: Path, dst: Path) -> None:
+    """Have the hook build `dst` from `src`. Errors of ours pass; any other is PostprocessFailed, caused by it."""
+    with failing_as(hook.label, src.name):
+        hook.call(src, dst)
+    if not dst.exists() or dst.is_symlink():
+        raise PostprocessFailed(
+            hook=hook.label,
+            artifact=src.name,
+            reason=f"it built no file or folder at the dst it was given ({dst.name})",
+        )
+
+
+@contextmanager
+def failing_as(label: str, artifact: str) -> Iterator[None]:
+    """Name the hook and the artifact in whatever the caller's code raises."""
+    try:
+        yield
+    except NanocacheError:
+        raise
+    except Exception as e:
+        reason = f"{type(e).__name__}: {e}".split("\n", 1)[0]
+        raise PostprocessFailed(hook=label, artifact=artifact, reason=reason) from e
