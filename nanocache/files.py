@@ -53,22 +53,21 @@ class Modes:
 
 
 def make_folder(path: str, *, below: str, mode: int) -> bool:
-    """Make `path` and what is missing between it and the folder `below`; True if `path` itself is new.
+    """Make `path` and what is missing above it, the base directory `below` included; True if `path` itself is new.
 
-    Each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since everything that
-    is written later would land where it points.
+    Top down, and each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since
+    everything that is written later would land where it points. The base directory itself is made with the umask.
     """
     if path == below:
         return False
     parent = os.path.dirname(path)
     for _ in range(RACES):
+        make_folder(parent, below=below, mode=mode)
         try:
-            made = _make_one(path, mode)
-        except FileNotFoundError:
-            make_folder(parent, below=below, mode=mode)
-            continue
-        _check_parents(parent, below)
-        return made
+            return _make_one(path, mode)
+        except FileNotFoundError:  # somebody removed the parent again, or the base directory, by hand
+            if parent == below:
+                os.makedirs(below, exist_ok=True)
     raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
 
 
@@ -87,13 +86,6 @@ def _check_folder(path: str) -> None:
     mode = os.lstat(path).st_mode
     if not stat.S_ISDIR(mode):
         raise UnsafeCache(path=path, reason=f"a folder of the cache should be there, not {kind(mode)}")
-
-
-def _check_parents(path: str, below: str) -> None:
-    while len(path) > len(below):
-        with suppress(FileNotFoundError):  # cleared by hand: the next call on it says so
-            _check_folder(path)
-        path = os.path.dirname(path)
 
 
 def kind(mode: int) -> str:

@@ -125,11 +125,7 @@ class Store:
 
     def folder(self, path: str) -> str:
         """Make the folder `path` of ours and return it."""
-        try:
-            files.make_folder(path, below=self.base, mode=self.modes.folder)
-        except FileNotFoundError:  # the base directory itself was removed by hand
-            self._make()
-            files.make_folder(path, below=self.base, mode=self.modes.folder)
+        files.make_folder(path, below=self.base, mode=self.modes.folder)
         return path
 
     def trusted(self, st: os.stat_result) -> bool:
