@@ -1,0 +1,83 @@
+"""How many connections this process has open to each origin at once, whoever asks: one budget for all transfers.
+
+Not a rate limit, and not shared between processes: under a launcher the limit itself is smaller. Invariants: who has no
+connection at all goes before those who want one more; a place is held only while a request and its body are under way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .cancel import Cancel
+from .retry import Failure
+
+__all__ = ["Busy", "place"]
+
+Origin = tuple[str, str, int]
+
+
+class Busy(Failure):
+    """No place is free for an additional connection."""
+
+
+class _Budget:
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.used: Counter[Origin] = Counter()
+        self.waiting: Counter[Origin] = Counter()
+
+    def wake(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def enter(self, origin: Origin, limit: int, cancel: Cancel, patient: bool) -> None:
+        with self.changed:
+            if self.used[origin] >= limit or (self.waiting[origin] and not patient):
+                if not patient:
+                    raise Busy("no connection is free")
+                self._wait(origin, limit, cancel)
+            cancel.check()
+            self.used[origin] += 1
+
+    def _wait(self, origin: Origin, limit: int, cancel: Cancel) -> None:
+        self.waiting[origin] += 1
+        try:
+            while self.used[origin] >= limit and not cancel.is_set():
+                self.changed.wait()
+        finally:
+            self.waiting[origin] -= 1
+
+    def leave(self, origin: Origin) -> None:
+        with self.changed:
+            self.used[origin] -= 1
+            if not self.used[origin]:
+                del self.used[origin]
+            if self.waiting[origin]:
+                self.changed.notify_all()
+
+
+_budget = _Budget()
+
+
+def _afresh() -> None:
+    global _budget  # the parent's requests are not ours, and its lock may have been held
+    _budget = _Budget()
+
+
+os.register_at_fork(after_in_child=_afresh)
+
+
+@contextmanager
+def place(origin: Origin, *, limit: int, cancel: Cancel, patient: bool = True) -> Iterator[None]:
+    """Hold one of the origin's `limit` places while the block runs; wait for one, or raise Busy if not `patient`."""
+    budget = _budget
+    with cancel.watch(budget.wake):
+        budget.enter(origin, limit, cancel, patient)
+    try:
+        yield
+    finally:
+        budget.leave(origin)

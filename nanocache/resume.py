@@ -1,0 +1,99 @@
+"""What of a transfer survives its process: the state that a partial keeps, and whether its bytes may be built on.
+
+Invariants: without a strong validator bytes are built on only if a digest will judge them; no secret is in the state
+(the URL is there as a hash that leaves credentials out).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from .answers import Offer
+from .ranges import Ledger
+from .urls import url_key
+from .work import Work
+
+__all__ = ["Saver", "load"]
+
+LATEST = 0.25  # seconds that bytes are left unsaved
+BYTES, SOONEST = (
+    1 << 20,
+    0.01,
+)  # after so many bytes sooner, but not more often than that: a kill loses little of a fast
+# transfer, and 100 us a save is 1% of it
+
+
+def load(work: Work, *, judged: bool) -> None:
+    """Take over what an earlier owner of the partial, or an earlier source, left, as far as it may be built on."""
+    state = work.partial.state
+    try:
+        if state is None:
+            raise ValueError
+        work.ledger, work.offer = _parse(work, state, judged)
+    except (KeyError, TypeError, ValueError):
+        work.partial.reset()
+
+
+def _parse(work: Work, state: dict[str, Any], judged: bool) -> tuple[Ledger, Offer]:
+    same = state["url"] == _key(work)
+    validator, total = state["validator"], state["total"]
+    if not judged and not (same and validator):
+        raise ValueError("nobody can tell whether these bytes belong together")
+    ledger = Ledger(total, [(int(start), int(end)) for start, end in state["done"]])
+    end = ledger.done[-1][1] if ledger.done else 0
+    if end > os.fstat(work.partial.fd).st_size or (total is not None and not end <= int(total)):
+        raise ValueError("the state claims more than there is")
+    if ledger.complete and not judged:
+        ledger.done[-1] = (ledger.done[-1][0], end - 1)  # a byte to ask for, so that the server says it is current
+    offer = Offer(
+        total=total,
+        validator=validator if same else None,
+        etag=state["etag"] if same else None,
+        last_modified=state["last-modified"] if same else None,
+        ranges=True,
+    )
+    work.pieced = True
+    return ledger, offer
+
+
+def _key(work: Work) -> str:
+    return url_key(work.source.url, work.source.headers)
+
+
+class Saver:
+    """Writes the state, from one thread."""
+
+    def __init__(self, work: Work, judged: bool) -> None:
+        self._work, self._judged = work, judged
+        self._saved, self._bytes = time.monotonic(), 0
+
+    @property
+    def resumable(self) -> bool:
+        offer = self._work.offer
+        return offer.encoding is None and (self._judged or offer.validator is not None)
+
+    def save_if_due(self) -> None:
+        passed, fresh = time.monotonic() - self._saved, self._work.ledger.received - self._bytes
+        if fresh and (passed >= LATEST or (fresh >= BYTES and passed >= SOONEST)):
+            self.save()
+
+    def save(self) -> None:
+        """Record what is there. Raises Abandoned, OSError."""
+        with self._work.changed:
+            done, total = list(self._work.ledger.done), self._work.ledger.total
+        if not done or not self.resumable:
+            return
+        offer = self._work.offer
+        self._work.partial.save(
+            {
+                "url": _key(self._work),
+                "validator": offer.validator,
+                "etag": offer.etag,
+                "last-modified": offer.last_modified,
+                "total": total,
+                "done": done,
+            }
+        )
+        self._saved, self._bytes = time.monotonic(), self._work.ledger.received
