@@ -18,7 +18,7 @@ _HEAD, _TAIL = 72, 40  # bytes kept of a longer one, around 8 hex digits
 
 _KEPT = frozenset("._+=@-")
 _DEVICES = frozenset(
-    ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in "123456789"],
+    ["con", "prn", "aux", "nul"] + [f"{port}{n}" for port in ("com", "lpt") for n in "123456789¹²³"],
 )
 # Longest first, so that `.tar.gz` goes before `.gz`.
 _PACKED = (

@@ -7,6 +7,7 @@ disk); `url_key` never depends on a credential, so that the hash of a URL can't 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import url2pathname
@@ -26,8 +27,8 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for a port that is no number
-    except ValueError as e:
-        raise ValueError(f"not a URL: {url!r} ({e})") from None
+    except ValueError:  # whose text may quote a piece of a password
+        raise ValueError(f"not a URL: {redact(url)!r}; its host or its port is malformed") from None
     return parts
 
 
@@ -68,11 +69,13 @@ def redact(url: str) -> str:
     """`url` without userinfo, query values and fragment: fit for errors, logs and files. Never raises."""
     try:
         parts = urlsplit(url)
-    except ValueError:
-        return url.split("?")[0].rsplit("@", 1)[-1]
+        _ = parts.port
+    except ValueError:  # often a password with a / or a # in it, and nobody knows where it ends
+        return url.split("//")[0] + "//..." if "@" in url else re.split("[?#]", url)[0]
     host = parts.netloc.rsplit("@", 1)[-1]
+    path = parts.path if host or parts.scheme == "file" else parts.path.rsplit("@", 1)[-1]  # me:password@host/a
     names = [item.split("=", 1)[0] + "=..." if "=" in item else "..." for item in parts.query.split("&") if item]
-    return parts._replace(netloc=host, query="&".join(names), fragment="").geturl()
+    return parts._replace(netloc=host, path=path, query="&".join(names), fragment="").geturl()
 
 
 def _signing(parameter: str) -> bool:
