@@ -1,0 +1,121 @@
+"""Every error that nanodist raises on purpose, and how any error crosses ranks.
+
+    NanocacheError
+    └── NanodistError
+        ├── LeaderError      (RuntimeError)       the leader's function raised; its type, text and traceback are here
+        ├── LeaderLost       (RuntimeError)       the leader died, and what it did may not be done twice
+        ├── CoordinatorLost  (ConnectionError)    the store that the ranks agree through is out of reach
+        └── NotVisible       (FileNotFoundError)  the leader has the file, and this rank's disk does not show it
+
+Invariants: an error of ours is rebuilt from its facts, by pickle and by JSON, so that one `except` catches the same
+class on every rank; nothing is unpickled that came from another rank.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback as tracebacks
+from typing import Any
+
+from nanocache.errors import NanocacheError
+
+__all__ = ["NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"]
+
+TRACEBACK = 8192  # characters of the leader's traceback that travel: its end, where the cause is
+TEXT = 4096
+
+
+class NanodistError(NanocacheError):
+    """The root of what only nanodist raises."""
+
+
+class LeaderError(NanodistError, RuntimeError):
+    """The leader's function raised something that is not an error of ours.
+
+    Attributes: rank and host (the leader's), type (qualified name of what it raised), text, traceback (text). On the
+    leader the original is chained to it.
+    """
+
+    FACTS = ("rank", "host", "type", "text", "traceback")
+
+    def __init__(self, *, rank: int, host: str, type: str, text: str, traceback: str = "") -> None:  # noqa: A002
+        self.rank, self.host, self.type, self.text, self.traceback = rank, host, type, text, traceback
+        super().__init__(f"rank {rank} on {host}, which acted for all, raised {type}: {text.split(chr(10), 1)[0]}")
+
+
+class LeaderLost(NanodistError, RuntimeError):
+    """The leader died before it was done. Attributes: key, rank, host, pid, reason."""
+
+    FACTS = ("key", "rank", "host", "pid", "reason")
+
+    def __init__(self, *, key: str, rank: int, host: str, pid: int, reason: str) -> None:
+        self.key, self.rank, self.host, self.pid, self.reason = key, rank, host, pid, reason
+        super().__init__(
+            f"rank {rank} (pid {pid} on {host}) was lost while it acted for all on {key!r}: {reason}; "
+            f"look into its own output, and call again when it is safe to repeat"
+        )
+
+
+class CoordinatorLost(NanodistError, ConnectionError):
+    """The ranks cannot agree, because their store is out of reach. Attributes: address, reason."""
+
+    FACTS = ("address", "reason")
+
+    def __init__(self, *, address: str, reason: str) -> None:
+        self.address, self.reason = address, reason
+        super().__init__(f"the store of this job at {address} is out of reach: {reason}")
+
+
+class NotVisible(NanodistError, FileNotFoundError):
+    """The leader published a file that this rank's disk does not show. Attributes: path, host, leader_host, reason."""
+
+    FACTS = ("path", "host", "leader_host", "reason")
+
+    def __init__(self, *, path: str, host: str, leader_host: str, reason: str) -> None:
+        self.path, self.host, self.leader_host, self.reason = path, host, leader_host, reason
+        super().__init__(
+            f"{path} is on the disk of {leader_host} and is not visible on {host}: {reason}; "
+            f"use scope='auto' or scope='disk' (NANODIST_SCOPE), or give all ranks one shared base directory"
+        )
+        self.errno = errno.ENOENT
+
+
+_OURS: dict[str, Any] = {cls.__name__: cls for cls in (LeaderError, LeaderLost, CoordinatorLost, NotVisible)}
+
+
+def to_record(error: BaseException, *, rank: int, host: str) -> dict[str, Any]:
+    """What travels to the other ranks: the facts of an error of ours, a LeaderError's for any other."""
+    if isinstance(error, NanocacheError):
+        record = error.to_json()
+        if _rebuilds(record):
+            return record
+    return leader_error(error, rank=rank, host=host).to_json()
+
+
+def leader_error(error: BaseException, *, rank: int, host: str) -> LeaderError:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    text = "".join(tracebacks.format_exception(error))
+    return LeaderError(rank=rank, host=host, type=name, text=str(error)[:TEXT], traceback=text[-TRACEBACK:])
+
+
+def from_record(record: dict[str, Any]) -> Exception:
+    """The error that `to_record` described. Raises ValueError if it is no such record."""
+    try:
+        if record["error"] == TypeError.__name__:
+            return TypeError(record["facts"]["text"])
+        if cls := _OURS.get(record["error"]):
+            error: Exception = cls(**record["facts"])
+            return error
+    except (KeyError, TypeError) as e:
+        raise ValueError(f"not the record of an error: {record!r}") from e
+    return NanocacheError.from_json(record)
+
+
+def _rebuilds(record: dict[str, Any]) -> bool:
+    # A subclass that somebody made of our root has a name that no other rank knows.
+    try:
+        from_record(record)
+    except ValueError:
+        return False
+    return True
