@@ -70,7 +70,9 @@ def _read(path: str) -> str:
 def _start(pid: int) -> str:
     # Field 22 of /proc/<pid>/stat; the second field may hold spaces and parentheses, so count from its end.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""
+    if len(fields) < 20 or fields[0] in "ZX":  # a zombie has let go of everything, and waits for its parent only
+        return ""
+    return fields[19]
 
 
 def _space() -> str:
