@@ -67,7 +67,7 @@ class Hits:
             hit = _Hit(path, digest, product=product, ref=ref)
         except OSError:
             return
-        if not hit.sealed or (hit.ref is not None and records.stamp(hit.ref) != hit.stamp):
+        if not hit.sealed or (hit.ref is not None and (hit.stamp is None or records.stamp(hit.ref) != hit.stamp)):
             return
         if len(self._known) >= LIMIT:
             self._known.clear()
