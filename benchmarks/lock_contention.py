@@ -11,8 +11,8 @@ no lock     each rank downloads to a name of its own and renames, neither verifi
 Cold: nobody has it. Warm: the same call again. Times of a cold call run from the moment that all ranks agreed on, those
 of a warm call from the rank's own call (a sleeping process wakes up later than such a call takes). A waiter is any rank
 but the one that used the most CPU. Everything is a median over the repetitions; the ways take turns within each. The
-origin is a process of its own and counts its GETs. With a slow origin (the rows "at 50 MB/s") waiting is what most
-ranks do, as in real life.
+origin is a process of its own and counts: a download is a GET for the whole, GETs include the ranges that join it. With
+an origin that gives each connection 50 MB/s, waiting is what most ranks do, as in real life.
 
 Ranks meet in a folder: rank 0 publishes a trial with its starting time, every rank leaves its sample.
 """
@@ -187,18 +187,20 @@ class Lead:
         number = self.announce(asdict(trial))
         mine = measure(trial, self.meeting / case.way)
         samples = [mine, *(Sample(**record) for record in self.gather(number))]
-        figures = summary(case, samples, self.origin.stats()["gets"])
+        figures = summary(case, samples, self.origin.stats())
         if case.cache == "warm":
             for path in {sample.path for sample in samples}:
                 Path(path).unlink(missing_ok=True)  # a hundred of these would fill the disk
         return figures
 
 
-def summary(case: Case, samples: list[Sample], gets: int) -> dict[str, Any]:
+def summary(case: Case, samples: list[Sample], seen: dict[str, Any]) -> dict[str, Any]:
     waited = [s.waited for s in samples]
-    waiters = sorted(samples, key=lambda s: s.cpu)[:-1] if 0 < gets < len(samples) else []
+    waiters = sorted(samples, key=lambda s: s.cpu)[:-1] if seen["downloads"] == 1 else []
     return {
-        "gets": gets,
+        "downloads": seen["downloads"],
+        "gets": seen["gets"],
+        "bytes": seen["bytes"],
         "first": min(waited),
         "last": max(waited),
         "spread": max(waited) - min(waited),
@@ -249,7 +251,7 @@ def table(results: list[dict[str, Any]], ranks: int) -> str:
     lines = [
         f"{ranks} ranks, one artifact at the same moment; medians; ms",
         "",
-        f"{'':<26}{'GETs':>5}{'first':>11}{'last':>11}{'spread':>11}{'CPU per waiter':>17}",
+        f"{'':<16}{'downloads':>10}{'GETs':>6}{'first':>11}{'last':>11}{'spread':>11}{'CPU per waiter':>17}",
     ]
     block = None
     for r in sorted(results, key=lambda r: (r["rate"], r["size"], r["cache"])):
@@ -258,7 +260,7 @@ def table(results: list[dict[str, Any]], ranks: int) -> str:
         cpu = f"{r['waiter_cpu'] * 1e3:.2f} {r['waiter_core']:>6.1%}" if r["waiter_cpu"] is not None else "-"
         wrong = f"   {r['incomplete']:.0f} given an incomplete file" if r["incomplete"] else ""
         times = "".join(f"{r[name] * 1e3:>11.3f}" for name in ("first", "last", "spread"))
-        lines.append(f"    {r['way']:<22}{r['gets']:>5.0f}{times}{cpu:>17}{wrong}")
+        lines.append(f"    {r['way']:<12}{r['downloads']:>10.0f}{r['gets']:>6.0f}{times}{cpu:>17}{wrong}")
     return "\n".join(lines)
 
 

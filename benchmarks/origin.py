@@ -136,8 +136,12 @@ class Loopback:
             return [r for r in self._requests if path in (None, r.path) and method in (None, r.method)]
 
     def gets(self, path: str | None = None) -> int:
-        """How many GETs came."""
+        """How many GETs came, those for a range included."""
         return len(self.requests(path, method="GET"))
+
+    def downloads(self, path: str | None = None) -> int:
+        """How many GETs asked for the whole: a download begins with one, however many ranges join it."""
+        return sum(request.range is None for request in self.requests(path, method="GET"))
 
     def reset(self) -> None:
         """Forget the requests so far."""
@@ -229,7 +233,8 @@ class Origin(Loopback):
         seen = self.requests()
         return {
             "requests": len(seen),
-            "gets": sum(r.method == "GET" for r in seen),
+            "gets": self.gets(),
+            "downloads": self.downloads(),
             "bytes": sum(r.sent for r in seen),
             "connections": len({r.connection for r in seen}),
             "records": [asdict(r) for r in seen],

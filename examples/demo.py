@@ -3,8 +3,10 @@
     python examples/demo.py [--ranks 8] [--mib 100] [--plain]
 
 Serves a generated artifact on loopback and runs the job twice, under torchrun where torch is installed, else as plain
-processes. Prints who downloaded, how long each rank waited and what the origin saw; ends with status 1 unless that
-was one download, then none. What a rank does is `job`, below.
+processes. Prints who downloaded, how long each rank waited and what the origin saw: a download is one GET for the
+whole, which GETs for ranges may join. Ends with status 1 unless that was one download, then none.
+
+What a rank does is `job`, below.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ def run(name: str, ranks: int, url: str, sha256: str, *, torchrun: bool) -> list
 
 
 def row(label: object, first: str, second: str) -> str:
-    return f"  {label!s:<8}{first:<32}{second}".rstrip()
+    return f"  {label!s:<12}{first:<32}{second}".rstrip()
 
 
 def told(report: Report) -> str:
@@ -123,10 +125,11 @@ def demo(ranks: int, mib: int, *, torchrun: bool) -> bool:
     for before, after in zip(first, second, strict=True):
         line = row(before.rank, told(before), told(after))
         print(bold(line) if before.deed == "downloaded" else line)
-    print(row("origin", *(f"GETs: {seen['gets']}, bytes: {seen['bytes']:,}" for seen in (cold, warm))))
-    print(f"\n  path    {', '.join(sorted(paths))}")
-    print(f"  sha256  {sha256} {'(read back: right)' if verified else '(read back: WRONG)'}")
-    return verified and cold["gets"] == 1 and warm["gets"] == 0 and all(r.deed == "hit" for r in second)
+    for label, fact in (("downloads", "downloads"), ("GETs", "gets"), ("bytes", "bytes")):
+        print(row(label, *(f"{seen[fact]:,}" for seen in (cold, warm))))
+    print(f"\n  path        {', '.join(sorted(paths))}")
+    print(f"  sha256      {sha256} {'(read back: right)' if verified else '(read back: WRONG)'}")
+    return verified and cold["downloads"] == 1 and warm["gets"] == 0 and all(r.deed == "hit" for r in second)
 
 
 def main() -> None:
