@@ -1,0 +1,193 @@
+"""afetch alone: the loop is never held, tasks share a flight, and cancelling stops what nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nanocache
+from benchmarks.origin import Origin, content, digest
+from nanocache import pool
+from tests.misbehave import Misbehaving, silent, stalled
+
+Server = Callable[..., Misbehaving]
+MIB = 1 << 20
+
+
+@asynccontextmanager
+async def watched_loop() -> AsyncIterator[list[float]]:
+    """The gaps between the turns of a task that only wants to run every millisecond."""
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0.05)
+    gaps.clear()
+    yield gaps
+    ticking.cancel()
+
+
+def fetch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("nanocache")]
+
+
+def test_a_thousand_tasks_make_one_download_with_a_handful_of_threads(base: Path, origin: Origin) -> None:
+    url = origin.url(f"/bytes/{MIB}/1/x.bin?delay=0.3")
+    most = 0
+
+    async def main() -> set[Path]:
+        nonlocal most
+        tasks = [asyncio.create_task(nanocache.afetch(url, sha256=digest(MIB, 1))) for _ in range(1000)]
+        await asyncio.sleep(0.2)
+        most = len(fetch_threads())
+        return set(await asyncio.gather(*tasks))
+
+    (path,) = asyncio.run(main())
+    assert path.read_bytes() == content(MIB, 1)
+    assert origin.gets() == 1
+    assert most <= 4
+
+
+def test_the_loop_is_never_held(base: Path, origin: Origin) -> None:
+    url, sha256 = origin.url(f"/bytes/{16 * MIB}/1/x.bin"), digest(16 * MIB, 1)
+
+    async def main() -> float:
+        async with watched_loop() as gaps:
+            await asyncio.gather(*(nanocache.afetch(url, sha256=sha256) for _ in range(300)))
+            await asyncio.gather(*(nanocache.afetch(url, sha256=sha256) for _ in range(300)))
+            return max(gaps)
+
+    best = min(asyncio.run(main()) for _ in range(3))  # of three: the machine, too, holds the loop at times
+    assert best < 0.05
+
+
+def test_a_hit_makes_no_hop(base: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = origin.url("/bytes/1000/1/x.bin")
+    nanocache.fetch(url, sha256=digest(1000, 1))
+    monkeypatch.setattr(pool, "submit", None)
+
+    async def main() -> None:
+        for _ in range(10):
+            await nanocache.afetch(url, sha256=digest(1000, 1))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("phase", ["stalled body", "no answer"])
+@pytest.mark.parametrize("how", ["cancel", "wait_for"])
+def test_cancelling_the_last_waiter_stops_even_a_stalled_read(
+    base: Path, misbehaving: Server, phase: str, how: str
+) -> None:
+    server = misbehaving()
+    url = server.route("/x.bin", stalled(content(4 * MIB, 1), at=2 * MIB) if phase == "stalled body" else silent())
+
+    async def main() -> None:
+        if how == "wait_for":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(nanocache.afetch(url), 0.5)
+        else:
+            task = asyncio.create_task(nanocache.afetch(url))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    deadline = time.monotonic() + 2  # the work within one second, the idle thread after another half
+    while fetch_threads():
+        assert time.monotonic() < deadline, fetch_threads()
+        time.sleep(0.01)
+    assert not [path for path in base.rglob("*.json") if "locks-v1" in path.parts]
+
+
+def test_cancelling_one_of_several_does_not_disturb_the_others(base: Path, origin: Origin) -> None:
+    url = origin.url(f"/bytes/{MIB}/1/x.bin?delay=0.5")
+
+    async def main() -> list[Any]:
+        tasks = [asyncio.create_task(nanocache.afetch(url)) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        tasks[0].cancel()
+        tasks[3].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    results = asyncio.run(main())
+    assert [type(result) for result in (results[0], results[3])] == [asyncio.CancelledError] * 2
+    assert len({results[1], results[2], results[4]}) == 1
+    assert origin.gets() == 1
+
+
+def test_who_comes_after_a_cancelled_flight_does_not_join_it(base: Path, origin: Origin) -> None:
+    url = origin.url(f"/bytes/{MIB}/1/x.bin?delay=0.3")
+
+    async def main() -> Path:
+        task = asyncio.create_task(nanocache.afetch(url))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.sleep(0)
+        return await nanocache.afetch(url)
+
+    assert asyncio.run(main()).read_bytes() == content(MIB, 1)
+
+
+def test_threads_and_tasks_share_one_flight(base: Path, origin: Origin) -> None:
+    url = origin.url(f"/bytes/{MIB}/1/x.bin?delay=0.5")
+
+    async def main() -> set[Path]:
+        threads = [asyncio.to_thread(nanocache.fetch, url) for _ in range(4)]
+        return set(await asyncio.gather(*threads, *(nanocache.afetch(url) for _ in range(4))))
+
+    assert len(asyncio.run(main())) == 1
+    assert origin.gets() == 1
+
+
+def test_error_reaches_every_task(base: Path, origin: Origin) -> None:
+    url = origin.url("/nothing/here?delay=0.2")
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(nanocache.afetch(url) for _ in range(50)), return_exceptions=True)
+
+    errors = asyncio.run(main())
+    assert {type(error) for error in errors} == {nanocache.DownloadFailed}
+    assert origin.gets() == 1
+
+
+def test_more_flights_than_threads_all_land(base: Path, origin: Origin) -> None:
+    async def main() -> list[Path]:
+        fetches: list[Coroutine[Any, Any, Path]] = [
+            nanocache.afetch(origin.url(f"/bytes/1000/{seed}/x.bin?delay=0.02"), postprocess=copied)
+            for seed in range(60)
+        ]
+        return await asyncio.gather(*fetches)
+
+    assert [path.read_bytes() for path in asyncio.run(main())] == [content(1000, seed) for seed in range(60)]
+
+
+def copied(src: Path, dst: Path) -> None:
+    dst.write_bytes(src.read_bytes())
+
+
+def test_a_loop_that_is_closed_early_leaves_nothing_running(base: Path, origin: Origin) -> None:
+    url = origin.url(f"/bytes/{MIB}/1/x.bin?delay=0.3")
+
+    async def main() -> None:
+        asyncio.get_running_loop().create_task(nanocache.afetch(url))
+        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    time.sleep(1.2)
+    assert not fetch_threads()
+    assert nanocache.fetch(url).read_bytes() == content(MIB, 1)
