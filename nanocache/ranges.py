@@ -96,10 +96,13 @@ class Ledger:
         self.claims.append(claim)
         return claim
 
+    def _end(self, claim: Claim) -> int:
+        return (self.total or 0) if claim.end is None else claim.end
+
     def _free(self) -> Iterator[Range]:
         assert self.total is not None
         at = 0
-        for start, end in sorted([*self.done, *((c.pos, c.end or self.total) for c in self.claims)]):
+        for start, end in sorted([*self.done, *((c.pos, self._end(c)) for c in self.claims)]):
             if at < start:
                 yield at, start
             at = max(at, end)
@@ -120,12 +123,12 @@ class Ledger:
         gap = next(self._free(), (self.total, self.total))
         cut = min(self._cuts(size), key=lambda c: self._cut(c, size), default=None)
         if cut is not None and (start := self._cut(cut, size)) < gap[0]:
-            gap, cut.end = (start, cut.end or self.total), start
+            gap, cut.end = (start, self._end(cut)), start
         start, end = gap
         return self._claim(start, min(end, (start // size + 1) * size)) if start < end else None
 
     def _cuts(self, size: int) -> list[Claim]:
-        return [c for c in self.claims if self._cut(c, size) < (c.end or self.total or 0)]
+        return [c for c in self.claims if self._cut(c, size) < self._end(c)]
 
     def _cut(self, claim: Claim, size: int) -> int:
         return (claim.pos // size + 1) * size

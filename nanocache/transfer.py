@@ -201,10 +201,10 @@ class _Transfer:
         seconds = tries.wait(failure, progress=progress)
         if not progress:
             self._work.address = None  # what a redirect led to may be what is broken
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+        while seconds > 0:
             self._saver.save()
-            self._cancel.sleep(min(left, LONGEST_SLEEP))
+            self._cancel.sleep(min(seconds, LONGEST_SLEEP))
+            seconds -= LONGEST_SLEEP
 
     # --- one attempt --------------------------------------------------------------------------------------------------
 
