@@ -5,7 +5,7 @@
 # are plain processes then.
 
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
+TORCH ?= torch==2.13.0 numpy # numpy, because torch warns where it is missing
 BIN = .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
