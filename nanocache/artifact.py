@@ -7,7 +7,7 @@ made, before any I/O; no credential of it is ever shown by `repr`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import digest, names, urls
@@ -31,7 +31,7 @@ class Artifact:
     size: int | None
     mirrors: tuple[str, ...]
     headers: tuple[tuple[str, str], ...]
-    postprocess: Postprocess | None
+    postprocess: Postprocess | None = field(hash=False)  # a plain dataclass with a `key` is a hook, and has no hash
 
     def __init__(
         self,

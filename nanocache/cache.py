@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from . import aio, config, engine, many, records, urls
+from . import config, engine, hooks, many, records, urls
 from .artifact import Artifact
 from .cancel import Cancel
 from .hits import Hits
@@ -112,15 +112,15 @@ class Cache:
         asked = _asked(url, sha256, filename, headers, postprocess)
         if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
             return path
-        sources = (tuple(mirrors), tuple(headers.items()) if isinstance(headers, Mapping) else tuple(headers or ()))
+        from . import aio  # asyncio is half of what using nanocache would load
+
+        artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
 
         def work(cancel: Cancel) -> Path:
-            artifact = _artifact(url, sha256, filename, sources[0], sources[1] or None, postprocess)
             request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
             return opened.fetch(request, asked, cancel)
 
-        key = ("afetch", opened.store.base, url, sha256, filename, sources, postprocess, rehash, max_age, offline)
-        return await aio.fly(key, work)
+        return await aio.fly(("afetch", opened.store.base, artifact, rehash, max_age, offline), work)
 
     def fetch_many(
         self,
@@ -143,9 +143,10 @@ class Cache:
     def _fetch_one(
         self, opened: _Opened, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
     ) -> Path:
-        if (path := opened.hits.recall(artifact)) is not None:
+        asked = _asked(artifact, None, None, None, None)
+        if asked is not None and (path := opened.hits.recall(asked)) is not None:
             return path
-        return opened.fetch(Request.of(artifact, offline=offline, progress=progress), artifact, cancel)
+        return opened.fetch(Request.of(artifact, offline=offline, progress=progress), asked, cancel)
 
     def lookup(
         self,
@@ -207,12 +208,17 @@ def _environment() -> _Opened:
 def _asked(
     url: object, sha256: str | None, filename: str | None, headers: Headers, postprocess: Postprocess | None
 ) -> Hashable | None:
-    """What a hit is remembered by; None where that would not say all (an Accept header is part of a URL's key)."""
-    if type(url) is not str:
-        return url if isinstance(url, Artifact) and (sha256, filename, postprocess) == (None, None, None) else None
-    if headers is not None and sha256 is None:
+    """What a hit is remembered by; None where that would not say all (an Accept header is part of a URL's key).
+
+    Of a hook its identity, not the object: an attribute that makes it another one can be set at any time.
+    """
+    if isinstance(url, Artifact):
+        if (sha256, filename, postprocess) != (None, None, None):
+            return None
+        return url if url.postprocess is None else (url, hooks.identify(url.postprocess).id)
+    if type(url) is not str or (headers is not None and sha256 is None):
         return None
-    return url, sha256, filename, postprocess
+    return url, sha256, filename, None if postprocess is None else hooks.identify(postprocess).id
 
 
 def _artifact(

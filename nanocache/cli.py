@@ -184,6 +184,6 @@ def _about_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    from . import __version__
 
-    return f"nanocache {version('nanocache')}"
+    return f"nanocache {__version__}"

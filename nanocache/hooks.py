@@ -37,6 +37,11 @@ class Hook:
     label: str
     name: str | None  # what the product is called; None: the artifact's name without its packing suffix
 
+    @property
+    def id(self) -> tuple[str, str | None]:
+        """What decides where its products lie."""
+        return self.key, self.name
+
     def product_name(self, artifact_name: str) -> str:
         return self.name or names.stem(artifact_name)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from . import hooks, urls
+from . import config, hooks, urls
 from .artifact import Artifact
 from .config import Settings
 from .hooks import Hook
@@ -58,7 +58,7 @@ class Request:
             settings=Settings.read(offline=offline),
             rehash=rehash,
             max_age=max_age,
-            progress=progress,
+            progress=config.progress() if progress is None else progress,
             began=time.time(),
         )
 

@@ -58,7 +58,7 @@ class Store:
     def _read_base(self) -> None:
         try:
             st = os.stat(self.base)
-        except FileNotFoundError:
+        except OSError:  # not there, or not to be seen: `prepare` says why
             self.modes, self._owners = files.Modes.of(0o755), None
             return
         self.modes = files.Modes.of(st.st_mode)

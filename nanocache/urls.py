@@ -7,10 +7,10 @@ disk); `url_key` never depends on a credential, so that the hash of a URL can't 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
 __all__ = ["check", "file_path", "is_file", "origin", "redact", "url_key"]
 
@@ -56,7 +56,7 @@ def file_path(url: str) -> str:
     parts = _split(url)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ValueError(f"cannot fetch {redact(url)!r}: a file URL is file:///absolute/path on this machine")
-    return url2pathname(parts.path)
+    return os.fsdecode(unquote_to_bytes(parts.path))  # urllib.request has this, and loads ssl and http.client with it
 
 
 def origin(url: str) -> tuple[str, str, int]:

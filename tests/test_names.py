@@ -299,6 +299,19 @@ def test_whatever_prints_as_a_url_is_one() -> None:
     assert urls.check(Url()) == "https://host/a"
 
 
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///data/a.bin", b"/data/a.bin"),
+        ("file://localhost/data/a.bin", b"/data/a.bin"),
+        ("FILE:///data/a%20b%23.bin?x#y", b"/data/a b#.bin"),
+        ("file:///data/%FF%C3%BC", b"/data/\xff\xc3\xbc"),  # a name need not be Unicode
+    ],
+)
+def test_a_file_url_names_a_path_of_this_machine(url: str, path: bytes) -> None:
+    assert os.fsencode(urls.file_path(url)) == path
+
+
 SECRET = "s3cr3t"
 secret_userinfo = st.sampled_from(["", "s3cr3t@", "me:s3cr3t@", "s3cr3t:s3cr3t@", "s3cr3t@s3cr3t@", ":s3cr3t@"])
 secret_query = st.lists(
