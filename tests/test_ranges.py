@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +60,9 @@ def test_what_was_given_back_comes_first() -> None:
     ledger = Ledger(100)
     stream = ledger.claim_rest()
     first, second = ledger.claim_piece(10), ledger.claim_piece(10)
-    assert stream and first and second
+    assert stream is not None
+    assert first is not None
+    assert second is not None
     ledger.advance(first, 4)
     ledger.release(first)
     again = ledger.claim_piece(10)
@@ -126,9 +130,9 @@ def test_whatever_happens_every_byte_is_claimed_once_at_a_time_and_all_of_them_c
                 ledger.release(claim)
                 alive.remove(claim)
         spans = sorted((c.pos, c.end or 0) for c in ledger.claims)
-        assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in pairwise(spans))
         assert all(start < end for start, end in ledger.done)
-        assert all(a[1] < b[0] for a, b in zip(ledger.done, ledger.done[1:], strict=False))
+        assert all(a[1] < b[0] for a, b in pairwise(ledger.done))
         assert 0 <= ledger.frontier <= ledger.received <= total
     for claim in list(ledger.claims):
         ledger.release(claim)

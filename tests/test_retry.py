@@ -83,18 +83,22 @@ def test_progress_is_bounded_from_below(total: int | None) -> None:
 
 
 def test_a_drip_ends_and_a_stream_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(retry.time, "monotonic", lambda: now)
-    drip, stream = Pace(), Pace()
-    for now in range(1, 60):
-        drip.check(1)
-        stream.check(2 * retry.LOWEST_SPEED)
-    now = 61.0
-    stream.check(1)
+    clock = iter(range(1_000))
+    monkeypatch.setattr(retry.time, "monotonic", lambda: float(next(clock)))
+    stream = Pace()
+    for _ in range(200):
+        stream.check(4 * retry.LOWEST_SPEED)
+    drip = Pace()
     with pytest.raises(Slow):
-        drip.check(1)
-    for now in range(62, 121):  # each minute is judged by itself
-        stream.check(1)
-    now = 122.0
+        for _ in range(100):
+            drip.check(1)
+
+
+def test_the_speed_of_each_minute_is_judged_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1_000))
+    monkeypatch.setattr(retry.time, "monotonic", lambda: float(next(clock)))
+    pace = Pace()
+    pace.check(1 << 30)
     with pytest.raises(Slow):
-        stream.check(1)
+        for _ in range(200):
+            pace.check(1)
