@@ -95,6 +95,10 @@ class Outcome:
     def of_error(cls, error: BaseException, claim: Claim) -> Outcome:
         return cls(to_record(error, rank=claim.rank, host=claim.who.host) | {"ended": time.time()})
 
+    @classmethod
+    def refused(cls, error: TypeError) -> Outcome:
+        return cls({"error": "TypeError", "facts": {"text": str(error)}, "ended": time.time()})
+
     def binds(self, since: float, born: float) -> bool:
         """Whether it ended after `since` and `born` (seconds of time.time(), of whatever host: an hour of skew is
         an attempt more, or an old answer, never a wrong file)."""
@@ -151,7 +155,7 @@ def _lead(at: Coordinator, key: str, claim: Claim, act: Callable[[], Any], limit
     try:
         outcome = Outcome.of_value(value, limit)
     except TypeError as e:
-        outcome = Outcome.of_error(e, claim)
+        outcome = Outcome.refused(e)
     decided = _publish(at, key, claim, outcome)
     return Verdict(decided.result(), claim, led=True)
 
