@@ -202,6 +202,7 @@ def summary(case: Case, samples: list[Sample], seen: dict[str, Any]) -> dict[str
         "gets": seen["gets"],
         "bytes": seen["bytes"],
         "first": min(waited),
+        "median": statistics.median(waited),
         "last": max(waited),
         "spread": max(waited) - min(waited),
         "waiter_cpu": statistics.median(s.cpu for s in waiters) if waiters else None,
@@ -249,9 +250,9 @@ def named(size: int, rate: int) -> str:
 
 def table(results: list[dict[str, Any]], ranks: int) -> str:
     lines = [
-        f"{ranks} ranks, one artifact at the same moment; medians; ms",
+        f"{ranks} ranks, one artifact at the same moment; ms until the first, the median and the last of them has it",
         "",
-        f"{'':<16}{'downloads':>10}{'GETs':>6}{'first':>11}{'last':>11}{'spread':>11}{'CPU per waiter':>17}",
+        f"{'':<16}{'downloads':>10}{'GETs':>6}{'first':>11}{'median':>11}{'last':>11}{'spread':>11}{'CPU per waiter':>17}",
     ]
     block = None
     for r in sorted(results, key=lambda r: (r["rate"], r["size"], r["cache"])):
@@ -259,7 +260,7 @@ def table(results: list[dict[str, Any]], ranks: int) -> str:
             lines.append(f"{named(r['size'], r['rate'])}, {r['cache']}")
         cpu = f"{r['waiter_cpu'] * 1e3:.2f} {r['waiter_core']:>6.1%}" if r["waiter_cpu"] is not None else "-"
         wrong = f"   {r['incomplete']:.0f} given an incomplete file" if r["incomplete"] else ""
-        times = "".join(f"{r[name] * 1e3:>11.3f}" for name in ("first", "last", "spread"))
+        times = "".join(f"{r[name] * 1e3:>11.3f}" for name in ("first", "median", "last", "spread"))
         lines.append(f"    {r['way']:<12}{r['downloads']:>10.0f}{r['gets']:>6.0f}{times}{cpu:>17}{wrong}")
     return "\n".join(lines)
 
