@@ -103,7 +103,8 @@ def _next_member(stream: Stream) -> _Member | None:
 
 def _header(block: bytes) -> _Member:
     checksum = block[148:156]  # counted as spaces; zeros add nothing but take 3 us
-    if _number(checksum) != sum(block.translate(None, b"\0")) - sum(checksum) + 8 * ord(" "):
+    total = sum(block.translate(None, b"\0")) - sum(checksum) + 8 * ord(" ")
+    if not (octal := _OCTAL.fullmatch(checksum)) or int(octal[1] or b"0", 8) != total:
         raise Refused("a header's checksum is wrong: it is damaged, or neither a tar nor a zip")
     name = block[:100].partition(b"\0")[0]
     if block[257:263] == b"ustar\0" and block[345]:  # GNU's magic has a space there, and times in place of the prefix

@@ -31,6 +31,7 @@ Archive = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"]
 MAX_RATIO = 100.0
 FREE = 1 << 30  # bytes: up to a GiB no ratio is a bomb, and a small file of zeros may well have 1,000:1
 MAX_MEMBERS = 10_000_000  # iNaturalist 2021 has 2.7 million in one tar
+TAR_HEADER = 512  # bytes
 MAX_DEPTH = 64  # folders; deeper ones overrun PATH_MAX, and the stack of whoever walks them by recursion
 
 _MAGIC = re.compile(
@@ -98,6 +99,8 @@ class Unpack(_Hook):
     def __call__(self, src: Path, dst: Path) -> None:
         with _opened(src) as (fd, size, found):
             # What is nothing else is handed to the tar reader, for v7 tars have no magic; it says what is wrong.
+            if not found and size < TAR_HEADER:
+                raise Refused(f"it is neither a tar nor a zip, or truncated: it has {size} bytes")
             _expect(self.format, "zip" if found == "zip" else f"tar.{found}" if found else "tar")
             with self._tree(dst) as tree:
                 self._fill(tree, fd, size, found)

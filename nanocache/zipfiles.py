@@ -121,12 +121,13 @@ def _check_local(members: Stream, entry: _Entry) -> None:
         raise Refused("no local header where the directory says")
     name, extra = members.take(name_length), members.take(extra_length)
     size, packed = _wide(extra, size, packed)
-    sums = (crc, packed, size)
-    later = entry.flags & _DESCRIPTOR and sums == (0, 0, 0)  # a writer that could not seek back
     if name != entry.name or method != entry.method or (flags ^ entry.flags) & ~_LEVEL:
         raise Refused("its local header differs from the directory")
-    if sums != (entry.crc, entry.packed, entry.size) and not later:
-        raise Refused("the sizes or the checksum in its local header differ from the directory")
+    # A writer that could not seek back left zeros, and a descriptor behind the data; Info-ZIP knows the size by then.
+    unknown = (0,) if entry.flags & _DESCRIPTOR else ()
+    for local, central in ((crc, entry.crc), (packed, entry.packed), (size, entry.size)):
+        if local not in (central, *unknown):
+            raise Refused("the sizes or the checksum in its local header differ from the directory")
 
 
 def _descriptors(entry: _Entry) -> tuple[bytes, ...]:
