@@ -25,6 +25,7 @@ __all__ = ["Hook", "Postprocess", "identify", "run"]
 
 Postprocess = Callable[[Path, Path], Any]
 
+_PLAIN = (bool, int, float, str, bytes)
 _sources: WeakKeyDictionary[types.FunctionType, str] = WeakKeyDictionary()
 
 
@@ -66,34 +67,45 @@ def identify(postprocess: Postprocess) -> Hook:
 
 def _function(postprocess: Postprocess, label: str) -> str:
     if isinstance(postprocess, functools.partial):
-        raise _unknown("a partial", label)
+        raise _unknown("a partial", postprocess, label)
     if isinstance(postprocess, types.MethodType):
-        raise _unknown("a bound method", label)
+        raise _unknown("a bound method", postprocess, label)
     if not isinstance(postprocess, types.FunctionType):
-        raise _unknown("an object without a key", label)
+        raise _unknown("an object without a key", postprocess, label)
     if postprocess.__name__ == "<lambda>":
-        raise _unknown("a lambda", label)
+        raise _unknown("a lambda", postprocess, label)
     if postprocess.__closure__:
-        raise _unknown("a closure over variables", label)
+        raise _unknown("a closure over variables", postprocess, label)
     version = getattr(postprocess, "version", "")
-    return f"function\n{postprocess.__qualname__}\n{_source(postprocess, label)}\n{version}"
+    given = "\n".join(_defaults(postprocess, label))
+    return f"function\n{postprocess.__qualname__}\n{_source(postprocess, label)}\n{version}\n{given}"
 
 
-def _source(function: types.FunctionType, label: str) -> str:
+def _defaults(postprocess: types.FunctionType, label: str) -> Iterator[str]:
+    # `n=n` is how a loop gives a function its variable: the same source, and another function.
+    for value in (*(postprocess.__defaults__ or ()), *(postprocess.__kwdefaults__ or {}).values()):
+        if value is not None and type(value) not in _PLAIN:
+            raise _unknown("a function with a default that is no plain value", postprocess, label)
+        yield repr(value)
+
+
+def _source(postprocess: types.FunctionType, label: str) -> str:
     # The source text and not the compiled code: set literals become frozensets whose order follows PYTHONHASHSEED.
-    if (known := _sources.get(function)) is None:
+    if (known := _sources.get(postprocess)) is None:
         try:
-            text = inspect.getsource(function)
+            text = inspect.getsource(postprocess)
         except (OSError, TypeError):
-            raise _unknown("a function whose source can't be read", label) from None
-        known = _sources[function] = hashlib.sha256(text.encode()).hexdigest()
+            raise _unknown("a function whose source can't be read", postprocess, label) from None
+        known = _sources[postprocess] = hashlib.sha256(text.encode()).hexdigest()
     return known
 
 
-def _unknown(what: str, label: str) -> ValueError:
+def _unknown(what: str, postprocess: Postprocess, label: str) -> ValueError:
+    keyed = isinstance(postprocess, types.FunctionType | functools.partial)  # others may take no attribute
+    wrap = "" if keyed else "hook = functools.partial(hook); "
     return ValueError(
         f"postprocess {label} is {what}, so its products can't be told from another's; "
-        f"give it an identity that changes when what it does changes: hook.key = 'tokenize-v1'"
+        f"give it an identity that changes when what it does changes: {wrap}hook.key = 'tokenize-v1'"
     )
 
 

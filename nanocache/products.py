@@ -109,6 +109,6 @@ def _share(built: str, modes: files.Modes) -> None:
 
 
 def _file_mode(path: str, modes: files.Modes) -> int:
-    own = stat.S_IMODE(os.stat(path).st_mode) & 0o777
+    own = stat.S_IMODE(os.stat(path).st_mode) & 0o700
     readers = modes.blob
     return own | readers | (readers >> 2 if own & 0o100 else 0)
