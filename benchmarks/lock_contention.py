@@ -42,6 +42,7 @@ sys.path.insert(0, str(ROOT))  # started as a script, this file finds its own fo
 from benchmarks.origin import OriginProcess, digest  # noqa: E402
 
 KIB, MIB, MB = 1 << 10, 1 << 20, 1_000_000
+TIMES = ("first", "median", "last", "spread")
 PATIENCE = 60.0  # seconds until a rank that hears nothing from another gives up
 
 
@@ -196,7 +197,7 @@ class Lead:
 
 def summary(case: Case, samples: list[Sample], seen: dict[str, Any]) -> dict[str, Any]:
     waited = [s.waited for s in samples]
-    waiters = sorted(samples, key=lambda s: s.cpu)[:-1] if seen["downloads"] == 1 else []
+    waiters = sorted(samples, key=lambda s: s.cpu)[:-1] if seen["downloads"] == 1 and case.way != "no lock" else []
     return {
         "downloads": seen["downloads"],
         "gets": seen["gets"],
@@ -252,7 +253,7 @@ def table(results: list[dict[str, Any]], ranks: int) -> str:
     lines = [
         f"{ranks} ranks, one artifact at the same moment; ms until the first, the median and the last of them has it",
         "",
-        f"{'':<16}{'downloads':>10}{'GETs':>6}{'first':>11}{'median':>11}{'last':>11}{'spread':>11}{'CPU per waiter':>17}",
+        f"{'':<16}{'downloads':>10}{'GETs':>6}" + "".join(f"{name:>11}" for name in TIMES) + f"{'CPU per waiter':>17}",
     ]
     block = None
     for r in sorted(results, key=lambda r: (r["rate"], r["size"], r["cache"])):
@@ -260,7 +261,7 @@ def table(results: list[dict[str, Any]], ranks: int) -> str:
             lines.append(f"{named(r['size'], r['rate'])}, {r['cache']}")
         cpu = f"{r['waiter_cpu'] * 1e3:.2f} {r['waiter_core']:>6.1%}" if r["waiter_cpu"] is not None else "-"
         wrong = f"   {r['incomplete']:.0f} given an incomplete file" if r["incomplete"] else ""
-        times = "".join(f"{r[name] * 1e3:>11.3f}" for name in ("first", "median", "last", "spread"))
+        times = "".join(f"{r[name] * 1e3:>11.3f}" for name in TIMES)
         lines.append(f"    {r['way']:<12}{r['downloads']:>10.0f}{r['gets']:>6.0f}{times}{cpu:>17}{wrong}")
     return "\n".join(lines)
 
