@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -40,29 +41,31 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     The hook gets one path, a str that ends in `filename`, before the name appears in the base directory; what it builds
     elsewhere is its own business. Raises ValueError, PostprocessFailed and what else `fetch` raises.
     """
-    relative = _check(filename)
+    relative = _check(os.fspath(filename))
     store = Cache().store
     request = Request.of(Artifact(url))
     target = os.path.join(store.base, relative)
-    if _placed(store, request, target):
+    digest = engine.known(store, request)
+    if digest is not None and _placed(store, request, digest, target):
         return target
     key = "p-" + hashlib.sha256(f"file\n{relative}".encode()).hexdigest()
     label = getattr(postprocess_fn, "__qualname__", type(postprocess_fn).__qualname__)
     asker = (*request.asker, label)
-    cancel = Cancel()
 
     def work(own: Cancel) -> None:
-        source = engine.fetch(store, request, own).path  # under its own lock, which is free again before the next
+        source, digest = engine.fetch(store, request, own)  # under its own lock, which is free again before the next
         display = Display(None, relative)
-        goal = Wait(lambda: _placed(store, request, target), asker, own, request.settings.lock_timeout, display.waiting)
-        with hold(store, key, goal) as holding:
-            if holding is not None and not _placed(store, request, target):
-                with holding.alive():
-                    _place(store, key, str(source), relative, postprocess_fn, label)
-        display.close()
+        try:
+            there = partial(_placed, store, request, digest, target)
+            goal = Wait(there, asker, own, request.settings.lock_timeout, display.waiting)
+            with hold(store, key, goal) as holding:
+                if holding is not None and not there():
+                    with holding.alive():
+                        _place(store, key, str(source), relative, postprocess_fn, label)
+        finally:
+            display.close()
 
-    while not _placed(store, request, target):
-        fly(("seed", store.base, key), asker, work, cancel)
+    fly(("seed", store.base, key), asker, work, Cancel())
     return target
 
 
@@ -71,20 +74,19 @@ def _check(filename: str) -> str:
     parts = path.parts
     if path.is_absolute() or not parts or ".." in parts or "\0" in filename or "\\" in filename:
         raise ValueError(f"filename must be relative and stay in the base directory, got {filename!r}")
-    if parts[0] in FOLDERS:
+    if parts[0].lower() in FOLDERS:
         raise ValueError(f"filename must stay out of the cache's own folder {parts[0]}, got {filename!r}")
     return str(path)
 
 
-def _placed(store: Store, request: Request, target: str) -> bool:
-    """Whether `target` holds what the URL gave: the seal of the digest tells, in a link as in a copy."""
-    digest = engine.known(store, request)
-    if digest is None:
-        return False
+def _placed(store: Store, request: Request, digest: str, target: str) -> bool:
+    """Whether `target` holds those bytes: the seal tells, in a link as in a copy; else that it is the intact blob."""
     try:
-        return seal.holds(os.lstat(target), digest)
+        st = os.lstat(target)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    blob = store.blob(digest, request.name)
+    return seal.holds(st, digest) or (store.intact(digest, blob) and os.path.samestat(st, os.lstat(blob)))
 
 
 def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[str], Any] | None, label: str) -> None:
