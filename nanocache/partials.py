@@ -211,7 +211,8 @@ class _Record:
 def _moved(path: str) -> float:
     """Seconds since anything in a partial moved; 0 if that can't be seen."""
     try:
-        newest = max(entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(path))
+        with os.scandir(path) as entries:
+            newest = max(entry.stat(follow_symlinks=False).st_mtime for entry in entries)
     except (OSError, ValueError):
         return 0.0
     return time.time() - newest

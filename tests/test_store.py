@@ -360,6 +360,16 @@ def test_sweep_removes_trash_and_week_old_orphans_and_nothing_else(store: Store,
     living.close()
 
 
+def test_looking_at_a_partial_that_disappears_leaves_nothing_open(store: Store) -> None:
+    (path := Path(store.partials("k")) / "random").mkdir(parents=True)
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(5):
+        shutil.rmtree(path, ignore_errors=True)
+        assert not partials.gone(str(path), modes=store.modes, age=1)
+        path.mkdir()
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_sweep_runs_at_most_once_a_day(store: Store, base: Path) -> None:
     sweep.daily(store)
     (base / "trash-v1" / "aside").write_text("x")
