@@ -6,12 +6,14 @@ thread while it waits; the loop is never held; the last task to be cancelled can
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Hashable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from . import pool
 from .flights import Interrupted, Work, join
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["fly"]
 
@@ -31,6 +33,8 @@ def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
 
 async def fly(key: Hashable, work: Work[T]) -> T:
     """The result of `key`'s flight, from a thread of the pool; takes over from an interrupted one."""
+    import asyncio  # here: a script that never awaits should not pay 30 ms for it
+
     loop = asyncio.get_running_loop()
     while True:
         seat, done = join(key, key, work), loop.create_future()

@@ -136,6 +136,8 @@ class Cache:
         The first error stops the rest and is raised; with `return_exceptions` errors come back in place. One bar for
         the set. `workers` defaults to the connections that one host may get. Raises what `fetch` raises.
         """
+        from . import many  # here, with concurrent.futures: most callers fetch one at a time
+
         wanted = [item if isinstance(item, Artifact) else Artifact(item) for item in artifacts]
         fetch = partial(self._fetch_one, self._opened(), offline)
         return many.fetch(wanted, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)

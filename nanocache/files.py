@@ -7,11 +7,9 @@ is complete.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -27,6 +25,7 @@ __all__ = [
     "make_folder",
     "move",
     "open_private",
+    "random_name",
     "read_json",
     "remove",
     "remove_empty",
@@ -50,6 +49,11 @@ class Modes:
     def of(cls, base_mode: int) -> Modes:
         bits = stat.S_IMODE(base_mode)
         return cls(folder=bits, lock=bits & 0o666, blob=bits & 0o444)
+
+
+def random_name() -> str:
+    """16 hex digits that nobody else picks, nor can foresee."""
+    return os.urandom(8).hex()  # `secrets` says no more, and imports hmac and base64 for it
 
 
 def make_folder(path: str, *, below: str, mode: int) -> bool:
@@ -130,7 +134,7 @@ def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
 
     Not synced: what is lost in a power cut is unparsable, and unparsable counts as absent.
     """
-    fresh = os.path.join(scratch, f"new-{secrets.token_hex(8)}")
+    fresh = os.path.join(scratch, f"new-{random_name()}")
     create(fresh, json.dumps(value, separators=(",", ":")).encode(), mode)
     try:
         os.rename(fresh, path)
@@ -213,6 +217,8 @@ def _sync_file_system(fd: int) -> bool:
     # One syncfs(2) for a folder: 10,000 members with an fsync each take minutes on a disk that syncs in milliseconds.
     if sys.platform != "linux":
         return False
+    import ctypes
+
     return bool(ctypes.CDLL(None, use_errno=True).syncfs(fd) == 0)
 
 

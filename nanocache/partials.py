@@ -11,9 +11,9 @@ a rename; its bytes are trusted across a reboot only if a digest will judge them
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -31,6 +31,7 @@ __all__ = ["Abandoned", "Partial", "claim", "create", "gone"]
 logger = logging.getLogger("nanocache")
 
 LONGEST_PAUSE = 300.0  # seconds between two own writes after which somebody else may have claimed it
+PAGE = 4096  # bytes
 STILL = 900.0  # seconds without a movement after which a partial of another boot or host is nobody's
 
 # The clock that also runs while the machine is suspended, where there is one.
@@ -49,6 +50,7 @@ class Partial:
         self._modes, self._lock = modes, lock
         self._written = time.clock_gettime(_CLOCK)
         self._owned = lock is not None
+        self._state_fd = -1
 
     def __enter__(self) -> Partial:
         return self
@@ -75,7 +77,7 @@ class Partial:
         self._written = now
 
     def save(self, state: dict[str, Any]) -> None:
-        """Record what a later owner may build on. Atomic, not synced; from now on the partial can be claimed."""
+        """Record what a later owner may build on: 20 us, not synced. From now on the partial can be claimed."""
         self._check_pause()
         if not self._owned:  # not before: most artifacts are small, and over before anything needs saving
             self._lock, self._owned = _own(self.path, self._modes), True
@@ -83,12 +85,25 @@ class Partial:
         self.state = state
 
     def _record(self, state: dict[str, Any], *, left: bool) -> None:
-        record = {"owner": me().to_json(), "left": left, "state": state}
-        files.write_json(str(self.path / "state.json"), record, scratch=str(self.path), mode=0o600)
+        # In place, one write of a whole page: no kill comes in between, and what a power cut tears is unparsable, which
+        # is absent. A rename each time took ext4 0.5 to 9 ms, since it flushes what replaces another file.
+        text = json.dumps({"owner": me().to_json(), "left": left, "state": state}, separators=(",", ":")).encode()
+        if self._state_fd < 0:
+            path = str(self.path / "state.json")
+            files.remove(path)
+            self._state_fd = files.open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        size = max(-(-len(text) // PAGE) * PAGE, os.fstat(self._state_fd).st_size)
+        os.pwrite(self._state_fd, text.ljust(size), 0)
+
+    def _forget_record(self) -> None:
+        if self._state_fd >= 0:
+            os.close(self._state_fd)
+            self._state_fd = -1
 
     def reset(self) -> None:
         """Forget the bytes and the state: they are known to be wrong."""
         os.ftruncate(self.fd, 0)
+        self._forget_record()
         with suppress(FileNotFoundError):
             os.unlink(self.path / "state.json")
         self.state = None
@@ -112,6 +127,7 @@ class Partial:
         else:
             with suppress(OSError):  # then it is claimed once this process has ended
                 self._record(self.state, left=True)
+        self._forget_record()
         if self._lock is not None:
             self._lock.release()
 
@@ -126,7 +142,7 @@ def _own(path: Path, modes: files.Modes) -> Lock | None:
 
 def create(folder: str, *, base: str, modes: files.Modes) -> Partial:
     """A new, empty partial in `folder`, which is `partials-v1/<key>`. Raises OSError, UnsafeCache."""
-    path = os.path.join(folder, secrets.token_hex(8))
+    path = os.path.join(folder, files.random_name())
     files.make_folder(path, below=base, mode=modes.folder)
     fd = files.open_private(os.path.join(path, "data"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
     return Partial(path, fd, modes=modes, lock=None, state=None)
@@ -166,7 +182,7 @@ def _claim_one(path: str, modes: files.Modes, judged: bool) -> Partial | None:
     record = _Record.read(path)
     if record is None or (lock := record.take(path, modes)) is None:
         return None
-    mine = os.path.join(os.path.dirname(path), secrets.token_hex(8))
+    mine = os.path.join(os.path.dirname(path), files.random_name())
     try:
         os.rename(path, mine)  # claims all of it in one step; whoever comes second finds nothing
         fd = files.open_private(os.path.join(mine, "data"), os.O_RDWR)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
 
 
 def _build(store: Store, key: str, hook: Hook, source: Path, path: str) -> Path:
-    private = store.folder(os.path.join(store.partials(key), secrets.token_hex(8)))
+    private = store.folder(os.path.join(store.partials(key), files.random_name()))
     try:
         built = os.path.join(private, os.path.basename(path))
         hooks.run(hook, source, Path(built))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -145,7 +144,7 @@ class Holding:
 
     def failed(self, error: NanocacheError, asker: Asker) -> None:
         """Leave the error for those who wait and asked the same."""
-        salt = secrets.token_hex(16)
+        salt = files.random_name()
         record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(asker, salt)}
         self._replace(record, 0o600)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable
@@ -91,7 +90,7 @@ def _placed(store: Store, request: Request, digest: str, target: str) -> bool:
 
 def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[str], Any] | None, label: str) -> None:
     """Run the hook on a private link, then make the name appear."""
-    private = store.folder(os.path.join(store.partials(key), secrets.token_hex(8)))
+    private = store.folder(os.path.join(store.partials(key), files.random_name()))
     target = os.path.join(store.base, relative)
     try:
         if hook is not None:
@@ -128,6 +127,6 @@ def _keep_foreign(store: Store, target: str) -> None:
             digest = digests.hash_file(file.fileno())
         if store.names(digest):
             return  # an older content of ours, or the same bytes
-    aside = f"{target}.before-{secrets.token_hex(4)}"
+    aside = f"{target}.before-{files.random_name()}"
     os.rename(target, aside)
     logger.warning("%s was not downloaded by nanocache: moved to %s", target, aside)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -265,7 +264,7 @@ class Store:
 
     def set_aside(self, path: str) -> None:
         """Take `path` out of sight in one step, and delete it then. Gone already is fine."""
-        aside = os.path.join(self.folder(f"{self.base}/{TRASH}"), secrets.token_hex(8))
+        aside = os.path.join(self.folder(f"{self.base}/{TRASH}"), files.random_name())
         try:
             os.rename(path, aside)
         except FileNotFoundError:
