@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from . import config, engine, hooks, many, records, urls
+from . import config, engine, hooks, records, urls
 from .artifact import Artifact
 from .cancel import Cancel
 from .hits import Hits
