@@ -31,7 +31,7 @@ __all__ = ["Abandoned", "Partial", "claim", "create", "gone"]
 logger = logging.getLogger("nanocache")
 
 LONGEST_PAUSE = 300.0  # seconds between two own writes after which somebody else may have claimed it
-PAGE = 4096  # bytes
+PAGE = 4096  # bytes, written as one
 STILL = 900.0  # seconds without a movement after which a partial of another boot or host is nobody's
 
 # The clock that also runs while the machine is suspended, where there is one.
