@@ -24,7 +24,7 @@ from .work import Work
 
 __all__ = ["Connection", "Crew"]
 
-TICK = 0.02  # seconds between two looks of a calling thread that has nothing to hash
+TICK = 0.005  # seconds between two looks of a calling thread that has nothing to hash
 FAREWELL = 1.0  # seconds that a thread is waited for once its socket is shut
 
 
@@ -191,11 +191,13 @@ class Crew:
         claim = connection.claim
         assert claim is not None
         before = claim.pos
+        failure: Failure | None = None
         try:
             with self._cancel.watch(connection.cancel.set):
                 self._work.fetch_part(claim, connection.cancel, patient=False)
-        except Failure:
-            if claim.pos - before < least_progress(self._work.ledger.total):
-                raise
-        finally:
-            connection.cpu = time.thread_time()
+        except Failure as e:
+            failure = e
+        connection.cpu = time.thread_time()
+        gained = claim.pos - before
+        if claim.left and gained < least_progress(self._work.ledger.total):
+            raise failure or Failure(f"it sent {gained:,} bytes of what was asked for")

@@ -17,12 +17,9 @@ from .work import Work
 
 __all__ = ["Saver", "load"]
 
-LATEST = 0.25  # seconds that bytes are left unsaved
-BYTES, SOONEST = (
-    1 << 20,
-    0.01,
-)  # after so many bytes sooner, but not more often than that: a kill loses little of a fast
-# transfer, and 100 us a save is 1% of it
+LATEST = 0.25  # seconds that a trickle is left unsaved
+BYTES = 1 << 16  # so many are saved sooner: a kill should cost little of a fast transfer
+SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local disk, milliseconds on NFS
 
 
 def load(work: Work, *, judged: bool) -> None:
@@ -67,7 +64,7 @@ class Saver:
 
     def __init__(self, work: Work, judged: bool) -> None:
         self._work, self._judged = work, judged
-        self._saved, self._bytes = time.monotonic(), 0
+        self._saved, self._bytes, self._cost = time.monotonic(), 0, 0.0
 
     @property
     def resumable(self) -> bool:
@@ -76,7 +73,7 @@ class Saver:
 
     def save_if_due(self) -> None:
         passed, fresh = time.monotonic() - self._saved, self._work.ledger.received - self._bytes
-        if fresh and (passed >= LATEST or (fresh >= BYTES and passed >= SOONEST)):
+        if fresh and (passed >= LATEST or (fresh >= BYTES and passed >= self._cost / SHARE)):
             self.save()
 
     def save(self) -> None:
@@ -85,7 +82,7 @@ class Saver:
             done, total = list(self._work.ledger.done), self._work.ledger.total
         if not done or not self.resumable:
             return
-        offer = self._work.offer
+        offer, began = self._work.offer, time.monotonic()
         self._work.partial.save(
             {
                 "url": _key(self._work),
@@ -96,4 +93,5 @@ class Saver:
                 "done": done,
             }
         )
-        self._saved, self._bytes = time.monotonic(), self._work.ledger.received
+        self._saved, self._bytes = time.monotonic(), sum(end - start for start, end in done)
+        self._cost = self._saved - began

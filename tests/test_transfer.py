@@ -1,9 +1,9 @@
+# ruff: noqa: F401, F811  # fixtures are imported by name
 """One artifact over one connection: what comes, what is refused, what is asked again, and what every error says."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import pickle
 import resource
@@ -21,25 +21,11 @@ from nanocache.errors import ChecksumMismatch, DownloadFailed, NoSpace, NotCache
 from nanocache.transfer import NotModified, Source
 from tests import misbehave as m
 from tests.misbehave import Misbehaving
-from tests.transfers import MIB, Download, body, no_delays
+from tests.transfers import MIB, Download, body, download, sha, slept
 
 Servers = Callable[..., Misbehaving]
 SMALL, LARGE = body(10_000), body(3 * MIB + 17)
 BOTH = pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
-
-
-def sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture
-def download(base: Path) -> Download:
-    return Download(base)
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    return no_delays(monkeypatch)
 
 
 # --- what comes -------------------------------------------------------------------------------------------------------
@@ -476,13 +462,3 @@ def test_what_is_called_off_ends_at_once_and_leaves_what_came(
         state = download.left()
         assert state is not None
         assert state["done"] == [[0, 2 * MIB]]
-
-
-def test_memory_stays_flat(origin: Origin, download: Download) -> None:
-    url = origin.add("/f", body(MIB) * 256)
-    download(url)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with download.partial() as partial:
-        partial.state = None
-    download(url)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # read_bytes of the test itself

@@ -3,8 +3,10 @@ do not wait."""
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from nanocache import files, partials, retry, transfer
+from benchmarks.origin import Loopback, Request
+from nanocache import files, partials, transfer
 from nanocache.cancel import Cancel
 from nanocache.config import Settings
 from nanocache.transfer import NotModified, Received, Source
+from tests.misbehave import Handler, Step, _spoilt
 
 MIB = 1 << 20
 MODES = files.Modes.of(0o755)
@@ -23,6 +27,10 @@ MODES = files.Modes.of(0o755)
 
 def body(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def settings(**changes: Any) -> Settings:
@@ -86,7 +94,13 @@ class Download:
             return partial.state
 
 
-def no_delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+@pytest.fixture
+def download(base: Path) -> Download:
+    return Download(base)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Have the transfer ask again at once; the seconds it would have waited are appended to the list."""
     slept: list[float] = []
 
@@ -98,9 +112,35 @@ def no_delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def asked(requests: Sequence[Any]) -> list[str | None]:
-    """The Range header of each request."""
-    return [request.range for request in requests]
+def asked(server: Loopback, path: str | None = None) -> list[str | None]:
+    """The Range header of each request, without its unit."""
+    return [r.range and r.range.removeprefix("bytes=") for r in server.requests(path)]
 
 
-__all__ = ["MIB", "Download", "Source", "asked", "body", "no_delays", "retry", "settings"]
+def paced(data: bytes, rate: float, **manners: Any) -> Handler:
+    """`serve`, at `rate` bytes per second for each request."""
+
+    def spoil(payload: bytes) -> Iterator[Step]:
+        step = max(1, int(rate / 200))
+        for at in range(0, len(payload), step):
+            yield payload[at : at + step]
+            yield 0.005
+
+    return _spoilt(data, spoil, **manners)
+
+
+class Crowd:
+    """Lets a handler through, and remembers the most requests that were under way at the same moment."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler, self.now, self.most, self.lock = handler, 0, 0, threading.Lock()
+
+    def __call__(self, request: Request) -> Iterator[Step]:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            yield from self.handler(request)
+        finally:
+            with self.lock:
+                self.now -= 1
