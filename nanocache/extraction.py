@@ -5,7 +5,7 @@ Not a reader of any format, and no place for links, devices, owners or times: no
 - A name is judged by the rules of POSIX and of Windows on every platform, and then opened relative to the descriptor of
   its folder with O_NOFOLLOW and O_EXCL. No path is resolved, so that what an archive wrote cannot redirect what it
   writes next: that was CVE-2025-4517 and its kin, through the standard library's own `data` filter.
-- Two members never meet at one name, not even where case, accents or trailing dots don't count.
+- Two members never meet at one name, not even where case, composition or trailing dots don't count.
 - What an archive declares is not believed; what comes out is counted.
 """
 
@@ -119,6 +119,13 @@ def create(
         os.close(fd)
 
 
+def _open_folder(name: str | Path, *, dir_fd: int | None = None, fresh: bool) -> int:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    if fresh:  # the set-group-id bit is the cache's own: it keeps what is in the folder in the group that shares it
+        os.fchmod(fd, 0o755 | (os.fstat(fd).st_mode & stat.S_ISGID))
+    return fd
+
+
 class Tree:
     """A new folder at `root` that is filled member by member; a context manager, for it holds two descriptors.
 
@@ -128,8 +135,8 @@ class Tree:
     def __init__(
         self, root: Path, *, wanted: Iterable[str] | None, members: Allowance, written: Allowance, depth: int
     ) -> None:
-        os.mkdir(root, 0o755)
-        self._root = self._folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        os.mkdir(root, 0o700)
+        self._root = self._folder = _open_folder(root, fresh=True)
         self._at: tuple[str, ...] = ()  # the folder behind self._folder: members come in runs
         self._wanted = None if wanted is None else frozenset(wanted)
         self._missing = set(self._wanted or ())
@@ -176,7 +183,7 @@ class Tree:
             raise Refused(f"it is more than {self._depth} folders deep; raise max_depth if it may be")
         self._members.spend()
         if not self._seen.add(_folded("/".join(parts))):
-            raise Refused("another member has its name, or one that differs only in case, accents or trailing dots")
+            raise Refused("another member has its name, or one that differs only in case, composition or trailing dots")
 
     def _enter(self, folders: tuple[str, ...]) -> int:
         """The descriptor of the folder, valid until the next call."""
@@ -195,12 +202,9 @@ class Tree:
                 os.mkdir(folders[-1], 0o700, dir_fd=self._folder)
             except FileExistsError:
                 raise Refused("its folder's name is another member's to this file system") from None
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(folders[-1], flags, dir_fd=self._folder)
+        fd = _open_folder(folders[-1], dir_fd=self._folder, fresh=made)
         self._leave()
         self._folder, self._at = fd, folders
-        if made:  # the set-group-id bit is the cache's own: it keeps the files in the group that shares it
-            os.fchmod(fd, 0o755 | os.fstat(fd).st_mode & stat.S_ISGID)
 
     def _leave(self) -> None:
         if self._folder != self._root:

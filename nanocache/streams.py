@@ -18,9 +18,7 @@ from .extraction import Allowance, Refused
 __all__ = ["CHUNK", "Stream", "chunks", "decoded"]
 
 CHUNK = 1 << 20  # bytes
-PACKED_CHUNK = (
-    1 << 17
-)  # bytes into a decoder: it copies what is left at the end of each stream, and streams may be tiny
+PACKED_CHUNK = 1 << 15  # bytes into a decoder: it copies what is left behind each stream, and streams may be tiny
 WINDOW_LOG = 27  # 128 MiB, as `zstd` itself; `xz -9` takes 64 MiB. A header may ask for 4 GiB before the first byte
 
 

@@ -27,12 +27,12 @@ __all__ = ["Decompress", "Unpack"]
 Compression = Literal["gz", "bz2", "xz", "zst"]
 Archive = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"]
 
-# Real text stays under 50:1. Deflate can reach 1,032:1, the others 5,000:1 and more, and zips of zips any ratio.
+# Real text stays under 50:1. Bombs sit where their codec ends: deflate at 1,032:1, the others above 5,000:1.
 MAX_RATIO = 100.0
 FREE = 1 << 30  # bytes: up to a GiB no ratio is a bomb, and a small file of zeros may well have 1,000:1
 MAX_MEMBERS = 10_000_000  # iNaturalist 2021 has 2.7 million in one tar
+MAX_DEPTH = 64  # segments of a name; deeper trees overrun the stack of whoever walks them by recursion
 TAR_HEADER = 512  # bytes
-MAX_DEPTH = 64  # folders; deeper ones overrun PATH_MAX, and the stack of whoever walks them by recursion
 
 _MAGIC = re.compile(
     rb"(?P<gz>\x1f\x8b\x08)"
@@ -66,7 +66,7 @@ class _Hook:
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Unpack(_Hook):
-    """Make a folder at `dst` of a tar (plain, gz, bz2, xz, zst) or a zip.
+    """Make a folder at `dst` of a tar (plain, gz, bz2, xz, zst) or a zip: `fetch(url, postprocess=Unpack()) / "train"`.
 
     Files are 0644, or 0755 where the archive says executable; folders 0755; times are those of unpacking. Links,
     devices, fifos and sparse files are refused, as is any archive that is damaged, truncated, encrypted, ambiguous, or

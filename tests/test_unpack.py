@@ -28,7 +28,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanocache import Decompress, Unpack, UnsafeArchive, unpack
+from nanocache import Decompress, Unpack, UnsafeArchive, extraction, streams, unpack
 from tests import archives
 from tests.archives import GZ, HARMLESS, OUTSIDE, PACK, REFUSED, TAR, TREE, ZIP, Entry, folder, member, tar, zipped
 
@@ -150,6 +150,16 @@ def test_link_that_stands_where_the_product_goes_is_not_followed(room: Room) -> 
         with pytest.raises(FileExistsError):
             hook(room.root / "blob", room.dst)
     assert list((room.root / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a", "a/b"])
+def test_names_that_only_the_file_system_holds_to_be_one_are_refused(room: Room, name: str) -> None:
+    plenty = extraction.Allowance(100, "")
+    with extraction.Tree(room.dst, wanted=None, members=plenty, written=plenty, depth=9) as tree:
+        (room.dst / "a").write_bytes(b"what HFS+ makes of another spelling")
+        with pytest.raises(extraction.Refused, match="to this file system"):
+            tree.file(extraction.segments(name), [b"x"])
+    assert (room.dst / "a").read_bytes() == b"what HFS+ makes of another spelling"
 
 
 # --- truncation and damage --------------------------------------------------------------------------------------------
@@ -425,6 +435,14 @@ def test_decompress_refuses_what_it_cannot_tell(room: Room, data: bytes, reason:
     assert reason in refused(lambda: room.run(Decompress(), data)).reason
 
 
+@pytest.mark.parametrize("name", PACK)
+def test_streams_may_end_where_a_read_ends(name: str) -> None:
+    hello, world = PACK[name](b"hello "), PACK[name](b"world")
+    for packed in ([hello, world], [hello, b"\0\0", bytes(2), world], [bytes([byte]) for byte in hello + world]):
+        found = b"".join(streams.decoded(name, iter(packed), extraction.Allowance(100, "")))
+        assert found == b"hello world"
+
+
 def test_largest_windows_that_the_tools_make_by_themselves_are_decoded(room: Room) -> None:
     assert room.run(Decompress(), archives.zst_with_window(27)).read_bytes() == b"abc"
     assert room.run(Decompress(), archives.xz_with_dictionary(30)).read_bytes() == b"x" * 100
@@ -452,8 +470,8 @@ def test_modes_are_0644_0755_and_nothing_of_the_archive_or_the_umask(room: Room)
             zipped(*(Entry(name, b"x", mode=0o100000 | mode) for name, mode in modes.items()), Entry("d/f", b"x")),
         ):
             product = room.run(Unpack(), data)
-            found = {name: stat.S_IMODE((product / name).stat().st_mode) for name in [*modes, "d"]}
-            assert found == dict.fromkeys(modes, 0o644) | dict.fromkeys(["run", "owner", "setuid", "d"], 0o755)
+            found = {name: stat.S_IMODE((product / name).stat().st_mode) for name in [*modes, "d", "."]}
+            assert found == dict.fromkeys(modes, 0o644) | dict.fromkeys(["run", "owner", "setuid", "d", "."], 0o755)
     finally:
         os.umask(before)
 
@@ -496,6 +514,11 @@ def test_members_chooses_and_may_leave_links_out(room: Room, which: str) -> None
     members, expected = CHOICES[which]
     for data in (MIXED, gzip.compress(MIXED)):
         assert tree(room.run(Unpack(members=members), data)) == expected
+
+
+def test_members_chooses_in_a_zip_and_reads_past_the_others(room: Room) -> None:
+    data = zipped(*(Entry(name, name.encode() * 9) for name in ("a/b", "c", "a/d", "e")))
+    assert tree(room.run(Unpack(members=["a"]), data)) == {"a/": None, "a/b": b"a/b" * 9, "a/d": b"a/d" * 9}
 
 
 def test_members_of_a_zip_leave_out_what_is_not_supported(room: Room) -> None:
@@ -716,9 +739,7 @@ def test_any_names_end_in_a_product_or_unsafe_archive(place: Room, names: list[t
     st.dictionaries(st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=20), st.binary())
 )
 def test_any_files_come_back_from_tar_and_zip(place: Room, files: dict[str, bytes]) -> None:
-    from nanocache.extraction import _folded
-
-    files = {_folded(name): data for name, data in files.items()}  # no twins
+    files = {extraction._folded(name): data for name, data in files.items()}  # no twins
     for data in (
         tar(*(archives.pax(("path", name)) + member("x", content) for name, content in files.items())),
         zipped(*(Entry(name, content, flags=0x800) for name, content in files.items())),
