@@ -173,11 +173,11 @@ class _Shared:
 
     def get(self, domain: str) -> Got:
         key = f"fetch/{domain}/{self._identity}"
-        first = decide(self._at, key, self._lead, fresh=FRESH, repeatable=True)
+        first = decide(self._at, key, self._lead, fresh=FRESH)
         if (gone := self._gone(first)) is None:
             return self._read(first)
         # Published, on our own disk, and no longer there: somebody deleted it within the minute. Once more.
-        second = decide(self._at, key, self._lead, fresh=FRESH, repeatable=True, spent=first.leader.nonce)
+        second = decide(self._at, key, self._lead, fresh=FRESH, spent=first.leader.nonce)
         if (gone := self._gone(second)) is None:
             return self._read(second)
         raise self._not_visible(gone, second, f"it was published twice and did not show within {VISIBLE:g} s")

@@ -117,14 +117,15 @@ def decide(
     act: Callable[[], Any],
     *,
     fresh: float = float("inf"),
-    repeatable: bool = False,
+    once: str | None = None,
     spent: str = "",
     limit: int = LARGEST,
 ) -> Verdict:
     """What `act` gave on the one rank that ran it.
 
-    `fresh`: seconds for which an outcome binds those who come later. `repeatable`: a dead leader is replaced; else it
-    is LeaderLost on every rank. `spent`: nonce of a claim whose outcome is known to hold no more.
+    `fresh`: seconds for which an outcome binds those who come later. `once`: the act's name, if it
+    may not be done twice: a dead leader is LeaderLost on every rank then, else it is replaced. `spent`: nonce of a
+    claim whose outcome is known to hold no more.
 
     Raises what `act` raised, the same class with the same facts on every rank, if it is an error of ours; LeaderError
     for any other (SystemExit and KeyboardInterrupt stay themselves on the leader); TypeError for a value that can't
@@ -135,8 +136,8 @@ def decide(
     while seen != mine.text:
         theirs = Claim.parse(seen)
         outcome, waited = _follow(at, key, theirs)
-        if outcome is None and not repeatable and theirs.made >= at.born:
-            outcome = _declare_lost(at, key, theirs)
+        if outcome is None and once is not None and theirs.made >= at.born:
+            outcome = _declare_lost(at, key, theirs, once)
         if outcome is not None and theirs.nonce != spent and (waited or outcome.binds(time.time() - fresh, at.born)):
             return Verdict(outcome.result(), theirs, led=False)
         seen = at.compare_set(key, seen, mine.text)
@@ -187,10 +188,10 @@ def _follow(at: Coordinator, key: str, claim: Claim) -> tuple[Outcome | None, bo
     raise AssertionError("pauses never end")
 
 
-def _declare_lost(at: Coordinator, key: str, claim: Claim) -> Outcome:
+def _declare_lost(at: Coordinator, key: str, claim: Claim, name: str) -> Outcome:
     """Have all ranks agree that the leader is lost, unless it has an outcome after all."""
     reason = "its process is gone" if claim.who.alive is False else f"no sign of life for {STALE:g} s"
-    lost = LeaderLost(key=key, rank=claim.rank, host=claim.who.host, pid=claim.who.pid, reason=reason)
+    lost = LeaderLost(key=name, rank=claim.rank, host=claim.who.host, pid=claim.who.pid, reason=reason)
     return _publish(at, key, claim, Outcome.of_error(lost, claim))
 
 

@@ -51,7 +51,7 @@ def leader_first(key: str, fn: Callable[[], T]) -> T:
     with _lock:
         number = _calls[key]
         _calls[key] += 1
-    verdict = decide(at, f"first/{number}/{key}", fn, limit=LARGEST_RESULT)
+    verdict = decide(at, f"first/{number}/{key}", fn, once=key, limit=LARGEST_RESULT)
     if verdict.led and at.lost is not None:
         raise at.lost  # as on the ranks that will never read it
     result: T = verdict.value

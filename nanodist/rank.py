@@ -170,7 +170,7 @@ def _with_group(launched: Topology | None, lacking: str) -> Topology:
             raise ValueError(
                 f"the environment of a launcher is incomplete: {lacking}; set what is missing, or unset it"
             )
-        return launched or _checked("single", {"rank": 0, "world_size": 1, "local_rank": 0})
+        return launched or _checked("single", {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1})
     rank, world_size = group.get_rank(), group.get_world_size()
     if launched is None:
         local = _integer(("LOCAL_RANK",))

@@ -1,0 +1,201 @@
+"""The state machine, on a store that is a dict and a clock that the test moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nanocache.errors import DownloadFailed
+from nanocache.identity import Identity, me
+from nanodist import LeaderError, LeaderLost, election, errors
+from nanodist.election import Claim, decide
+
+
+class FakeStore:
+    """What `Coordinator` offers, in one process. `later` runs at the next look at a missing key."""
+
+    def __init__(self, rank: int = 0) -> None:
+        self.rank, self.world_size, self.born, self.lost = rank, 4, 0.0, None
+        self.where = SimpleNamespace(lasting=True)
+        self.values: dict[str, str] = {}
+        self.later: list[Callable[[], None]] = []
+
+    def check(self, key: str) -> bool:
+        if key not in self.values and self.later:
+            self.later.pop(0)()
+        return key in self.values
+
+    def get(self, key: str) -> str:
+        return self.values[key]
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+    def compare_set(self, key: str, expected: str, desired: str) -> str:
+        if self.values.get(key, "") == expected:
+            self.values[key] = desired
+        return self.values[key]
+
+    def claim(self, key: str, who: Identity, *, made: float, nonce: str = "theirs") -> Claim:
+        claim = Claim(nonce, 3, made, who)
+        self.values[key] = claim.text
+        return claim
+
+    def outcome(self, key: str, ended: float, nonce: str = "theirs", **record: Any) -> None:
+        self.values[f"{key}/{nonce}/out"] = json.dumps(record | {"ended": ended})
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000_000.0
+        for name in ("time", "monotonic"):
+            monkeypatch.setattr(election.time, name, lambda: self.now)
+
+        def pauses(world_size: int):
+            while True:
+                self.now += 0.5
+                yield
+
+        monkeypatch.setattr(election, "pauses", pauses)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def at(clock: Clock) -> FakeStore:
+    return FakeStore()
+
+
+DEAD = dataclasses.replace(me(), pid=2**22 + 1)  # no kernel gives such a pid by default
+ELSEWHERE = dataclasses.replace(me(), boot="another", host="node7")
+
+
+def test_first_one_leads_and_leaves_the_outcome(at: FakeStore) -> None:
+    verdict = decide(at, "k", lambda: [1])
+    assert (verdict.value, verdict.led) == ([1], True)
+    assert decide(at, "k", lambda: 1 / 0).value == [1]
+
+
+def test_outcome_binds_later_callers_while_it_is_fresh(at: FakeStore, clock: Clock) -> None:
+    decide(at, "k", lambda: "first", fresh=60)
+    clock.now += 59
+    assert decide(at, "k", lambda: "second", fresh=60).value == "first"
+    clock.now += 2
+    assert decide(at, "k", lambda: "third", fresh=60).value == "third"
+
+
+def test_outcome_binds_who_waited_however_skewed_its_clock(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", ELSEWHERE, made=clock.now)
+    at.later = [lambda: None, lambda: at.outcome("k", clock.now - 3600, ok="theirs")]
+    assert decide(at, "k", lambda: 1 / 0, fresh=60).value == "theirs"
+
+
+def test_outcome_binds_nobody_who_was_born_after_it(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", DEAD, made=clock.now - 50)
+    at.outcome("k", clock.now - 40, error="TypeError", facts={"text": "of a dead attempt"})
+    at.born = clock.now - 30
+    assert decide(at, "k", lambda: "anew").value == "anew"
+
+
+def test_spent_outcome_binds_nobody(at: FakeStore, clock: Clock) -> None:
+    first = decide(at, "k", lambda: "first")
+    assert decide(at, "k", lambda: "second", spent=first.leader.nonce).value == "second"
+
+
+def test_dead_leader_is_replaced_where_the_act_may_be_repeated(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", DEAD, made=clock.now)
+    begun = clock.now
+    assert decide(at, "k", lambda: "mine").value == "mine"
+    assert clock.now - begun < 2
+
+
+def test_dead_leader_is_the_same_error_for_all_where_it_may_not(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", DEAD, made=clock.now)
+    for _ in range(2):
+        with pytest.raises(LeaderLost, match=f"rank 3 .pid {DEAD.pid} on .*its process is gone"):
+            decide(at, "k", lambda: 1 / 0, once="work")
+
+
+def test_dead_leader_of_an_earlier_attempt_is_replaced(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", DEAD, made=clock.now - 50)
+    at.born = clock.now - 30
+    assert decide(at, "k", lambda: "anew", once="work").value == "anew"
+
+
+def test_leader_that_published_and_died_at_once_is_not_lost(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", DEAD, made=clock.now)
+    at.later = [lambda: None, lambda: at.outcome("k", clock.now, ok="done")]
+    assert decide(at, "k", lambda: 1 / 0, once="work").value == "done"
+
+
+@pytest.mark.parametrize("who", [ELSEWHERE, me()], ids=["another host", "stopped on this host"])
+def test_leader_without_a_sign_of_life_is_lost_after_15_seconds(at: FakeStore, clock: Clock, who: Identity) -> None:
+    at.claim("k", who, made=clock.now)
+    begun = clock.now
+    assert decide(at, "k", lambda: "mine").value == "mine"
+    assert 15 < clock.now - begun < 20
+
+
+def test_leader_that_beats_is_waited_for_without_end(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", ELSEWHERE, made=clock.now)
+    begun = clock.now
+
+    def beat() -> None:
+        at.set("k/theirs/beat", str(clock.now))
+        if clock.now - begun > 3600:
+            at.outcome("k", clock.now, ok="done")
+        else:
+            at.later.append(beat)
+
+    at.later = [beat]
+    assert decide(at, "k", lambda: 1 / 0).value == "done"
+
+
+def test_leader_declared_lost_learns_it_itself(at: FakeStore, clock: Clock) -> None:
+    def act() -> str:
+        claim = Claim.parse(at.values["k"])
+        lost = LeaderLost(key="k", rank=0, host="h", pid=1, reason="no sign of life")
+        at.values[f"k/{claim.nonce}/out"] = json.dumps(errors.to_record(lost, rank=0, host="h") | {"ended": clock.now})
+        return "too late"
+
+    with pytest.raises(LeaderLost, match="no sign of life"):
+        decide(at, "k", act, once="work")
+
+
+def test_error_of_ours_is_rebuilt_and_any_other_is_a_leader_error(at: FakeStore) -> None:
+    ours = DownloadFailed(url="u", causes=(("u", "503"),), status=503)
+    for _ in range(2):
+        with pytest.raises(DownloadFailed) as caught:
+            decide(at, "ours", lambda: fail(ours))
+        assert caught.value.facts() == ours.facts()
+    with pytest.raises(LeaderError) as led:
+        decide(at, "theirs", lambda: fail(KeyError("x")))
+    with pytest.raises(LeaderError) as followed:
+        decide(at, "theirs", lambda: None)
+    assert led.value.facts() == followed.value.facts()
+    assert isinstance(led.value.__cause__, KeyError)
+
+
+def test_subclass_that_no_other_rank_knows_travels_as_a_leader_error(at: FakeStore) -> None:
+    class Strange(DownloadFailed):
+        pass
+
+    with pytest.raises(Strange):
+        decide(at, "k", lambda: fail(Strange(url="u", causes=())))
+    with pytest.raises(LeaderError, match="Strange"):
+        decide(at, "k", lambda: None)
+
+
+def fail(error: Exception) -> None:
+    raise error
