@@ -297,7 +297,7 @@ class _Transfer:
         claim, total = first.claim, self._work.ledger.total
         assert claim is not None
         small = total is None or total <= SMALL
-        if small and self._work.take(claim, response, first.cancel, ends=ends, upto=SMALL):
+        if small and self._work.take(claim, response, first.cancel, ends=ends, upto=SMALL, tell=self._tell):
             if claim.end is None:
                 self._work.ledger.total = claim.end = claim.pos
             return
@@ -315,9 +315,15 @@ class _Transfer:
         """What the calling thread does while bytes come; False if it had nothing to do."""
         self._saver.save_if_due()
         with self._work.changed:
-            frontier, received = self._work.ledger.frontier, self._work.ledger.received
-        self._report(received, self._work.ledger.total)
+            frontier = self._work.ledger.frontier
+        self._tell()
         return self._frontier.follow(frontier)
+
+    def _tell(self) -> None:
+        # Small bodies, too: on a slow line a MiB takes minutes, and those who wait would think that nothing moves.
+        with self._work.changed:
+            received, total = self._work.ledger.received, self._work.ledger.total
+        self._report(received, total)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

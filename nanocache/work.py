@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -88,9 +88,16 @@ class Work:
             self.take(claim, answer.response, cancel, ends=end)
 
     def take(
-        self, claim: Claim, response: Response, cancel: Cancel, *, ends: int | None, upto: int | None = None
+        self,
+        claim: Claim,
+        response: Response,
+        cancel: Cancel,
+        *,
+        ends: int | None,
+        upto: int | None = None,
+        tell: Callable[[], None] | None = None,
     ) -> bool:
-        """Write the body, which ends at `ends` as far as it says, where the claim says.
+        """Write the body, which ends at `ends` as far as it says, where the claim says; call `tell` for each chunk.
 
         False if it stopped at `upto`, so that it can go on; True if all was taken that will be: the body ended, or the
         claim did, because others have the rest.
@@ -105,6 +112,8 @@ class Work:
                 self.ledger.advance(claim, len(view))
                 claim.moved = time.monotonic()
                 met = claim.left == 0
+            if tell is not None:
+                tell()
             if len(view) < len(chunk) or (met and ends != claim.end):
                 return True
             if upto is not None and claim.pos >= upto and not met:
