@@ -231,7 +231,7 @@ def _artifact(
     headers: Headers,
     postprocess: Postprocess | None,
 ) -> Artifact:
-    if type(url) is str and headers is None and mirrors == ():
+    if type(url) is str and headers is None and mirrors == () and isinstance(postprocess, Hashable):
         return _plain_artifact(url, sha256, filename, postprocess)
     if not isinstance(url, Artifact):
         return Artifact(

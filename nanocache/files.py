@@ -76,6 +76,9 @@ def make_folder(path: str, *, below: str, mode: int) -> bool:
 
 
 def _make_one(path: str, mode: int) -> bool:
+    with suppress(FileNotFoundError):
+        _check_folder(path)
+        return False
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:

@@ -185,12 +185,12 @@ class Store:
         final name; a lost seal only costs a re-hash. Raises OSError, and then nothing was published.
         """
         path = self.blob(digest, name)
+        fresh = self.missing(os.path.dirname(path))
+        self.folder(os.path.dirname(path))  # before the fsync, whose commit takes the new folders along
+        files.check_regular(path)
         os.fsync(partial.fd)  # a failed fsync is final: the kernel has dropped the pages and a second one would lie
         os.fchmod(partial.fd, self.modes.blob)
         kept = seal.put(partial.fd, digest)
-        fresh = self.missing(os.path.dirname(path))
-        self.folder(os.path.dirname(path))
-        files.check_regular(path)
         files.move(str(partial.data), path, base=self.base)
         if not kept:
             self._remember(path, digest)

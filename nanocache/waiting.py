@@ -74,7 +74,7 @@ def hold(store: Store, key: str, wait: Wait) -> Iterator[Holding | None]:
 
 @contextmanager
 def _holding(store: Store, record_path: str | None, asker: Asker) -> Iterator[Holding]:
-    scratch = store.folder(f"{store.base}/{TRASH}")
+    scratch = f"{store.base}/{TRASH}"
     holding = Holding(record_path, scratch=scratch, mode=store.modes.lock)
     try:
         yield holding
