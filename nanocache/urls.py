@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
 __all__ = ["check", "file_path", "is_file", "origin", "redact", "url_key"]
@@ -59,6 +60,7 @@ def file_path(url: str) -> str:
     return os.fsdecode(unquote_to_bytes(parts.path))  # urllib.request has this, and loads ssl and http.client with it
 
 
+@lru_cache(maxsize=1024)
 def origin(url: str) -> tuple[str, str, int]:
     """(scheme, host, port): credentials never cross from one origin to another."""
     parts = _split(url)
