@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ __all__ = ["disk_name", "wait_visible"]
 FOLDER = "nanodist-v1"
 OLD = 7 * 86_400  # seconds after which a job's name of a disk is taken for forgotten
 VISIBLE = 65.0  # seconds: NFS clients believe in a missing name for up to 60 (acdirmax), Lustre and Ceph for less
+_OURS = re.compile(r"[0-9a-f]{32}(\.|$)")  # a job's name of the disk, or one that was never linked
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# https://bford.info/cachedir/\n"
 
 
@@ -38,7 +40,7 @@ def disk_name(base: Path, job: str) -> str | None:
 def _name(path: Path) -> str:
     _make_folder(path.parent)
     _forget_old(path.parent)
-    own = path.with_name(f"{job_of(path)}.{uuid.uuid4().hex}")
+    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     own.write_text(uuid.uuid4().hex)
     try:
         os.link(own, path)
@@ -47,10 +49,6 @@ def _name(path: Path) -> str:
     finally:
         own.unlink()
     return path.read_text()
-
-
-def job_of(path: Path) -> str:
-    return path.name.split(".")[0]
 
 
 def _make_folder(folder: Path) -> None:
@@ -65,10 +63,11 @@ def _make_folder(folder: Path) -> None:
 
 
 def _forget_old(folder: Path) -> None:
-    for entry in os.scandir(folder):
-        if len(job_of(Path(entry.name))) == 32 and entry.stat().st_mtime < time.time() - OLD:
-            with suppress(OSError):  # another was faster, or it is somebody else's
-                os.unlink(entry.path)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):  # another rank was faster, or it is somebody else's
+                if _OURS.match(entry.name) and entry.stat().st_mtime < time.time() - OLD:
+                    os.unlink(entry.path)
 
 
 def wait_visible(path: Path, base: Path, seconds: float) -> bool:
