@@ -46,7 +46,14 @@ def shown(option: ProgressOption, *, waiting: bool = False) -> bool:
     asked = option if isinstance(option, bool) else config.progress()
     if asked is not None:
         return asked
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    return "ipykernel" in sys.modules or _terminal()
+
+
+def _terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # None in a daemon, a logger's stand-in that only writes, or closed
+        return False
 
 
 @cache
@@ -72,6 +79,7 @@ class Display:
     def __init__(self, option: ProgressOption, name: str) -> None:
         self._option, self.name = option, name  # the name may change while it is shown
         self._bar: Any = None
+        self._label = ""
         self._bars: dict[bool, bool] = {}  # waiting -> shown
         self._called = 0.0
         self._last: Progress | None = None
@@ -116,7 +124,8 @@ class Display:
             )
         bar = self._bar
         label = self.name if progress.holder is None else f"{self.name} ({progress.holder})"
-        if bar.desc.removesuffix(": ") != label:
+        if label != self._label:
+            self._label = label
             bar.set_description(label, refresh=False)
         bar.total = progress.total
         bar.update(progress.done - bar.n)
