@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import config, engine, hooks, records, urls
 from .artifact import Artifact
-from .cancel import Cancel
+from .cancel import Cancel, ambient
 from .hits import Hits
 from .hooks import Postprocess
 from .progress import ProgressOption
@@ -87,7 +87,7 @@ class Cache:
             return path
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
         request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
-        return opened.fetch(request, asked, Cancel())
+        return opened.fetch(request, asked, ambient())
 
     async def afetch(
         self,

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Cancel", "Cancelled"]
+__all__ = ["Cancel", "Cancelled", "ambient", "within"]
 
 
 class Cancelled(Exception):
@@ -61,3 +61,23 @@ class Cancel:
         finally:
             with self._lock:
                 self._watchers.pop(token, None)
+
+
+_thread = threading.local()
+
+
+def ambient() -> Cancel:
+    """The cancellation that the caller's hook runs under, for what the hook calls; outside of one, a new one."""
+    cancel: Cancel | None = getattr(_thread, "cancel", None)
+    return cancel or Cancel()
+
+
+@contextmanager
+def within(cancel: Cancel) -> Iterator[None]:
+    """Run the block, which is the caller's code, under `cancel`: a hook takes no argument that could carry it."""
+    outer: Cancel | None = getattr(_thread, "cancel", None)
+    _thread.cancel = cancel
+    try:
+        yield
+    finally:
+        _thread.cancel = outer

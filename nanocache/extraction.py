@@ -20,6 +20,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
 
+from .cancel import ambient
+
 __all__ = ["Allowance", "Refused", "Tree", "create", "segments"]
 
 NAME_BYTES = 255  # one segment, as on ext4, xfs, APFS and NTFS
@@ -45,9 +47,11 @@ class Allowance:
 
     def __init__(self, most: float, reason: str) -> None:
         self._left, self._reason = most, reason
+        self._cancel = ambient()
 
     def spend(self, amount: int = 1) -> None:
         """Raises Refused with the reason once more is spent than there was."""
+        self._cancel.check()  # here, since no byte and no member gets past it
         self._left -= amount
         if self._left < 0:
             raise Refused(self._reason)

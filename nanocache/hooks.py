@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from . import names
+from .cancel import Cancel, Cancelled, within
 from .errors import NanocacheError, PostprocessFailed
 
 __all__ = ["Hook", "Postprocess", "identify", "run"]
@@ -109,9 +110,9 @@ def _unknown(what: str, postprocess: Postprocess, label: str) -> ValueError:
     )
 
 
-def run(hook: Hook, src: Path, dst: Path) -> None:
+def run(hook: Hook, src: Path, dst: Path, cancel: Cancel) -> None:
     """Have the hook build `dst` from `src`. Errors of ours pass; any other is PostprocessFailed, caused by it."""
-    with failing_as(hook.label, src.name):
+    with failing_as(hook.label, src.name), within(cancel):
         hook.call(src, dst)
     if not dst.exists() or dst.is_symlink():
         raise PostprocessFailed(
@@ -126,7 +127,7 @@ def failing_as(label: str, artifact: str) -> Iterator[None]:
     """Name the hook and the artifact in whatever the caller's code raises."""
     try:
         yield
-    except NanocacheError:
+    except (NanocacheError, Cancelled):
         raise
     except Exception as e:
         reason = f"{type(e).__name__}: {e}".split("\n", 1)[0]

@@ -57,16 +57,16 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
             if holding is None or (source := store.hit(digest, request.name)) is None:
                 return None
             with holding.alive():
-                return _build(store, key, hook, source, path)
+                return _build(store, key, hook, source, path, own)
 
     return fly(("product", store.base, key), asker, work, cancel)
 
 
-def _build(store: Store, key: str, hook: Hook, source: Path, path: str) -> Path:
+def _build(store: Store, key: str, hook: Hook, source: Path, path: str, cancel: Cancel) -> Path:
     private = store.folder(os.path.join(store.partials(key), files.random_name()))
     try:
         built = os.path.join(private, os.path.basename(path))
-        hooks.run(hook, source, Path(built))
+        hooks.run(hook, source, Path(built), cancel)
         publish(store, built, path)
     finally:
         files.remove(private)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tarfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -87,6 +88,13 @@ def test_a_hit_makes_no_hop(base: Path, origin: Origin, monkeypatch: pytest.Monk
     asyncio.run(main())
 
 
+def wait_for_no_threads() -> None:
+    deadline = time.monotonic() + 3  # the work within one second, the idle thread after another half
+    while fetch_threads():
+        assert time.monotonic() < deadline, fetch_threads()
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("phase", ["stalled body", "no answer"])
 @pytest.mark.parametrize("how", ["cancel", "wait_for"])
 def test_cancelling_the_last_waiter_stops_even_a_stalled_read(
@@ -107,10 +115,7 @@ def test_cancelling_the_last_waiter_stops_even_a_stalled_read(
                 await task
 
     asyncio.run(main())
-    deadline = time.monotonic() + 2  # the work within one second, the idle thread after another half
-    while fetch_threads():
-        assert time.monotonic() < deadline, fetch_threads()
-        time.sleep(0.01)
+    wait_for_no_threads()
     assert not [path for path in base.rglob("*.json") if "locks-v1" in path.parts]
 
 
@@ -191,3 +196,39 @@ def test_a_loop_that_is_closed_early_leaves_nothing_running(base: Path, origin: 
     time.sleep(1.2)
     assert not fetch_threads()
     assert nanocache.fetch(url).read_bytes() == content(MIB, 1)
+
+
+def test_cancelling_stops_an_unpacking_and_a_fetch_inside_a_hook(base: Path, tmp_path: Path, origin: Origin) -> None:
+    archive = tmp_path / "big.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo("zeros")
+        member.size = 1 << 33
+        tar.addfile(member)
+    with archive.open("r+b") as file:
+        file.truncate((1 << 33) + 10_240)  # a hole: eight GiB to unpack that nobody had to write
+
+    def nested(src: Path, dst: Path) -> None:
+        nanocache.fetch(origin.url(f"/bytes/{MIB}/2/x.bin?rate=1000"))
+
+    nested.key = "nested"  # type: ignore[attr-defined]
+
+    async def cancelled(postprocess: Any) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(nanocache.afetch(url, postprocess=postprocess), 0.5)
+
+    url = origin.url(f"/bytes/{MIB}/1/x.bin")
+    asyncio.run(cancelled(nested))
+    wait_for_no_threads()
+    nanocache.fetch(url)
+    hook = nanocache.Unpack()
+    stop = threading.Event()
+
+    def unpack(src: Path, dst: Path) -> None:
+        hook(archive, dst)
+        stop.set()
+
+    unpack.key = "unpack"  # type: ignore[attr-defined]
+    asyncio.run(cancelled(unpack))
+    wait_for_no_threads()
+    assert not stop.is_set()
+    assert not list((base / "products-v1").glob("?" * 64))

@@ -21,12 +21,12 @@ NANODIST = NANOCACHE.parent / "nanodist"
 # A module of nanocache imports only from rows above its own; those of one row do not know each other.
 LAYERS = [
     # words and values: nothing of ours below them
-    "errors cancel config names urls identity seal pool ranges growth retry extraction",
-    "digest files hooks flights answers budget http streams",
+    "errors cancel config names urls identity seal pool ranges growth retry",
+    "digest files hooks flights answers budget http extraction",
     # what is asked; who waits; what lies in a record, behind a lock, at an address, in an archive
-    "artifact aio records locks follow local frontier tarfiles zipfiles",
-    "partials progress unpack",
-    "store request many work",
+    "artifact aio records locks follow local frontier streams",
+    "partials progress tarfiles zipfiles",
+    "store request many work unpack",
     "refs sweep hits waiting crew resume",
     # what a fetch is made of
     "products transfer",
