@@ -23,7 +23,7 @@ LAYERS = [
     # words and values: nothing of ours below them
     "errors cancel config names urls identity seal pool ranges growth retry",
     "digest files hooks flights answers budget http extraction",
-    # what is asked; who waits; what lies in a record, behind a lock, at an address, in an archive
+    # what is asked; who waits; what lies in a record, behind a lock, at an address, in a stream
     "artifact aio records locks follow local frontier streams",
     "partials progress tarfiles zipfiles",
     "store request many work unpack",
