@@ -107,13 +107,15 @@ def _dir(options: argparse.Namespace) -> int:
 
 
 def _digest(path: Path) -> str:
-    return next(part for part in reversed(path.parts) if len(part) == 64)
+    """The artifact's digest, from where it or its product lies."""
+    folder = path.parent
+    return folder.name if len(folder.name) == 64 else folder.parent.name
 
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise ValueError(f"a header is 'Name: value', got {text!r}")
+        raise ValueError("a header is 'Name: value', with a colon")  # what was given may be a secret
     return name.strip(), value.strip()
 
 
