@@ -145,19 +145,19 @@ def decide(
 
 
 def _lead(at: Coordinator, key: str, claim: Claim, act: Callable[[], Any], limit: int) -> Verdict:
-    try:
-        with _beating(at, f"{key}/{claim.nonce}/beat"):
+    with _beating(at, f"{key}/{claim.nonce}/beat"):  # around the publishing too: ending the thread would delay it
+        try:
             value = act()
-    except BaseException as e:
-        _publish(at, key, claim, Outcome.of_error(e, claim))
-        if isinstance(e, NanocacheError) or not isinstance(e, Exception):
-            raise
-        raise leader_error(e, rank=claim.rank, host=claim.who.host) from e
-    try:
-        outcome = Outcome.of_value(value, limit)
-    except TypeError as e:
-        outcome = Outcome.refused(e)
-    decided = _publish(at, key, claim, outcome)
+        except BaseException as e:
+            _publish(at, key, claim, Outcome.of_error(e, claim))
+            if isinstance(e, NanocacheError) or not isinstance(e, Exception):
+                raise
+            raise leader_error(e, rank=claim.rank, host=claim.who.host) from e
+        try:
+            outcome = Outcome.of_value(value, limit)
+        except TypeError as e:
+            outcome = Outcome.refused(e)
+        decided = _publish(at, key, claim, outcome)
     return Verdict(decided.result(), claim, led=True)
 
 
