@@ -96,6 +96,8 @@ def fetch(store: Store, request: Request, cancel: Cancel) -> Found:
     while True:
         digest = _bring(store, request, cancel)
         if request.hook is not None:
+            if not store.prepare():
+                raise _not_cached(store, request, f"{request.hook.label} can build nothing in a base it may not write")
             path = products.build(store, request, request.hook, digest, cancel)
         else:
             path = store.hit(digest, request.name)
@@ -214,19 +216,18 @@ def _transfer(
 
 
 def _remember(store: Store, request: Request, received: Received, source: list[int] | None) -> None:
-    if received.url != request.artifact.url:
-        return  # a mirror's validators say nothing about the URL
     if not received.remember:
         logger.warning(
             "%s ended without saying how long it is: returned, but not remembered; give its sha256", request.shown_url
         )
         return
+    own = received.url == request.artifact.url  # a mirror's validators say nothing about the URL
     ref = Ref(
         url=request.shown_url,
         digest=received.digest,
         size=received.size,
-        etag=received.etag,
-        last_modified=received.last_modified,
+        etag=received.etag if own else None,
+        last_modified=received.last_modified if own else None,
         fetched_at=time.time(),
         source=source,
     )

@@ -170,6 +170,18 @@ def test_body_of_unknown_length_is_returned_and_not_remembered(
     assert server.gets() == 2
 
 
+def test_what_a_mirror_gave_is_remembered_for_the_url_without_the_mirrors_validators(
+    base: Path, misbehaving: Server, fetch: Fetch
+) -> None:
+    server = misbehaving()
+    url, mirror = server.route("/gone.bin", status(404)), server.route("/mirror.bin", serve(BODY))
+    path = fetch(url, mirrors=[mirror])
+    assert fetch(url) == path
+    assert server.gets("/mirror.bin") == 1
+    (ref,) = (base / "refs-v1").rglob("*.json")
+    assert '"etag":null' in ref.read_text()
+
+
 # freshness
 
 
