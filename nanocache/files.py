@@ -108,18 +108,26 @@ def check_regular(path: str) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not stat.S_ISREG(st.st_mode):
-        raise UnsafeCache(path=path, reason=f"a regular file should be there, not {kind(st.st_mode)}")
+        raise _irregular(path, st.st_mode)
     return st
 
 
+def _irregular(path: str, mode: int) -> UnsafeCache:
+    return UnsafeCache(path=path, reason=f"a regular file should be there, not {kind(mode)}")
+
+
 def open_private(path: str, flags: int, mode: int = 0o600) -> int:
-    """os.open that follows no symlink at the last step and waits for no fifo; UnsafeCache where one stands."""
+    """os.open that follows no symlink at the last step and waits for no fifo; UnsafeCache if it is no regular file."""
     try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
     except OSError as e:
         if e.errno in (errno.ELOOP, errno.ENXIO):
             check_regular(path)
         raise
+    if not stat.S_ISREG(found := os.fstat(fd).st_mode):  # a fifo opens for reading at once, and says nothing
+        os.close(fd)
+        raise _irregular(path, found)
+    return fd
 
 
 def create(path: str, data: bytes, mode: int) -> None:
@@ -148,7 +156,7 @@ def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
 
 
 def read_json(path: str) -> dict[str, Any] | None:
-    """The JSON object at `path`; None if it is absent, unreadable, too long or unparsable. UnsafeCache for a link."""
+    """The JSON object at `path`; None if it is absent, unreadable or unparsable. UnsafeCache if it is no file."""
     try:
         fd = open_private(path, os.O_RDONLY)
     except OSError as e:
