@@ -173,14 +173,13 @@ class _Shared:
 
     def get(self, domain: str) -> Got:
         key = f"fetch/{domain}/{self._identity}"
-        first = decide(self._at, key, self._lead, fresh=FRESH)
-        if (gone := self._gone(first)) is None:
-            return self._read(first)
-        # Published, on our own disk, and no longer there: somebody deleted it within the minute. Once more.
-        second = decide(self._at, key, self._lead, fresh=FRESH, spent=first.leader.nonce)
-        if (gone := self._gone(second)) is None:
-            return self._read(second)
-        raise self._not_visible(gone, second, f"it was published twice and did not show within {VISIBLE:g} s")
+        for _ in range(2):
+            verdict = decide(self._at, key, self._lead, fresh=FRESH)
+            if (gone := self._gone(verdict)) is None:
+                return self._read(verdict)
+            # Published, on our own disk, and no longer there: somebody deleted it within the minute. Once more.
+            error = self._not_visible(gone, verdict, f"it was published twice and did not show within {VISIBLE:g} s")
+        raise error
 
     def _lead(self) -> dict[str, Any]:
         items = []
@@ -203,7 +202,7 @@ class _Shared:
             if isinstance(path, Path) and not path.exists():
                 # The names tell at once what waiting could only suggest.
                 theirs, ours = verdict.value["disk"], disk_name(self._base, self._at.job)
-                if theirs != ours:
+                if None not in (theirs, ours) and theirs != ours:
                     raise self._not_visible(path, verdict, "this is another disk")
                 if not wait_visible(path, self._base, patience):
                     return path

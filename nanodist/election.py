@@ -12,8 +12,8 @@
 
 Not a barrier: nobody waits for a particular rank, so one that never calls holds up nobody. Invariants: a wait is
 bounded by the leader's life, never by a clock or the process group's time-out; an outcome binds those who waited for
-it, later callers while it is fresh, and nobody who was born after it; it is decided by compare_set, so that all ranks,
-the leader too, read the same one.
+it and later callers while it is fresh, but nobody twice (whoever asks again wants a new try) and nobody who was born
+after it; it is decided by compare_set, so that all ranks, the leader too, read the same one.
 """
 
 from __future__ import annotations
@@ -118,14 +118,12 @@ def decide(
     *,
     fresh: float = float("inf"),
     once: str | None = None,
-    spent: str = "",
     limit: int = LARGEST,
 ) -> Verdict:
     """What `act` gave on the one rank that ran it.
 
-    `fresh`: seconds for which an outcome binds those who come later. `once`: the act's name, if it
-    may not be done twice: a dead leader is LeaderLost on every rank then, else it is replaced. `spent`: nonce of a
-    claim whose outcome is known to hold no more.
+    `fresh`: seconds for which an outcome binds those who come later. `once`: the act's name, if it may not be done
+    twice: a dead leader is LeaderLost on every rank then, else it is replaced.
 
     Raises what `act` raised, the same class with the same facts on every rank, if it is an error of ours; LeaderError
     for any other (SystemExit and KeyboardInterrupt stay themselves on the leader); TypeError for a value that can't
@@ -138,9 +136,12 @@ def decide(
         outcome, waited = _follow(at, key, theirs)
         if outcome is None and once is not None and theirs.made >= at.born:
             outcome = _declare_lost(at, key, theirs, once)
-        if outcome is not None and theirs.nonce != spent and (waited or outcome.binds(time.time() - fresh, at.born)):
+        known = at.told.get(key) == theirs.nonce
+        if outcome is not None and (waited or (not known and outcome.binds(time.time() - fresh, at.born))):
+            at.told[key] = theirs.nonce
             return Verdict(outcome.result(), theirs, led=False)
         seen = at.compare_set(key, seen, mine.text)
+    at.told[key] = mine.nonce
     return _lead(at, key, mine, act, limit)
 
 

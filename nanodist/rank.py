@@ -73,7 +73,7 @@ class _Source:
         """The values, and the needed variables that are missing."""
         needed = {"rank": self.rank, "world_size": self.world_size, "local_rank": self.local_rank}
         known = {"local_world_size": self.local_world_size, "node_rank": self.node_rank, "node_count": self.node_count}
-        values = {field: _integer(names) for field, names in (needed | known).items()}
+        values = {field: integer(names) for field, names in (needed | known).items()}
         return values, ["|".join(names) for field, names in needed.items() if values[field] is None]
 
 
@@ -173,7 +173,7 @@ def _with_group(launched: Topology | None, lacking: str) -> Topology:
         return launched or _checked("single", {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1})
     rank, world_size = group.get_rank(), group.get_world_size()
     if launched is None:
-        local = _integer(("LOCAL_RANK",))
+        local = integer(("LOCAL_RANK",))
         return _checked("group", {"rank": rank, "world_size": world_size, "local_rank": local})
     if (rank, world_size) != (launched.rank, launched.world_size):
         raise ValueError(
@@ -201,7 +201,8 @@ def _in_range(name: str, value: int, bound_name: str, bound: int) -> None:
         raise ValueError(f"the {name} must be in [0, {bound}), got {value} (the {bound_name} is {bound})")
 
 
-def _integer(names: Names) -> int | None:
+def integer(names: Names) -> int | None:
+    """The number in the first of these variables that is set; None if none is. Raises ValueError naming it."""
     for name in names:
         if value := os.environ.get(name, "").strip():
             try:

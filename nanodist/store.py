@@ -30,7 +30,7 @@ from typing import Any
 from nanocache.identity import me
 
 from .errors import CoordinatorLost
-from .rank import Topology, initialized_group, topology
+from .rank import Topology, initialized_group, integer, is_ddp_initialized, topology
 
 __all__ = ["Address", "Coordinator", "address", "connect", "coordination", "pauses"]
 
@@ -38,7 +38,9 @@ logger = logging.getLogger("nanodist")
 
 ANSWER = 10.0  # seconds that a store has to answer before locks alone coordinate
 LINGER = 2.0  # seconds that a process which hosts the store stays for those who still read
-RESOLVER = 30.0  # torch looks every client's name up, and a silent DNS server takes 5 s or more: no error
+RESOLVER = (
+    15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, which is no error
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ class Coordinator:
         self.where, self.rank, self.world_size = where, here.rank, here.world_size
         self.born = _born() if _several_agents(here) else 0.0
         self.lost: CoordinatorLost | None = None
+        self.told: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
         self._job = ""
+        self._pid = os.getpid()
         self._store: Any = torch_distributed().PrefixStore(f"nanodist/{_attempt(here)}", client)
 
     @property
@@ -101,6 +105,8 @@ class Coordinator:
 
     def leave(self) -> None:
         """Let go of the store, once those who wait on it have read, if it lives in this process."""
+        if os.getpid() != self._pid:
+            return  # a forked child at its own end: a word of it would garble the parent's connection
         try:
             if self.where.hosting:
                 deadline = time.monotonic() + LINGER
@@ -128,7 +134,7 @@ def pauses(world_size: int) -> Iterator[None]:
 
 _lock = threading.Lock()
 _place: Coordinator | None = None
-_refused: tuple[Address | None] | None = None  # where no store answered, so that it is asked (and warned of) once
+_refused: tuple[Address | None, bool] | None = None  # what no store answered to; asked again once a group is there
 _forked = False
 
 
@@ -140,11 +146,10 @@ def coordination() -> Coordinator | None:
     with _lock:
         if _place is not None:
             return _place if _place.lost is None else None
-        where = address()
-        if _refused == (where,):
-            return None
-        _place = _join(where)
-        _refused = (where,) if _place is None else None
+        asked = (address(), is_ddp_initialized())
+        if _refused != asked:
+            _place = _join(asked[0])
+            _refused = asked if _place is None else None
         return _place
 
 
@@ -166,10 +171,10 @@ def _join(where: Address | None) -> Coordinator | None:
 
 def address() -> Address | None:
     """Where the job's store is, by the environment, else by the initialised group; None if neither says."""
-    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    if host and port:
+    host, port = os.environ.get("MASTER_ADDR"), integer(("MASTER_PORT",))
+    if host and port is not None:
         lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        return Address(host, int(port), hosting=not lasting and topology().rank == 0, lasting=lasting)
+        return Address(host, port, hosting=not lasting and topology().rank == 0, lasting=lasting)
     return _under_group()
 
 

@@ -25,7 +25,7 @@ import nanocache, nanodist
 RANK = int(os.environ["RANK"])
 
 def report(**facts):
-    print(json.dumps({"rank": RANK, "at": time.time()} | facts), flush=True)
+    os.write(1, (json.dumps({"rank": RANK, "at": time.time()} | facts) + "\\n").encode())  # ranks share a file
 
 def failing(call):
     \"\"\"Report how `call` ended, and when.\"\"\"
@@ -69,7 +69,7 @@ class Job:
 
     def __init__(self, command: list[str], *, env: dict[str, str], folder: Path, name: str = "job") -> None:
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
-        with self.out.open("wb") as out, self.err.open("wb") as err:
+        with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ class FakeStore:
 
     def __init__(self, rank: int = 0) -> None:
         self.rank, self.world_size, self.born, self.lost = rank, 4, 0.0, None
+        self.told: dict[str, str] = {}
         self.where = SimpleNamespace(lasting=True)
         self.values: dict[str, str] = {}
         self.later: list[Callable[[], None]] = []
@@ -51,6 +52,13 @@ class FakeStore:
 
     def outcome(self, key: str, ended: float, nonce: str = "theirs", **record: Any) -> None:
         self.values[f"{key}/{nonce}/out"] = json.dumps(record | {"ended": ended})
+
+
+def another(at: FakeStore) -> FakeStore:
+    """Another rank at the same store."""
+    rank = FakeStore()
+    rank.values = at.values
+    return rank
 
 
 class Clock:
@@ -84,15 +92,15 @@ ELSEWHERE = dataclasses.replace(me(), boot="another", host="node7")
 def test_first_one_leads_and_leaves_the_outcome(at: FakeStore) -> None:
     verdict = decide(at, "k", lambda: [1])
     assert (verdict.value, verdict.led) == ([1], True)
-    assert decide(at, "k", lambda: 1 / 0).value == [1]
+    assert decide(another(at), "k", lambda: 1 / 0).value == [1]
 
 
 def test_outcome_binds_later_callers_while_it_is_fresh(at: FakeStore, clock: Clock) -> None:
     decide(at, "k", lambda: "first", fresh=60)
     clock.now += 59
-    assert decide(at, "k", lambda: "second", fresh=60).value == "first"
+    assert decide(another(at), "k", lambda: "second", fresh=60).value == "first"
     clock.now += 2
-    assert decide(at, "k", lambda: "third", fresh=60).value == "third"
+    assert decide(another(at), "k", lambda: "third", fresh=60).value == "third"
 
 
 def test_outcome_binds_who_waited_however_skewed_its_clock(at: FakeStore, clock: Clock) -> None:
@@ -108,9 +116,10 @@ def test_outcome_binds_nobody_who_was_born_after_it(at: FakeStore, clock: Clock)
     assert decide(at, "k", lambda: "anew").value == "anew"
 
 
-def test_spent_outcome_binds_nobody(at: FakeStore, clock: Clock) -> None:
-    first = decide(at, "k", lambda: "first")
-    assert decide(at, "k", lambda: "second", spent=first.leader.nonce).value == "second"
+def test_outcome_binds_nobody_twice(at: FakeStore) -> None:
+    with pytest.raises(LeaderError):
+        decide(at, "k", lambda: fail(OSError("once")))
+    assert decide(at, "k", lambda: "second try").value == "second try"
 
 
 def test_dead_leader_is_replaced_where_the_act_may_be_repeated(at: FakeStore, clock: Clock) -> None:
@@ -122,9 +131,9 @@ def test_dead_leader_is_replaced_where_the_act_may_be_repeated(at: FakeStore, cl
 
 def test_dead_leader_is_the_same_error_for_all_where_it_may_not(at: FakeStore, clock: Clock) -> None:
     at.claim("k", DEAD, made=clock.now)
-    for _ in range(2):
+    for rank in (at, another(at)):
         with pytest.raises(LeaderLost, match=f"rank 3 .pid {DEAD.pid} on .*its process is gone"):
-            decide(at, "k", lambda: 1 / 0, once="work")
+            decide(rank, "k", lambda: 1 / 0, once="work")
 
 
 def test_dead_leader_of_an_earlier_attempt_is_replaced(at: FakeStore, clock: Clock) -> None:
@@ -175,14 +184,14 @@ def test_leader_declared_lost_learns_it_itself(at: FakeStore, clock: Clock) -> N
 
 def test_error_of_ours_is_rebuilt_and_any_other_is_a_leader_error(at: FakeStore) -> None:
     ours = DownloadFailed(url="u", causes=(("u", "503"),), status=503)
-    for _ in range(2):
+    for rank in (at, another(at)):
         with pytest.raises(DownloadFailed) as caught:
-            decide(at, "ours", lambda: fail(ours))
+            decide(rank, "ours", lambda: fail(ours))
         assert caught.value.facts() == ours.facts()
     with pytest.raises(LeaderError) as led:
         decide(at, "theirs", lambda: fail(KeyError("x")))
     with pytest.raises(LeaderError) as followed:
-        decide(at, "theirs", lambda: None)
+        decide(another(at), "theirs", lambda: None)
     assert led.value.facts() == followed.value.facts()
     assert isinstance(led.value.__cause__, KeyError)
 
@@ -194,7 +203,7 @@ def test_subclass_that_no_other_rank_knows_travels_as_a_leader_error(at: FakeSto
     with pytest.raises(Strange):
         decide(at, "k", lambda: fail(Strange(url="u", causes=())))
     with pytest.raises(LeaderError, match="Strange"):
-        decide(at, "k", lambda: None)
+        decide(another(at), "k", lambda: None)
 
 
 def fail(error: Exception) -> None:

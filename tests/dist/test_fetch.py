@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,23 @@ def test_error_binds_who_comes_a_moment_later(ranks: Ranks, origin: Origin, base
     run = ranks(code, 3, url=url_of(origin))
     assert run.last("error") == ["ChecksumMismatch"] * 3, run.err
     assert origin.gets() <= 2
+
+
+def test_asking_again_is_a_new_try_for_all_who_do(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        failing(lambda: nanodist.fetch(url, sha256=sha256))
+        time.sleep(1)  # until the origin has the right bytes
+        failing(lambda: nanodist.fetch(url, sha256=sha256))
+    """
+    url = origin.add("/f.bin", b"wrong")
+    right = content(SIZE, 1)
+    timer = threading.Timer(0.8, origin.add, ("/f.bin", right))
+    timer.start()
+    run = ranks(code, 4, url=url, sha256=digest(SIZE, 1))
+    timer.join()
+    assert run.last("error") == ["ChecksumMismatch"] * 4
+    assert len(run.last("value")) == 4, run.err
+    assert origin.gets() <= 3
 
 
 def test_bad_argument_is_the_callers_own_error_before_any_word(ranks: Ranks, base: Path) -> None:

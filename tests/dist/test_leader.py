@@ -134,6 +134,26 @@ def test_host_of_the_store_stays_until_the_others_have_read(ranks: Ranks) -> Non
     assert run.last("error") == ["NotCached"] * 8
 
 
+@pytest.mark.parametrize("store", ["agent", "rank0"])
+def test_forked_child_that_ends_leaves_the_ranks_alone(ranks: Ranks, store: str) -> None:
+    code = """
+        nanodist.leader_first("a", lambda: 1)
+        if not (child := os.fork()):
+            try:
+                nanodist.leader_first("b", lambda: 2)
+            except nanodist.CoordinatorLost:
+                pass
+            sys.exit(0)
+        time.sleep(0.2)
+        report(child=os.waitpid(child, 0)[1], value=nanodist.leader_first("b", lambda: 3))
+        time.sleep(0.5)  # a store in rank 0 ends with it
+    """
+    run = ranks(code, 2, store=store)
+    assert run.codes == [0, 0], run.err
+    assert run.last("child") == [0, 0]
+    assert run.last("value") == [3, 3]
+
+
 def test_killed_host_of_the_store_is_a_named_error(ranks: Ranks) -> None:
     run = ranks(
         """

@@ -142,16 +142,21 @@ def test_two_agents_that_count_restarts_differently_take_no_old_outcome(
 
 def test_static_rendezvous_and_a_clean_end(torchrun: Torchrun, origin: Origin, base: Path) -> None:
     code = """
-        import warnings
+        import atexit, stat, warnings
         warnings.simplefilter("error")
+        def sockets():
+            links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
+            return [link for link in links if link.startswith("socket")]
+        atexit.register(lambda: report(sockets=sockets()))  # runs after what nanodist leaves
         nanodist.compute_init("cpu")
         report(path=str(nanodist.fetch(url)), value=nanodist.leader_first("k", lambda: 1))
         time.sleep(1.2)  # a beat would have come
-        report(threads=[t.name for t in threading.enumerate()], tasks=len(os.listdir("/proc/self/task")))
+        report(threads=[t.name for t in threading.enumerate()])
         nanodist.compute_cleanup()
     """
     url = origin.url(f"/bytes/{SIZE}/1/f.bin")
     run = outcome(torchrun(code, "--rdzv-backend=static", "--master-port=0", each=2, url=url))
     assert run.codes == [0], run.err
     assert run.last("threads") == [["MainThread"]] * 2
+    assert run.last("sockets") == [[]] * 2
     assert not [line for line in run.err.splitlines() if "***" not in line and "OMP_NUM" not in line], run.err
