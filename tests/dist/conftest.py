@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -155,9 +156,25 @@ def _await(path: Path, timeout: float) -> str | None:
 
 
 @pytest.fixture
-def torchrun(tmp_path: Path) -> Iterator[Callable[..., list[Job]]]:
+def jobs() -> Iterator[Callable[..., Job]]:
+    """Starts a Job of the same arguments, of which nothing is left after the test."""
+    started: list[Job] = []
+
+    def start(*args: Any, **options: Any) -> Job:
+        started.append(Job(*args, **options))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for job in started:
+            job.kill()
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path, jobs: Callable[..., Job]) -> Callable[..., list[Job]]:
     """`torchrun(code, agents=2, each=4)` starts the real thing; `env` is one dict, or a list with one per agent."""
-    jobs: list[Job] = []
+    number = itertools.count()
 
     def start(
         code: str,
@@ -167,29 +184,24 @@ def torchrun(tmp_path: Path) -> Iterator[Callable[..., list[Job]]]:
         env: dict[str, str] | list[dict[str, str]] | None = None,
         **variables: Any,
     ) -> list[Job]:
-        folder = tmp_path / f"torchrun{len(jobs)}"
+        folder = tmp_path / f"torchrun{next(number)}"
         folder.mkdir()
         script = folder / "rank.py"
         given = "".join(f"{name} = {value!r}\n" for name, value in variables.items())
         script.write_text(PREAMBLE + given + textwrap.dedent(code))
-        meeting = ["--standalone"] if agents == 1 else _meeting(agents)
+        together = ["--standalone"] if agents == 1 else meeting(agents)
         envs = env if isinstance(env, list) else [env or {}] * agents
         started = []
         for agent in range(agents):
-            command = [sys.executable, "-m", "torch.distributed.run", *meeting, f"--nproc_per_node={each}"]
+            command = [sys.executable, "-m", "torch.distributed.run", *together, f"--nproc_per_node={each}"]
             command += [*options, str(script)]
-            started.append(Job(command, env=envs[agent], folder=folder, name=f"agent{agent}"))
-        jobs.extend(started)
+            started.append(jobs(command, env=envs[agent], folder=folder, name=f"agent{agent}"))
         return started
 
-    try:
-        yield start
-    finally:
-        for job in jobs:
-            job.kill()
+    return start
 
 
-def _meeting(agents: int) -> list[str]:
+def meeting(agents: int) -> list[str]:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import nanocache
 import nanodist
+from tests.test_imports import NANODIST, imports, modules
+
+# A module imports only from rows above its own; those of one row do not know each other.
+LAYERS = [
+    "errors rank dtype peaks disk",
+    "console seeds device store",
+    "group election",
+    "leader artifacts",
+    "__init__",
+]
 
 SEED = {
     *("is_ddp_requested", "is_ddp_initialized", "is_ddp", "get_dist_info", "autodetect_device_type", "compute_init"),
@@ -48,3 +60,16 @@ def test_star_import_gives_all_names_and_a_real_dtype() -> None:
     assert run(code).startswith("True ")
     missing = f"from nanodist import *; print([name for name in {sorted(SEED)} if name not in globals()])"
     assert run(missing) == "[]"
+
+
+@pytest.mark.parametrize("path", modules(NANODIST), ids=lambda path: path.stem)
+def test_imports_point_one_way(path: Path) -> None:
+    level = {module: n for n, row in enumerate(LAYERS) for module in row.split()}
+    own = {name.split(".")[1] for name, _ in imports(path) if name.startswith("nanodist.")}
+    assert not {module for module in own if level[module] >= level[path.stem]}
+
+
+def test_of_nanocache_only_the_public_names_errors_and_identities_are_used() -> None:
+    used = {name for path in modules(NANODIST) for name, _ in imports(path) if name.split(".")[0] == "nanocache"}
+    known = {"nanocache", "nanocache.errors", "nanocache.identity"}
+    assert used <= known | {f"nanocache.{name}" for name in nanocache.__all__}
