@@ -46,7 +46,7 @@ PEAKS = (
     Peak("h100 nvl", 835.5 * T, 3.9 * T),
     Peak("h100 pcie", 756.5 * T, 2.0 * T),
     Peak("h100", 989.5 * T, 3.35 * T),
-    # The H100 with a slower NVLink: https://lenovopress.lenovo.com/lp1814-thinksystem-nvidia-h800-pcie-gen5-gpu
+    # The H100 of a market that gets a slower NVLink: no sheet of its own, the H100's figures.
     Peak("h800 pcie", 756.5 * T, 2.0 * T),
     Peak("h800", 989.5 * T, 3.35 * T),
     # https://www.nvidia.com/en-us/data-center/grace-hopper-superchip/ (HBM3 of the 480 GB board)
@@ -103,8 +103,8 @@ def get_peak_flops(device_name: str) -> float:
 def get_peak_bandwidth(device_name: str) -> float:
     """Bytes per second of a device's memory by its name; `inf` if it is unknown."""
     if _words("data center gpu max 1550") <= _words(device_name):
-        # https://www.intel.com/content/www/us/en/products/sku/232873 (two stacks; each is a device with half of it)
-        return 3276.8 * G
+        # https://www.intel.com/content/www/us/en/products/sku/232873 gives 3276.8 GB/s for two stacks, each a device.
+        return 1638.4 * G
     return _peak(device_name, "memory bandwidth", "MBU").bandwidth
 
 
