@@ -7,17 +7,19 @@ never held together; what is returned is visible, complete and synced.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from . import partials, products, refs, retry, sweep, transfer, urls
+from . import files, partials, products, refs, retry, sweep, transfer, urls
 from .cancel import Cancel
-from .errors import DownloadFailed, NotCached
+from .errors import DownloadFailed, NanocacheError, NoSpace, NotCached, UnsafeCache
 from .flights import fly
 from .partials import Abandoned
 from .progress import Display
@@ -28,9 +30,11 @@ from .store import Store
 from .transfer import NotModified, Received, Source
 from .waiting import Wait, hold
 
-__all__ = ["Found", "fetch", "find", "known", "lookup"]
+__all__ = ["Found", "fetch", "find", "known", "lookup", "persistently"]
 
 logger = logging.getLogger("nanocache")
+
+T = TypeVar("T")
 
 
 def known(store: Store, request: Request) -> str | None:
@@ -91,18 +95,51 @@ def fetch(store: Store, request: Request, cancel: Cancel) -> Found:
 
     Raises the errors of `errors`, Cancelled, and OSError where the disk itself fails.
     """
-    if not request.rehash and (found := find(store, request)) is not None:
-        return found
-    while True:
-        digest = _bring(store, request, cancel)
-        if request.hook is not None:
-            if not store.prepare():
-                raise _not_cached(store, request, f"{request.hook.label} can build nothing in a base it may not write")
-            path = products.build(store, request, request.hook, digest, cancel)
-        else:
-            path = store.hit(digest, request.name)
-        if path is not None:  # else somebody deleted it between two steps
-            return Found(path, digest)
+    with _disk(store):
+        if not request.rehash and (found := find(store, request)) is not None:
+            return found
+    return persistently(store, lambda: _fetch(store, request, cancel))
+
+
+def persistently(store: Store, step: Callable[[], T | None]) -> T:
+    """What `step` gives, however often somebody deletes by hand what it just made: None from it, or ENOENT."""
+    gone: OSError = FileNotFoundError(errno.ENOENT, "what is fetched keeps disappearing", store.base)
+    with _disk(store):
+        for _ in range(files.RACES):
+            try:
+                if (done := step()) is not None:
+                    return done
+            except OSError as e:
+                if e.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+                gone = e
+        raise gone
+
+
+@contextmanager
+def _disk(store: Store) -> Iterator[None]:
+    """Have errors of the disk say where they were met; a full one is NoSpace, whatever was being written."""
+    try:
+        yield
+    except (NanocacheError, ConnectionError):
+        raise
+    except OSError as e:
+        if e.errno in transfer.FULL:
+            raise NoSpace(path=store.base, available=files.available(store.base)) from e
+        if e.errno is not None and e.filename is None:
+            e.filename = store.base
+        raise
+
+
+def _fetch(store: Store, request: Request, cancel: Cancel) -> Found | None:
+    digest = _bring(store, request, cancel)
+    if request.hook is None:
+        path = store.hit(digest, request.name)
+    elif store.prepare():
+        path = products.build(store, request, request.hook, digest, cancel)
+    else:
+        raise _not_cached(store, request, f"{request.hook.label} can build nothing in a base it may not write")
+    return None if path is None else Found(path, digest)
 
 
 def _bring(store: Store, request: Request, cancel: Cancel) -> str:
@@ -205,7 +242,7 @@ def _transfer(
                 continue
             if isinstance(received, NotModified):
                 if stale is not None:
-                    refs.write(store, request.url_key, replace(stale, fetched_at=time.time()))
+                    _write_ref(store, request, replace(stale, fetched_at=time.time()))
                     return stale.digest
                 continue
             if store.hit(received.digest, request.name) is None:
@@ -231,4 +268,13 @@ def _remember(store: Store, request: Request, received: Received, source: list[i
         fetched_at=time.time(),
         source=source,
     )
-    refs.write(store, request.url_key, ref)
+    _write_ref(store, request, ref)
+
+
+def _write_ref(store: Store, request: Request, ref: Ref) -> None:
+    try:
+        refs.write(store, request.url_key, ref)
+    except UnsafeCache:
+        raise
+    except OSError as e:  # a full disk, say: what was asked for is there all the same
+        logger.warning("cannot remember what %s gave (%s): the next call asks again", request.shown_url, e)

@@ -125,8 +125,12 @@ def create(
 
 def _open_folder(name: str | Path, *, dir_fd: int | None = None, fresh: bool) -> int:
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    if fresh:  # the set-group-id bit is the cache's own: it keeps what is in the folder in the group that shares it
-        os.fchmod(fd, 0o755 | (os.fstat(fd).st_mode & stat.S_ISGID))
+    try:
+        if fresh:  # the set-group-id bit is the cache's own: it keeps what is in the folder in the group that shares it
+            os.fchmod(fd, 0o755 | (os.fstat(fd).st_mode & stat.S_ISGID))
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

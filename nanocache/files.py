@@ -124,20 +124,34 @@ def open_private(path: str, flags: int, mode: int = 0o600) -> int:
         if e.errno in (errno.ELOOP, errno.ENXIO):
             check_regular(path)
         raise
-    if not stat.S_ISREG(found := os.fstat(fd).st_mode):  # a fifo opens for reading at once, and says nothing
-        os.close(fd)
-        raise _irregular(path, found)
+    if not flags & os.O_EXCL:
+        _check_open(fd, path)
     return fd
 
 
+def _check_open(fd: int, path: str) -> None:
+    try:
+        if not stat.S_ISREG(mode := os.fstat(fd).st_mode):  # a fifo opens for reading at once, and says nothing
+            raise _irregular(path, mode)
+    except OSError:
+        os.close(fd)
+        raise
+
+
 def create(path: str, data: bytes, mode: int) -> None:
-    """Write a new file with exactly this mode. Raises FileExistsError."""
+    """Write a new file with exactly this mode, whole or not at all. Raises FileExistsError, OSError."""
     fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        os.fchmod(fd, mode)
-        os.write(fd, data)
-    finally:
-        os.close(fd)
+        try:
+            os.fchmod(fd, mode)
+            if os.write(fd, data) < len(data):  # cut where the disk was full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        finally:
+            os.close(fd)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
@@ -199,6 +213,15 @@ def remove_empty(folder: str) -> None:
         os.rmdir(folder)
 
 
+def available(path: str) -> int | None:
+    """Bytes that this user may still write there; None where the mount does not know (some report no blocks at all)."""
+    try:
+        st = os.statvfs(path)
+    except OSError:
+        return None
+    return st.f_bavail * st.f_frsize if st.f_blocks else None
+
+
 def sync_folder(path: str) -> None:
     """Make the names in a folder durable. A file system that can't sync folders (EINVAL, EBADF) keeps what it does."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -230,7 +253,12 @@ def _sync_file_system(fd: int) -> bool:
         return False
     import ctypes
 
-    return bool(ctypes.CDLL(None, use_errno=True).syncfs(fd) == 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd) == 0:
+        return True
+    if (code := ctypes.get_errno()) != errno.ENOSYS:  # a failed sync is final: a second one would find nothing amiss
+        raise OSError(code, os.strerror(code))
+    return False
 
 
 def _sync_each(path: str) -> None:

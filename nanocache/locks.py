@@ -17,12 +17,14 @@ logger = logging.getLogger("nanocache")
 
 
 class Lock:
-    """A lock that is held, by this thread."""
+    """A lock that is held, by this thread; of None, what stands for one where none is to be had."""
 
-    def __init__(self, held: object) -> None:
+    def __init__(self, held: object | None) -> None:
         self._held = held
 
     def release(self) -> None:
+        if self._held is None:
+            return
         try:
             self._held.release()  # type: ignore[attr-defined]
         except OSError as e:  # EIO on close in some bind mounts: the descriptor is closed all the same

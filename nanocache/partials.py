@@ -11,6 +11,7 @@ a rename; its bytes are trusted across a reboot only if a digest will judge them
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
+from .errors import UnsafeCache
 from .identity import Identity, me
 from .locks import Lock, try_lock
 
@@ -55,7 +57,9 @@ class Partial:
     def __enter__(self) -> Partial:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            self.state = None  # what a failing disk made of these bytes nobody can say, the page cache least of all
         self.close()
 
     @property
@@ -97,8 +101,9 @@ class Partial:
 
     def _forget_record(self) -> None:
         if self._state_fd >= 0:
-            os.close(self._state_fd)
-            self._state_fd = -1
+            fd, self._state_fd = self._state_fd, -1
+            with suppress(OSError):
+                os.close(fd)
 
     def reset(self) -> None:
         """Forget the bytes and the state: they are known to be wrong."""
@@ -120,16 +125,19 @@ class Partial:
         """Let go of it. What lies there stays for whoever comes next; what holds nothing worth keeping goes."""
         if self.fd < 0:
             return
-        os.close(self.fd)
-        self.fd = -1
-        if self.state is None:
-            self.discard()
-        else:
-            with suppress(OSError):  # then it is claimed once this process has ended
-                self._record(self.state, left=True)
-        self._forget_record()
-        if self._lock is not None:
-            self._lock.release()
+        fd, self.fd = self.fd, -1
+        try:
+            with suppress(OSError):  # NFS says of a write that it failed; what counts was synced before
+                os.close(fd)
+            if self.state is None:
+                self.discard()
+            else:
+                with suppress(OSError):  # then it is claimed once this process has ended
+                    self._record(self.state, left=True)
+            self._forget_record()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
 
 def _own(path: Path, modes: files.Modes) -> Lock | None:
@@ -143,8 +151,12 @@ def _own(path: Path, modes: files.Modes) -> Lock | None:
 def create(folder: str, *, base: str, modes: files.Modes) -> Partial:
     """A new, empty partial in `folder`, which is `partials-v1/<key>`. Raises OSError, UnsafeCache."""
     path = os.path.join(folder, files.random_name())
-    files.make_folder(path, below=base, mode=modes.folder)
-    fd = files.open_private(os.path.join(path, "data"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        files.make_folder(path, below=base, mode=modes.folder)
+        fd = files.open_private(os.path.join(path, "data"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except OSError:
+        files.remove_empty(path)
+        raise
     return Partial(path, fd, modes=modes, lock=None, state=None)
 
 
@@ -182,15 +194,20 @@ def _claim_one(path: str, modes: files.Modes, judged: bool) -> Partial | None:
     record = _Record.read(path)
     if record is None or (lock := record.take(path, modes)) is None:
         return None
-    mine = os.path.join(os.path.dirname(path), files.random_name())
+    mine, fd = os.path.join(os.path.dirname(path), files.random_name()), -1
     try:
-        os.rename(path, mine)  # claims all of it in one step; whoever comes second finds nothing
-        fd = files.open_private(os.path.join(mine, "data"), os.O_RDWR)
+        fd = files.open_private(os.path.join(path, "data"), os.O_RDWR)
+        os.unlink(os.path.join(path, "state.json"))  # for one of all who read it, even where locks let everybody in
+        os.rename(path, mine)
     except OSError:
+        if fd >= 0:
+            os.close(fd)
         lock.release()
         return None
     partial = Partial(mine, fd, modes=modes, lock=lock, state=record.state)
     if judged or record.owner.here:
+        with suppress(OSError, Abandoned):  # then it is resumed only by this process
+            partial.save(record.state)
         return partial
     partial.state = None
     partial.close()  # throws it away
@@ -220,16 +237,19 @@ class _Record:
             return None
         try:
             return try_lock(os.path.join(path, "lock"), mode=modes.lock)
-        except OSError:
+        except UnsafeCache:
             return None
+        except OSError:
+            return Lock(None)  # no locks here: that its owner is gone must do, and to claim it takes none
 
 
 def _moved(path: str) -> float:
     """Seconds since anything in a partial moved; 0 if that can't be seen."""
     try:
         with os.scandir(path) as entries:
-            newest = max(entry.stat(follow_symlinks=False).st_mtime for entry in entries)
-    except (OSError, ValueError):
+            moved = [entry.stat(follow_symlinks=False).st_mtime for entry in entries]
+        newest = max(moved) if moved else os.lstat(path).st_mtime  # a kill may have left it empty
+    except OSError:
         return 0.0
     return time.time() - newest
 

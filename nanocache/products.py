@@ -63,8 +63,9 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
 
 
 def _build(store: Store, key: str, hook: Hook, source: Path, path: str, cancel: Cancel) -> Path:
-    private = store.folder(os.path.join(store.partials(key), files.random_name()))
+    private = os.path.join(store.partials(key), files.random_name())
     try:
+        store.folder(private)
         built = os.path.join(private, os.path.basename(path))
         hooks.run(hook, source, Path(built), cancel)
         publish(store, built, path)

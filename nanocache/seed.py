@@ -44,9 +44,6 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     store = Cache().store
     request = Request.of(Artifact(url))
     target = os.path.join(store.base, relative)
-    digest = engine.known(store, request)
-    if digest is not None and _placed(store, request, digest, target):
-        return target
     key = "p-" + hashlib.sha256(f"file\n{relative}".encode()).hexdigest()
     label = getattr(postprocess_fn, "__qualname__", type(postprocess_fn).__qualname__)
     asker = (*request.asker, label)
@@ -64,8 +61,13 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
         finally:
             display.close()
 
-    fly(("seed", store.base, key), asker, work, Cancel())
-    return target
+    def place() -> str:
+        digest = engine.known(store, request)
+        if digest is None or not _placed(store, request, digest, target):
+            fly(("seed", store.base, key), asker, work, Cancel())
+        return target
+
+    return engine.persistently(store, place)
 
 
 def _check(filename: str) -> str:
@@ -90,9 +92,10 @@ def _placed(store: Store, request: Request, digest: str, target: str) -> bool:
 
 def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[str], Any] | None, label: str) -> None:
     """Run the hook on a private link, then make the name appear."""
-    private = store.folder(os.path.join(store.partials(key), files.random_name()))
+    private = os.path.join(store.partials(key), files.random_name())
     target = os.path.join(store.base, relative)
     try:
+        store.folder(private)
         if hook is not None:
             own = os.path.join(private, "hook", relative)
             os.makedirs(os.path.dirname(own))
@@ -100,10 +103,12 @@ def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[s
             with hooks.failing_as(label, relative):
                 hook(own)
         _link(source, fresh := os.path.join(private, "file"))
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        parents = store.missing(folder := os.path.dirname(target))
+        os.makedirs(folder, exist_ok=True)
         _keep_foreign(store, target)
         os.rename(fresh, target)
-        files.sync_folder(os.path.dirname(target))
+        for parent in (folder, *parents):
+            files.sync_folder(parent)
     finally:
         shutil.rmtree(private, ignore_errors=True)
         files.remove_empty(os.path.dirname(private))
@@ -114,6 +119,7 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # no hard links here, or another user's file under fs.protected_hardlinks
         shutil.copy2(source, target)  # keeps the mtime, which is the seal
+        files.sync_tree(target)  # a seal that a power cut leaves on a file without its bytes would be believed
 
 
 def _keep_foreign(store: Store, target: str) -> None:

@@ -89,7 +89,7 @@ class Store:
 
         Raises UnsafeCache, and OSError where the disk itself fails.
         """
-        if not self._prepared:
+        if not self._prepared or not os.path.isdir(self.base):  # somebody may have removed it by hand meanwhile
             try:
                 self._make()
             except OSError as e:
@@ -102,9 +102,12 @@ class Store:
         os.makedirs(self.base, exist_ok=True)
         self._read_base()
         self._warn_if_open()
-        for folder in FOLDERS:
-            if files.make_folder(f"{self.base}/{folder}", below=self.base, mode=self.modes.folder):
-                self._tag(f"{self.base}/{folder}")
+        fresh = [files.make_folder(f"{self.base}/{name}", below=self.base, mode=self.modes.folder) for name in FOLDERS]
+        for name in FOLDERS:
+            self._tag(f"{self.base}/{name}")
+        if any(fresh):
+            with suppress(PermissionError):  # a base that may be written to and not be read
+                files.sync_folder(self.base)
         self._prepared = True
 
     def _tag(self, folder: str) -> None:
@@ -155,28 +158,33 @@ class Store:
             return Path(path)
         for other in self.names(digest):
             if other != name and self.intact(digest, source := self.blob(digest, other)):
-                return Path(self._link(source, path, digest))
+                with suppress(FileNotFoundError):  # deleted by hand meanwhile
+                    return self._link(source, path, digest)
         return None
 
-    def _link(self, source: str, target: str, digest: str) -> str:
+    def _link(self, source: str, target: str, digest: str) -> Path | None:
         try:
             os.link(source, target, follow_symlinks=False)
+            return Path(target)
+        except FileNotFoundError:
+            raise
         except FileExistsError:
-            self._copy(source, target, digest)  # something unsealed is there, and is replaced in one step
+            pass  # something unsealed is there, and is replaced in one step
         except OSError as e:
-            if e.errno in (errno.EROFS, errno.EACCES) or not self._writable():
-                return source
             # EPERM: fs.protected_hardlinks on another user's file; EMLINK; or no hard links at all.
-            self._copy(source, target, digest)
-        return target
+            if e.errno in (errno.EROFS, errno.EACCES) or not self._writable():
+                return Path(source)
+        return self._copy(source, target, digest)
 
-    def _copy(self, source: str, target: str, digest: str) -> None:
+    def _copy(self, source: str, target: str, digest: str) -> Path | None:
+        """A copy as `target`; None if the source is wrong behind an intact seal, which only reading it tells."""
         # Through a partial: a copy straight into the blob's folder would be visible before it is complete.
         with partials.create(self.partials(digest), base=self.base, modes=self.modes) as partial:
             with open(source, "rb") as file, open(partial.fd, "wb", closefd=False) as copy:
                 shutil.copyfileobj(file, copy, digests.CHUNK)
-            if digests.hash_file(partial.fd) == digest:
-                self.publish(partial, digest, os.path.basename(target))
+            if digests.hash_file(partial.fd) != digest:
+                return None
+            return self.publish(partial, digest, os.path.basename(target))
 
     def publish(self, partial: Partial, digest: str, name: str) -> Path:
         """Make a verified partial visible as the blob of `digest`: the only door into `blobs-v1`.
@@ -188,16 +196,25 @@ class Store:
         fresh = self.missing(os.path.dirname(path))
         self.folder(os.path.dirname(path))  # before the fsync, whose commit takes the new folders along
         files.check_regular(path)
-        os.fsync(partial.fd)  # a failed fsync is final: the kernel has dropped the pages and a second one would lie
+        self._sync(partial)
         os.fchmod(partial.fd, self.modes.blob)
         kept = seal.put(partial.fd, digest)
         files.move(str(partial.data), path, base=self.base)
+        partial.state = None
         if not kept:
             self._remember(path, digest)
-        partial.state = None
         for folder in (os.path.dirname(path), *fresh):  # losing a name loses an entry, never a byte
             files.sync_folder(folder)
         return Path(path)
+
+    def _sync(self, partial: Partial) -> None:
+        try:
+            os.fsync(partial.fd)
+        except OSError:
+            # Final: the kernel has marked the pages clean, so that a second one, and a read, would lie.
+            # "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+            partial.state = None
+            raise
 
     def missing(self, folder: str) -> list[str]:
         """The parents of what has to be made for `folder` to exist."""
@@ -242,20 +259,27 @@ class Store:
             return True  # gone is not wrong
         try:
             before = os.fstat(fd)
-            if digests.hash_file(fd, cancel) != digest or _witness(os.fstat(fd)) != _witness(before):
+            if _hashed(fd, cancel) != digest or _witness(os.fstat(fd)) != _witness(before):
                 return False
-            if not seal.holds(before, digest) and not (self._writable() and seal.put(fd, digest)):
+            if not seal.holds(before, digest) and not self._seal_again(fd, digest):
                 self._remember(path, digest)
             return True
         finally:
             os.close(fd)
 
+    def _seal_again(self, fd: int, digest: str) -> bool:
+        if not self._writable():
+            return False
+        with suppress(PermissionError):  # another user's file
+            os.fchmod(fd, self.modes.blob)  # a power cut that took the seal took the mode along
+        return seal.put(fd, digest)
+
     def verify(self, digest: str, name: str) -> Path | None:
         """The blob under any of its names if its bytes, read now, are right; nothing is changed on disk."""
         for other in sorted(self.names(digest), key=lambda other: other != name):
             path = self.blob(digest, other)
-            with open(files.open_private(path, os.O_RDONLY), "rb") as file:
-                if digests.hash_file(file.fileno()) == digest:
+            with suppress(FileNotFoundError), open(files.open_private(path, os.O_RDONLY), "rb") as file:
+                if _hashed(file.fileno()) == digest:
                     self._witnesses[path] = _witness(os.fstat(file.fileno()))
                     return Path(path)
         return None
@@ -274,6 +298,16 @@ class Store:
                 raise
             aside = path
         files.remove(aside)
+
+
+def _hashed(fd: int, cancel: Cancel | None = None) -> str | None:
+    """The digest of the file behind `fd`; None if a part of it can't be read any more, which makes it wrong."""
+    try:
+        return digests.hash_file(fd, cancel)
+    except OSError as e:
+        if e.errno != errno.EIO:
+            raise
+        return None
 
 
 def _witness(st: os.stat_result) -> _Witness:

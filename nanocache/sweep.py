@@ -42,8 +42,9 @@ def _sweep(store: Store) -> None:
     for key in _scan(f"{store.base}/{PARTIALS}"):
         if key.is_dir(follow_symlinks=False):
             for partial in _scan(key.path):
-                if partials.gone(partial.path, modes=store.modes, age=WEEK):
-                    store.set_aside(partial.path)
+                with suppress(OSError):  # not ours to remove, or not what it should be: no reason to fail a fetch
+                    if partials.gone(partial.path, modes=store.modes, age=WEEK):
+                        store.set_aside(partial.path)
             files.remove_empty(key.path)
 
 

@@ -1,0 +1,91 @@
+"""What must hold after any fault, and how often a test tries: few times in CI, many with `NANOCACHE_SOAK=1`."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nanocache import http, sweep
+from nanocache.store import FOLDERS
+
+__all__ = ["SOAK", "check_visible", "nothing_leaks", "orphans", "rounds", "sweep_all"]
+
+SOAK = bool(os.environ.get("NANOCACHE_SOAK"))  # read at import: the tests run without our variables
+TAGS = {"CACHEDIR.TAG", ".gitignore", "swept"}
+
+
+def rounds(short: int, soak: int) -> int:
+    return soak if SOAK else short
+
+
+def check_visible(base: Path, *, foreign: set[str] = frozenset()) -> list[Path]:  # type: ignore[assignment]
+    """The blobs under `base`, each of which has the digest in its name; nothing lies where it should not."""
+    if not base.exists():
+        return []
+    assert set(os.listdir(base)) <= set(FOLDERS) | foreign
+    found = []
+    for path in (base / "blobs-v1").glob("sha256/*/*/*"):
+        digest = path.parent.name
+        assert path.parent.parent.name == digest[:2]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, f"wrong bytes are visible at {path}"
+        found.append(path)
+    for path in (base / "refs-v1").glob("*/*.json"):
+        if path.read_bytes().strip(b"\0"):  # an empty one, or one of zeros, is what a power cut leaves, and is none
+            assert set(json.loads(path.read_bytes())["digest"]) <= set("0123456789abcdef")
+    return found
+
+
+def orphans(base: Path) -> list[Path]:
+    """What lies in partials and trash, tags apart."""
+    return [*(base / "partials-v1").glob("*/*")] + [
+        path for path in (base / "trash-v1").glob("*") if path.name not in TAGS
+    ]
+
+
+def sweep_all(base: Path) -> None:
+    """A sweep, eight days from now, when none of today's processes runs any more."""
+    for path in (base / "partials-v1").glob("*/*/state.json"):
+        path.write_text(path.read_text().replace(f'"pid":{os.getpid()},', '"pid":999999999,'))
+    past = time.time() - 8 * sweep.DAY
+    for path in [*(base / "partials-v1").rglob("*"), *(base / "trash-v1").rglob("*")]:
+        os.utime(path, (past, past), follow_symlinks=False)
+    from nanocache.store import Store
+
+    sweep.daily(Store(str(base)))
+
+
+def descriptors() -> set[str]:
+    """The open descriptors, by what they are open on."""
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        try:
+            found.add(f"{name} -> {os.readlink(f'/dev/fd/{name}')}")
+        except OSError:
+            pass  # the one that listed, or another platform
+    return {one for one in found if "/dev/fd" not in one and "/proc/" not in one}
+
+
+@contextmanager
+def nothing_leaks(patience: float = 2.0) -> Iterator[None]:
+    """No descriptor and no thread of ours is left by the block."""
+    http._close_idle()
+    gc.collect()
+    before, threads = descriptors(), set(threading.enumerate())
+    yield
+    http._close_idle()
+    deadline = time.monotonic() + patience
+    while True:
+        left = descriptors() - before
+        running = {t for t in set(threading.enumerate()) - threads if t.name.startswith("nanocache")}
+        if not left and not running:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"left open: {sorted(left)}; left running: {running}")
+        time.sleep(0.005)
