@@ -7,19 +7,17 @@ never held together; what is returned is visible, complete and synced.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from . import files, partials, products, refs, retry, sweep, transfer, urls
+from . import disk, partials, products, refs, retry, sweep, transfer, urls
 from .cancel import Cancel
-from .errors import DownloadFailed, NanocacheError, NoSpace, NotCached, UnsafeCache
+from .errors import DownloadFailed, NotCached, UnsafeCache
 from .flights import fly
 from .partials import Abandoned
 from .progress import Display
@@ -30,11 +28,9 @@ from .store import Store
 from .transfer import NotModified, Received, Source
 from .waiting import Wait, hold
 
-__all__ = ["Found", "fetch", "find", "known", "lookup", "persistently"]
+__all__ = ["Found", "fetch", "find", "known", "lookup"]
 
 logger = logging.getLogger("nanocache")
-
-T = TypeVar("T")
 
 
 def known(store: Store, request: Request) -> str | None:
@@ -95,40 +91,10 @@ def fetch(store: Store, request: Request, cancel: Cancel) -> Found:
 
     Raises the errors of `errors`, Cancelled, and OSError where the disk itself fails.
     """
-    with _disk(store):
+    with disk.named(store.base):
         if not request.rehash and (found := find(store, request)) is not None:
             return found
-    return persistently(store, lambda: _fetch(store, request, cancel))
-
-
-def persistently(store: Store, step: Callable[[], T | None]) -> T:
-    """What `step` gives, however often somebody deletes by hand what it just made: None from it, or ENOENT."""
-    gone: OSError = FileNotFoundError(errno.ENOENT, "what is fetched keeps disappearing", store.base)
-    with _disk(store):
-        for _ in range(files.RACES):
-            try:
-                if (done := step()) is not None:
-                    return done
-            except OSError as e:
-                if e.errno not in (errno.ENOENT, errno.ESTALE):
-                    raise
-                gone = e
-        raise gone
-
-
-@contextmanager
-def _disk(store: Store) -> Iterator[None]:
-    """Have errors of the disk say where they were met; a full one is NoSpace, whatever was being written."""
-    try:
-        yield
-    except (NanocacheError, ConnectionError):
-        raise
-    except OSError as e:
-        if e.errno in transfer.FULL:
-            raise NoSpace(path=store.base, available=files.available(store.base)) from e
-        if e.errno is not None and e.filename is None:
-            e.filename = store.base
-        raise
+    return disk.persistently(store.base, lambda: _fetch(store, request, cancel))
 
 
 def _fetch(store: Store, request: Request, cancel: Cancel) -> Found | None:

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from . import digest as digests
-from . import engine, files, hooks, seal
+from . import disk, engine, files, hooks, seal
 from .artifact import Artifact
 from .cache import Cache
 from .cancel import Cancel
@@ -67,7 +67,7 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
             fly(("seed", store.base, key), asker, work, Cancel())
         return target
 
-    return engine.persistently(store, place)
+    return disk.persistently(store.base, place)
 
 
 def _check(filename: str) -> str:

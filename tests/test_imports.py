@@ -24,7 +24,7 @@ LAYERS = [
     "errors cancel config names urls identity seal pool ranges growth retry",
     "digest files hooks flights answers budget http extraction",
     # what is asked; who waits; what lies in a record, behind a lock, at an address, in a stream
-    "artifact aio records locks follow local frontier streams",
+    "artifact aio records locks disk follow local frontier streams",
     "partials progress tarfiles zipfiles",
     "store request many work unpack",
     "refs sweep hits waiting crew resume",
@@ -40,7 +40,7 @@ LAYERS = [
 
 # Families that do not know each other: how bytes come, where they lie, how an archive is read.
 TRANSFER = "answers budget crew follow frontier growth http local ranges resume retry transfer work"
-STORE = "files hits identity locks products records refs seal store sweep waiting"
+STORE = "disk files hits identity locks products records refs seal store sweep waiting"
 ARCHIVES = "extraction streams tarfiles unpack zipfiles"
 
 # What is not in the standard library has one door.
