@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import statistics
 import sys
@@ -246,11 +247,14 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     killed = takeover(5, folder)
 
-    *_, rank, _, world_size, _ = (None, *nanodist.compute_init("cpu", timeout=60))
+    _, rank, _, world_size, _ = nanodist.compute_init("cpu", timeout=60)
     with OriginProcess() as origin:  # each rank its own: only the leader's is asked
         rows = wake_up(arguments.repeat) + error(arguments.repeat)
         rows += [row("takeover", "nanodist", killed), row("takeover", "barrier", [], "none: the job is lost")]
         rows += no_act(arguments.repeat) + hit(arguments.repeat, str(folder / "cache"), origin.base) + outlast()
+    dist.barrier()
+    if rank == 0:
+        shutil.rmtree(folder)
     nanodist.print0(table(rows))
     if rank == 0 and arguments.json:
         where = {"ranks": world_size, "cpus": os.cpu_count(), "python": platform.python_version()}
