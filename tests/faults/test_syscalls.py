@@ -192,11 +192,11 @@ def attempt(scenario: Scenario, base: Path, code: int, at: int, *, lasting: bool
 
 def check_after(scenario: Scenario, base: Path, *, traces: bool) -> None:
     if not scenario.spoilt:
-        check_visible(base, foreign={"data"})
+        check_visible(base, foreign="data")
         left = [path for path in orphans(base) if not (path / "state.json").exists()]  # that one will be resumed
         assert traces or not left, f"left: {left}"
     assert scenario.right(scenario.call(base))
-    check_visible(base, foreign={"data"})
+    check_visible(base, foreign="data")
     sweep_all(base)
     assert not orphans(base)
 
