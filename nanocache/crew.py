@@ -25,6 +25,7 @@ from .work import Work
 __all__ = ["Connection", "Crew"]
 
 TICK = 0.005  # seconds between two looks of a calling thread that has nothing to hash
+SECOND_CHANCE = 0.2  # seconds until a connection that worked so far asks again
 FAREWELL = 1.0  # seconds that a thread is waited for once its socket is shut
 
 
@@ -34,28 +35,31 @@ class Connection:
 
     cancel: Cancel = field(default_factory=Cancel)
     claim: Claim | None = None
-    cpu: float = 0.0  # seconds
+    worked: bool = False  # it brought something since it was last refused
     error: BaseException | None = None
     ended: bool = False
     thread: threading.Thread | None = None
 
 
 class Crew:
-    """Fetches what the ledger of `work` lacks. `tick` is called over and over; False from it means it had no work."""
+    """Fetches what the ledger of `work` lacks, on `most` connections at most.
 
-    def __init__(self, work: Work, cancel: Cancel, *, most: int, latency: float, tick: Callable[[], bool]) -> None:
+    `tick` is called over and over; False from it means that it had nothing to do.
+    """
+
+    def __init__(self, work: Work, cancel: Cancel, *, most: int, tick: Callable[[], bool]) -> None:
         self._work, self._cancel, self._tick, self._most = work, cancel, tick, most
         self._piece = piece_size(work.ledger.total or 0, most)
-        self._patience = max(0.2, 10 * latency)
         self._alive: list[Connection] = []
         self._all: list[Connection] = []
-        self._growth = Growth(most, self._sample(), latency=latency)
         self._error: BaseException | None = None
 
     def run(self, first: Connection, answer: ExitStack, response: Response, *, ends: int | None) -> None:
         """Return once the ledger is complete. Raises the last connection's Failure, and any other error at once."""
         assert first.claim is not None
+        self._patience = max(0.2, 10 * response.latency)
         self._watch_over(first.claim)
+        self._growth = Growth(self._most, self._sample(), latency=response.latency)
         try:
             self._start(first, lambda: self._go_on(first, answer, response, ends))
             while not self._finished():
@@ -100,7 +104,9 @@ class Crew:
             self._growth.refused(len(self._alive))
 
     def _sample(self) -> Sample:
-        return Sample(time.monotonic(), self._work.ledger.received, sum(c.cpu for c in self._all))
+        now = time.monotonic()
+        waiting = sum(now - claim.moved for claim in self._work.ledger.claims if claim.left and not claim.writing)
+        return Sample(now, self._work.ledger.received, self._work.waited + waiting)
 
     def _grow(self) -> None:
         with self._work.changed:
@@ -145,7 +151,7 @@ class Crew:
         assert first.claim is not None
         with answer:
             self._work.take(first.claim, response, first.cancel, ends=ends)
-        first.cpu = time.thread_time()
+        first.worked = True
         with self._work.changed:
             if first.claim.end is None:
                 self._work.ledger.total = first.claim.end = first.claim.pos
@@ -158,7 +164,7 @@ class Crew:
                     return True
                 if connection.claim is not None:
                     self._work.ledger.release(connection.claim)
-                if sum(not c.ended for c in self._alive) > self._growth.wanted:
+                if self._others_moving(connection) >= self._growth.wanted:
                     return False
                 connection.claim = self._next() or self._take_over()
                 if connection.claim is None:
@@ -166,6 +172,11 @@ class Crew:
                         return False
                     self._work.changed.wait(self._patience)
         return False
+
+    def _others_moving(self, connection: Connection) -> int:
+        now = time.monotonic()
+        claims = [c.claim for c in self._alive if c is not connection and not c.ended]
+        return sum(claim is not None and now - claim.moved < self._patience for claim in claims)
 
     def _next(self) -> Claim | None:
         ledger = self._work.ledger
@@ -197,7 +208,11 @@ class Crew:
                 self._work.fetch_part(claim, connection.cancel, patient=False)
         except Failure as e:
             failure = e
-        connection.cpu = time.thread_time()
-        gained = claim.pos - before
-        if claim.left and gained < least_progress(self._work.ledger.total):
+        gained, worked = claim.pos - before, connection.worked
+        connection.worked = claim.left == 0 or gained >= least_progress(self._work.ledger.total)
+        if connection.worked:
+            return
+        if not worked:
             raise failure or Failure(f"it sent {gained:,} bytes of what was asked for")
+        # A server that allows a few connections may count the one that was closed a moment ago.
+        connection.cancel.sleep(SECOND_CHANCE)

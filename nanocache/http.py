@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,8 @@ class Response:
     url: str  # may hold secrets: redact it before it is seen
     headers: dict[str, str]  # names in lower case; repeated ones joined by a comma
     body: Iterator[bytes]  # raises Failure and Cancelled
+    latency: float = 0.0  # seconds from the request to the head, a new connection included
+    waited: Callable[[], float] = lambda: 0.0  # seconds so far in which the socket had nothing to read
 
 
 @contextmanager
@@ -93,16 +95,19 @@ class _Line:
     @contextmanager
     def ask(self, url: str, headers: Iterable[tuple[str, str]], timeout: float, cancel: Cancel) -> Iterator[Response]:
         with _failures(cancel, timeout), _quiet():
-            answer = self._send(_request(url, headers, timeout))
+            request, asked = _request(url, headers, timeout), time.monotonic()
+            answer = self._send(request)
+            latency = time.monotonic() - asked
         try:
-            yield Response(answer.status, url, _decoded(answer.headers), _body(answer, cancel, timeout))
+            body = _body(answer, cancel, timeout)
+            yield Response(answer.status, url, _decoded(answer.headers), body, latency, lambda: self.backend.waited)
         finally:
             answer.close()
 
     def _send(self, request: Any) -> Any:
         import httpcore
 
-        self.backend.pace = Pace()
+        self.backend.pace, self.backend.waited = Pace(), 0.0
         used, self.used = self.used, True
         try:
             return self.pool.handle_request(request)
@@ -164,7 +169,7 @@ class _Backend:
 
     def __init__(self) -> None:
         self.sock: socket.socket | None = None
-        self.pace = Pace()
+        self.pace, self.waited = Pace(), 0.0
         self.dead = False
 
     def shutdown(self) -> None:
@@ -214,6 +219,7 @@ class _Stream:
 
     def __init__(self, sock: socket.socket, backend: _Backend) -> None:
         self._sock, self._backend = sock, backend
+        self._pending: Callable[[], int] | None = None  # bytes that TLS has decrypted already
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         import httpcore
@@ -221,7 +227,10 @@ class _Stream:
         try:
             if self._sock.gettimeout() != timeout:
                 self._sock.settimeout(timeout)
+            idle_since = None if self._readable() else time.monotonic()
             data = self._sock.recv(READ)
+            if idle_since is not None:
+                self._backend.waited += time.monotonic() - idle_since
         except TimeoutError as e:
             raise httpcore.ReadTimeout(str(e)) from e
         except OSError as e:
@@ -257,7 +266,10 @@ class _Stream:
             secured = ssl_context.wrap_socket(
                 self._sock, server_hostname=server_hostname, do_handshake_on_connect=False
             )
-            self._sock = secured  # before the handshake, since it took the descriptor over
+            self._sock, self._pending = (
+                secured,
+                secured.pending,
+            )  # before the handshake, since it took the descriptor over
             self._backend.adopt(secured)
             secured.do_handshake()
         except TimeoutError as e:
@@ -280,7 +292,7 @@ class _Stream:
     def _readable(self) -> bool:
         import select
 
-        if self._sock.fileno() < 0:
+        if self._sock.fileno() < 0 or (self._pending is not None and self._pending()):
             return True
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)

@@ -40,7 +40,9 @@ class Claim:
 
     pos: int
     end: int | None
+    reach: int | None = None  # where the body that is being received ends: further than `end` if others took the rest
     moved: float = 0.0  # when its last byte came
+    writing: bool = False  # it stands still because of this machine's disk
     patience: float = math.inf  # seconds that it may stand still before somebody idle takes it over
 
     @property
@@ -87,9 +89,13 @@ class Ledger:
         claim.pos = end
 
     def release(self, claim: Claim) -> None:
-        """Give back what is left of a claim."""
+        """Give back what is left of a claim: to the stream that was on its way there, or to whoever comes next."""
         if claim in self.claims:
             self.claims.remove(claim)
+        for stream in self.claims:
+            if stream.left and stream.reach is not None:
+                taken = [start for start, _ in self.done] + [c.pos for c in self.claims]
+                stream.end = min([stream.reach, *(at for at in taken if at >= self._end(stream))])
 
     def _claim(self, start: int, end: int | None) -> Claim:
         claim = Claim(start, end)
@@ -135,7 +141,7 @@ class Ledger:
 
     def take_over(self, now: float) -> tuple[Claim, Claim] | None:
         """(what is left of the claim that has stood still for the longest, that claim, now empty), or None."""
-        still = [c for c in self.claims if c.left and now - c.moved > c.patience]
+        still = [c for c in self.claims if c.left and not c.writing and now - c.moved > c.patience]
         if not still:
             return None
         old = min(still, key=lambda c: c.moved)

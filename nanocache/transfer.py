@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -164,12 +163,13 @@ class _Transfer:
         self._again, self._pieces = False, True
         self._frontier, self._saver = Frontier(self._partial.fd), resume.Saver(self._work, self._digest is not None)
         resume.load(self._work, judged=self._digest is not None)
-        tries = Tries(self._settings.retries)
+        tries, received = Tries(self._settings.retries), None
         try:
             while True:
                 before = self._work.ledger.received
                 try:
-                    return self._attempt()
+                    received = self._attempt()
+                    return received
                 except StartOver as e:
                     self._start_over(e)
                 except Busy:
@@ -180,8 +180,9 @@ class _Transfer:
             self._reset()
             raise
         finally:
-            with suppress(Abandoned, OSError):  # something else is being raised, or the bytes are all there
-                self._saver.save()
+            if received is None or self._partial.state is not None:  # a small one that is there needs no state any more
+                with suppress(Abandoned, OSError):  # something else is being raised, or the bytes are all there
+                    self._saver.save()
 
     # --- between attempts ---------------------------------------------------------------------------------------------
 
@@ -222,7 +223,7 @@ class _Transfer:
 
     def _ask(self) -> NotModified | None:
         """One request, and what follows from its answer until no connection is left."""
-        first, asked = Connection(), time.monotonic()
+        first = Connection()
         headers = self._condition_headers()
         if self._work.ledger.done:
             first.claim = self._work.ledger.claim_rest()
@@ -235,7 +236,7 @@ class _Transfer:
                 if response.status == 304:
                     return self._not_modified()
                 ends = self._accept(response, first)
-                self._take(first, stack, response, ends, time.monotonic() - asked)
+                self._take(first, stack, response, ends)
             finally:
                 self._work.ledger.claims.clear()
         return None
@@ -293,7 +294,7 @@ class _Transfer:
         if available is not None and needed > available:
             raise NoSpace(path=str(self._partial.path.parents[2]), needed=needed, available=available)
 
-    def _take(self, first: Connection, stack: ExitStack, response: Response, ends: int | None, latency: float) -> None:
+    def _take(self, first: Connection, stack: ExitStack, response: Response, ends: int | None) -> None:
         claim, total = first.claim, self._work.ledger.total
         assert claim is not None
         small = total is None or total <= SMALL
@@ -302,7 +303,7 @@ class _Transfer:
                 self._work.ledger.total = claim.end = claim.pos
             return
         most = self._settings.connections if self._parallel() else 1
-        crew = Crew(self._work, self._cancel, most=most, latency=latency, tick=self._tick)
+        crew = Crew(self._work, self._cancel, most=most, tick=self._tick)
         crew.run(first, stack.pop_all(), response, ends=ends)
 
     def _parallel(self) -> bool:

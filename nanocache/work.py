@@ -37,6 +37,7 @@ class Work:
     settings: Settings
     ledger: Ledger = field(default_factory=Ledger)
     offer: Offer = field(default_factory=Offer)
+    waited: float = 0.0  # seconds that all its connections together had nothing to read
     pieced: bool = False  # bytes of more than one answer are in it
     address: Address | None = None  # where the last answer came from
     expired: set[str] = field(default_factory=set)
@@ -102,15 +103,18 @@ class Work:
         False if it stopped at `upto`, so that it can go on; True if all was taken that will be: the body ended, or the
         claim did, because others have the rest.
         """
+        claim.reach, before = ends, 0.0
         for chunk in response.body:
             cancel.check()
             with self.changed:
                 view = memoryview(chunk)[: claim.left]
+                claim.writing = True
             self.check_limit(claim.pos + len(view))
             self.partial.write(view, claim.pos)
             with self.changed:
                 self.ledger.advance(claim, len(view))
-                claim.moved = time.monotonic()
+                claim.moved, claim.writing, waited = time.monotonic(), False, response.waited()
+                self.waited, before = self.waited + waited - before, waited
                 met = claim.left == 0
             if tell is not None:
                 tell()

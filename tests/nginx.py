@@ -18,7 +18,7 @@ CONFIGURATION = """
 worker_processes {workers}; daemon off; pid {folder}/pid; error_log {folder}/error.log; master_process on;
 events {{ worker_connections 1024; }}
 http {{
-    log_format ranges '$status $http_range'; access_log {folder}/access.log ranges;
+    log_format ranges '$status $http_range $connection'; access_log {folder}/access.log ranges;
     sendfile on; tcp_nopush on; keepalive_requests 100000; default_type application/octet-stream;
     client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
     uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
@@ -75,11 +75,17 @@ class Nginx:
     def url(self, name: str, *, limited: bool = False) -> str:
         return f"http://127.0.0.1:{self.port}/{'limited/' if limited else ''}{name}"
 
+    def _log(self) -> list[list[str]]:
+        time.sleep(0.05)  # the line is written after the answer
+        return [line.split(" ") for line in (self.folder / "access.log").read_text().splitlines()]
+
     def requests(self) -> list[tuple[int, str]]:
         """(status, Range header or "-") of each request so far."""
-        time.sleep(0.05)  # the line is written after the answer
-        lines = (self.folder / "access.log").read_text().splitlines()
-        return [(int(line.split(" ", 1)[0]), line.split(" ", 1)[1]) for line in lines]
+        return [(int(status), asked) for status, asked, _ in self._log()]
+
+    def connections(self) -> int:
+        """How many connections carried them."""
+        return len({connection for _, _, connection in self._log()})
 
 
 @pytest.fixture
