@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +133,32 @@ def demo(ranks: int, mib: int, *, torchrun: bool) -> bool:
     return verified and cold["downloads"] == 1 and warm["gets"] == 0 and all(r.deed == "hit" for r in second)
 
 
+def train() -> bool:
+    """Run the training example plain, then as two nodes of two ranks with a disk each; whether it learned."""
+    script = str(ROOT / "examples" / "train.py")
+    print("\ntrain.py on one process, then on two nodes of two ranks that share no disk\n", flush=True)
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    plain = subprocess.run(
+        [sys.executable, script], env=environ | {"NANOCACHE_DIR": str(FOLDER / "plain")}, check=False
+    )
+    place = ["--nnodes=2", "--nproc-per-node=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *place, "--rdzv-id=demo", script],
+            env=environ | {"NANOCACHE_DIR": str(FOLDER / f"node{node}")},
+        )
+        for node in range(2)
+    ]
+    return not any([plain.returncode, *(agent.wait() for agent in agents)])
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ranks", type=int, default=8)
@@ -144,7 +171,8 @@ def main() -> None:
         job(url, sha256, Path(folder))
         return
     torchrun = importlib.util.find_spec("torch") is not None and not arguments.plain
-    sys.exit(0 if demo(arguments.ranks, arguments.mib, torchrun=torchrun) else 1)
+    fine = demo(arguments.ranks, arguments.mib, torchrun=torchrun) and (not torchrun or train())
+    sys.exit(0 if fine else 1)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ class Identity:
         except KeyError:
             return None
         texts = (one.start, one.boot, one.space, one.host)
-        return one if isinstance(one.pid, int) and all(isinstance(text, str) for text in texts) else None
+        # 0 and below are groups of processes to kill(2), which would live for ever.
+        valid = type(one.pid) is int and one.pid > 0 and all(isinstance(text, str) for text in texts)
+        return one if valid else None
 
     @property
     def here(self) -> bool:
@@ -45,7 +47,7 @@ class Identity:
 
     @property
     def alive(self) -> bool | None:
-        """Whether it still runs; None if that can't be told from here (another host, another pid namespace)."""
+        """Whether it still runs; None if that can't be told (elsewhere, another pid namespace, stopped)."""
         if not self.here or self.space != me().space:
             return None
         try:
@@ -56,7 +58,11 @@ class Identity:
             pass  # somebody else's, and alive
         except OverflowError:
             return False
-        return _start(self.pid) == self.start
+        start, state = _stat(self.pid)
+        if start != self.start:
+            return False
+        # Stopped (SIGSTOP, a debugger): it may go on, or never. Its signs of life decide, as those of another host.
+        return None if state in ("T", "t") else True
 
 
 def _read(path: str) -> str:
@@ -67,12 +73,13 @@ def _read(path: str) -> str:
         return ""
 
 
-def _start(pid: int) -> str:
-    # Field 22 of /proc/<pid>/stat; the second field may hold spaces and parentheses, so count from its end.
+def _stat(pid: int) -> tuple[str, str]:
+    """(start time, state) of a pid; empty where the kernel does not say, or of what is dead."""
+    # Fields 22 and 3 of /proc/<pid>/stat; the second may hold spaces and parentheses, so count from its end.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] in "ZX":  # a zombie has let go of everything, and waits for its parent only
-        return ""
-    return fields[19]
+        return "", ""
+    return fields[19], fields[0]
 
 
 def _space() -> str:
@@ -93,5 +100,5 @@ def me() -> Identity:
         host = platform.node()
         # macOS has no boot id to read: the host's name must do, and a reused pid is told by nothing else.
         boot = _read("/proc/sys/kernel/random/boot_id") or host
-        _me = Identity(pid=pid, start=_start(pid), boot=boot, space=_space(), host=host)
+        _me = Identity(pid=pid, start=_stat(pid)[0], boot=boot, space=_space(), host=host)
     return _me

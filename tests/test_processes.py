@@ -265,3 +265,23 @@ def test_record_of_a_failure_is_private_and_that_of_a_holder_names_no_url(base: 
     assert record is not None
     assert record.asked_by(("http://h/?token=s3cret",))
     assert not record.asked_by(("http://h/?token=other",))
+
+
+def test_a_stopped_holder_is_given_up_on_after_a_while(
+    base: Path, misbehaving: Callable[..., Misbehaving], spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nanocache
+    from nanocache import waiting
+
+    body = content(MIB, 1)
+    server = misbehaving()
+    url = server.route("/x.bin", in_turn(stalled(body, at=1000), serve(body)))
+    holder = spawn("nanocache.fetch(url)", 1, url=url)
+    deadline = time.monotonic() + 30
+    while not server.gets("/x.bin"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(holder.processes[0].pid, signal.SIGSTOP)
+    monkeypatch.setattr(waiting, "SILENT", 1.0)
+    assert nanocache.fetch(url).read_bytes() == body
+    os.kill(holder.processes[0].pid, signal.SIGCONT)
