@@ -50,7 +50,7 @@ class NanocacheError(Exception):
         """Rebuild what `to_json` gave. Raises ValueError if it is no such record."""
         try:
             error: NanocacheError = _LEAVES[record["error"]](**record["facts"])
-        except (KeyError, TypeError) as e:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise ValueError(f"not the record of a nanocache error: {record!r}") from e
         return error
 

@@ -67,15 +67,23 @@ def read(path: str) -> Record | None:
     try:
         return Record(
             holder=Identity.parse(raw.get("holder") or {}),
-            done=raw.get("done"),
-            total=raw.get("total"),
-            rate=raw.get("rate"),
+            done=_size(raw.get("done")),
+            total=_size(raw.get("total")),
+            rate=_rate(raw.get("rate")),
             error=NanocacheError.from_json(error) if error else None,
             salt=str(raw.get("salt", "")),
             asker=str(raw.get("asker", "")),
         )
     except (ValueError, TypeError, AttributeError):
         return None
+
+
+def _size(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _rate(value: Any) -> float | None:
+    return value if isinstance(value, float) and 0 <= value < float("inf") else None
 
 
 class Holding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -18,6 +19,8 @@ from .store import TRASH, Store
 __all__ = ["Ref", "read", "write"]
 
 logger = logging.getLogger("nanocache")
+
+LATEST = 1e11  # seconds since the epoch, in the year 5138
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ def _parse(record: dict[str, Any]) -> Ref | None:
     digest = values["digest"]
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # it becomes a path
         return None
+    if not 0 <= values["fetched_at"] < LATEST:
+        return None
+    if not all((values[name] or "").isprintable() for name in ("etag", "last_modified")):  # they become headers
+        return None
     return Ref(**values)
 
 
@@ -61,10 +68,10 @@ def read(store: Store, url_key: str) -> Ref | None:
 
 
 def write(store: Store, url_key: str, ref: Ref) -> None:
-    """Remember `ref`, unless a newer one is there."""
+    """Remember `ref`, unless a newer one is there. One from the future is not newer: a clock was wrong."""
     path = store.ref(url_key)
     there = read(store, url_key)
-    if there is not None and there.fetched_at > ref.fetched_at:
+    if there is not None and ref.fetched_at < there.fetched_at <= time.time():
         return
     if there is not None and there.digest != ref.digest:
         logger.info("%s changed: sha256 %s -> %s", ref.url, there.digest, ref.digest)

@@ -35,24 +35,37 @@ def load(work: Work, *, judged: bool) -> None:
 
 def _parse(work: Work, state: dict[str, Any], judged: bool) -> tuple[Ledger, Offer]:
     same = state["url"] == _key(work)
-    validator, total = state["validator"], state["total"]
+    validator, etag, modified = (_header(state[name]) for name in ("validator", "etag", "last-modified"))
+    total = None if state["total"] is None else _size(state["total"])
     if not judged and not (same and validator):
         raise ValueError("nobody can tell whether these bytes belong together")
-    ledger = Ledger(total, [(int(start), int(end)) for start, end in state["done"]])
+    ledger = Ledger(total, [(_size(start), _size(end)) for start, end in state["done"]])
     end = ledger.done[-1][1] if ledger.done else 0
-    if end > os.fstat(work.partial.fd).st_size or (total is not None and not end <= int(total)):
+    if end > os.fstat(work.partial.fd).st_size or (total is not None and end > total):
         raise ValueError("the state claims more than there is")
     if ledger.complete and not judged:
         ledger.done[-1] = (ledger.done[-1][0], end - 1)  # a byte to ask for, so that the server says it is current
     offer = Offer(
         total=total,
         validator=validator if same else None,
-        etag=state["etag"] if same else None,
-        last_modified=state["last-modified"] if same else None,
+        etag=etag if same else None,
+        last_modified=modified if same else None,
         ranges=True,
     )
     work.pieced = True
     return ledger, offer
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("not a number of bytes")
+    return value
+
+
+def _header(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and value.isprintable()):
+        raise ValueError("not the value of a header")
+    return value
 
 
 def _key(work: Work) -> str:
