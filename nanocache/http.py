@@ -277,7 +277,7 @@ class _Stream:
             raise httpcore.ConnectTimeout(str(e)) from e
         except OSError as e:
             self.close()
-            raise httpcore.ConnectError(str(e)) from e
+            raise httpcore.ConnectError(e) from e  # as its argument, since httpcore drops the cause
         return self
 
     def get_extra_info(self, info: str) -> Any:
@@ -357,7 +357,7 @@ def _failure(e: Exception, timeout: float) -> Failure:
             return Failure(f"no connection within {min(CONNECT_TIMEOUT, timeout):g} s")
         case httpcore.TimeoutException():
             return Failure(f"not a byte for {timeout:g} s")
-        case httpcore.ConnectError(__cause__=ssl.SSLCertVerificationError(verify_message=reason)):
+        case httpcore.ConnectError(args=(ssl.SSLCertVerificationError(verify_message=reason),)):
             return Failure(f"its certificate is not trusted: {reason}; SSL_CERT_FILE names other ones", lasting=True)
         case httpcore.ConnectError():
             return Failure(f"cannot connect: {e}")
