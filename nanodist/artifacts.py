@@ -1,8 +1,9 @@
 """nanodist.fetch: one rank downloads, and every rank gets the file, or the same error.
 
-    job     one rank of the job downloads; the base directory is shared by all nodes
-    disk    the lock on the disk decides who downloads, and no rank asks the store: nanocache.fetch itself
-    auto    one rank per disk: ranks that share a disk find each other by its name (`disk`)
+    job        one rank of the job downloads; the base directory is shared by all nodes
+    disk       the lock on the disk decides who downloads, and no rank asks the store: nanocache.fetch itself
+    broadcast  one rank of the job downloads, and sends the bytes to one rank on each other disk (`broadcast`)
+    auto       one rank per disk, which find each other by its name (`disk`); and on several nodes, broadcast
 
 The rank that acts calls `nanocache.fetch`; what it publishes is its path, and the others open that name only then.
 Invariants: files are the truth and the store only notifies, so a lost store costs coordination, not files; a hit asks
@@ -14,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,18 @@ import nanocache
 from nanocache import Artifact, Cache, Progress
 from nanocache.identity import me
 
+from . import roll
 from .disk import VISIBLE, disk_name, wait_visible
 from .election import Verdict, decide
 from .errors import CoordinatorLost, NotVisible, from_record, to_record
 from .rank import topology
-from .store import Coordinator, coordination
+from .store import Coordinator, coordination, joined
 
 __all__ = ["fetch", "fetch_many"]
 
 logger = logging.getLogger("nanodist")
 
-SCOPES = ("auto", "job", "disk")
+SCOPES = ("auto", "job", "disk", "broadcast")
 FRESH = 60.0  # seconds for which an outcome binds those who come later
 CHUNK = 128  # artifacts that one outcome speaks of: a path takes some 200 bytes of it
 
@@ -40,6 +43,7 @@ Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 PathLike = str | os.PathLike[str]
 ProgressOption = bool | Callable[[Progress], object] | None
 Got = list[Path | BaseException]  # what fetch_many gives for its artifacts, in their order
+Act = Callable[[Sequence[Artifact]], Got]
 
 
 def fetch(
@@ -63,25 +67,29 @@ def fetch(
     outcome is bound by it. No collective is used, so the download may outlast the process group's time-out, and no
     group needs to be there. A leader that dies is replaced.
 
-    `scope`: "auto" has one rank act per disk, "job" one for the whole job (all nodes see one base directory), "disk"
-    leaves it to the lock and asks no store, which is the right one where each rank wants other files. NANODIST_SCOPE
-    takes the place of "auto". The other arguments are nanocache.fetch's.
+    `scope`: "auto" has one rank act per disk, and if there are several disks, one of these download for all. "job": one
+    rank for the whole job, where all nodes see one base directory. "broadcast": as "auto", whatever is known of the
+    nodes. These are calls of all ranks; a disk that does not call is waited for, at most 2 s. "disk" leaves it to the
+    lock and asks no store, which is the right one where each rank wants other files. NANODIST_SCOPE takes the place of
+    "auto". The other arguments are nanocache.fetch's.
 
     Raises what nanocache.fetch raises, on every rank the same class with the same facts (anything that is no error of
     nanocache as LeaderError), and NotVisible if the file is on another disk than this rank's, or does not show.
     """
     artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
-    if not (rehash or max_age is not None) and (hit := nanocache.lookup(artifact, base_dir=base_dir)) is not None:
+    call = _Call([artifact], Cache(base_dir).base_dir, _scope(scope), None, False, progress)
+    anew = rehash or max_age is not None
+    if not anew and (hit := nanocache.lookup(artifact, base_dir=base_dir)) is not None:
+        call.say_have()
         return hit
 
-    def act() -> Got:
+    def act(artifacts: Sequence[Artifact]) -> Got:
         return [
-            nanocache.fetch(
-                artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress, base_dir=base_dir
-            )
+            nanocache.fetch(one, rehash=rehash, max_age=max_age, offline=offline, progress=progress, base_dir=base_dir)
+            for one in artifacts
         ]
 
-    [path] = _share([artifact], act, Cache(base_dir).base_dir, _scope(scope))
+    [path] = call.share(act, castable=not (anew or offline))
     if isinstance(path, BaseException):
         raise path
     return path
@@ -106,11 +114,17 @@ def fetch_many(
     wanted = [item if isinstance(item, Artifact) else Artifact(item) for item in artifacts]
     found: list[Any] = []
     for chunk in (wanted[n : n + CHUNK] for n in range(0, len(wanted), CHUNK)):
+        call = _Call(chunk, Cache(base_dir).base_dir, _scope(scope), workers, return_exceptions, progress)
+        hits = [nanocache.lookup(artifact, base_dir=base_dir) for artifact in chunk]
+        if all(hits):
+            call.say_have()
+            found += hits
+            continue
 
-        def act(chunk: list[Artifact] = chunk) -> Got:
+        def act(artifacts: Sequence[Artifact]) -> Got:
             paths: Got = []
             paths += nanocache.fetch_many(
-                chunk,
+                artifacts,
                 workers=workers,
                 return_exceptions=return_exceptions,
                 progress=progress,
@@ -119,8 +133,7 @@ def fetch_many(
             )
             return paths
 
-        hits = [nanocache.lookup(artifact, base_dir=base_dir) for artifact in chunk]
-        found += hits if all(hits) else _share(chunk, act, Cache(base_dir).base_dir, _scope(scope))
+        found += call.share(act, castable=not offline)
     return found
 
 
@@ -148,31 +161,81 @@ def _scope(asked: str) -> str:
     return scope
 
 
-def _share(wanted: list[Artifact], act: Callable[[], Got], base: Path, scope: str) -> Got:
-    """What `act` gives, done by one rank where ranks can agree, else by this one."""
-    if scope == "disk" or topology().world_size == 1 or (at := coordination()) is None:
-        return act()
-    try:
-        domain = "job" if scope == "job" else disk_name(base, at.job)
-        return act() if domain is None else _Shared(at, wanted, act, base).get(domain)
-    except CoordinatorLost as e:
-        if at.lost is None:  # not our store's: the act's own error
-            raise
-        logger.warning("%s; file locks alone coordinate from here on", e)
-        return act()
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What is asked, by all ranks alike."""
+
+    wanted: Sequence[Artifact]
+    base: Path
+    scope: str
+    workers: int | None
+    return_exceptions: bool
+    progress: ProgressOption
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256("\n".join(map(_identity, self.wanted)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def share(self, act: Act, *, castable: bool) -> Got:
+        """What `act` gives, done by one rank where ranks can agree, else by this one."""
+        if self.scope == "disk" or topology().world_size == 1 or (at := coordination()) is None:
+            return act(self.wanted)
+        try:
+            domain = "job" if self.scope == "job" else disk_name(self.base, at.job)
+            if domain is None:
+                return act(self.wanted)
+            castable = castable and self._casts()
+            if castable:
+                roll.name(at, domain)  # each rank, so that whoever acts knows when all disks have been heard of
+            shared = _Shared(at, lambda: self._act(at, domain, act, castable=castable), self.base)
+            return shared.get(f"fetch/{domain}/{self.identity}")
+        except CoordinatorLost as e:
+            if at.lost is None:  # not our store's: the act's own error
+                raise
+            logger.warning("%s; file locks alone coordinate from here on", e)
+            return act(self.wanted)
+
+    def _act(self, at: Coordinator, disk: str, act: Act, *, castable: bool) -> Got:
+        if not castable:
+            return act(self.wanted)
+        from .broadcast import Broadcast  # loads much more of nanocache than a hit needs
+
+        cast = Broadcast(
+            at, self._cast_key, disk, self.wanted, self.base, self.workers, self.return_exceptions, self.progress
+        )
+        return cast.get(act)
+
+    @property
+    def _cast_key(self) -> str:
+        return f"cast/{self.identity}"
+
+    def _casts(self) -> bool:
+        """Whether there may be another disk that wants the bytes."""
+        return self.scope == "broadcast" or (self.scope == "auto" and topology().node_count != 1)
+
+    def say_have(self) -> None:
+        """After a hit: have those who need it not wait for this disk. One word, once.
+
+        With "auto" only if this process has a store to say it in already: to look for one is more than a hit may cost,
+        and what the others wait is bounded.
+        """
+        if not self._casts() or topology().world_size == 1:
+            return
+        if (at := coordination() if self.scope == "broadcast" else joined()) is None:
+            return
+        try:
+            roll.have(at, self._cast_key, self.base)
+        except CoordinatorLost as e:
+            logger.debug("%s", e)
 
 
 class _Shared:
     """One act for all ranks that have a disk, or a job, in common."""
 
-    def __init__(self, at: Coordinator, wanted: list[Artifact], act: Callable[[], Got], base: Path) -> None:
+    def __init__(self, at: Coordinator, act: Callable[[], Got], base: Path) -> None:
         self._at, self._act, self._base = at, act, base
-        self._identity = hashlib.sha256(
-            "\n".join(map(_identity, wanted)).encode("utf-8", "surrogateescape")
-        ).hexdigest()
 
-    def get(self, domain: str) -> Got:
-        key = f"fetch/{domain}/{self._identity}"
+    def get(self, key: str) -> Got:
         for _ in range(2):
             verdict = decide(self._at, key, self._lead, fresh=FRESH)
             if (gone := self._gone(verdict)) is None:

@@ -32,7 +32,7 @@ from nanocache.identity import me
 from .errors import CoordinatorLost
 from .rank import Topology, initialized_group, integer, is_ddp_initialized, topology
 
-__all__ = ["Address", "Coordinator", "address", "connect", "coordination", "pauses"]
+__all__ = ["Address", "Coordinator", "address", "connect", "coordination", "joined", "pauses"]
 
 logger = logging.getLogger("nanodist")
 
@@ -94,6 +94,12 @@ class Coordinator:
     def delete(self, key: str) -> None:
         self._ask("delete_key", key)
 
+    def under(self, prefix: str) -> Any:
+        """The store itself under a further prefix, for what torch builds over one."""
+        if self.lost is not None:
+            raise self.lost
+        return torch_distributed().PrefixStore(prefix, self._store)
+
     def _ask(self, operation: str, *args: Any) -> Any:
         if self.lost is not None:
             raise self.lost
@@ -151,6 +157,11 @@ def coordination() -> Coordinator | None:
             _place = _join(asked[0])
             _refused = asked if _place is None else None
         return _place
+
+
+def joined() -> Coordinator | None:
+    """This process's place at the store if it has one already; never takes one, never loads torch."""
+    return None if _forked or _place is None or _place.lost is not None or _in_worker() else _place
 
 
 def _join(where: Address | None) -> Coordinator | None:

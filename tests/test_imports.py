@@ -32,7 +32,7 @@ LAYERS = [
     "products transfer",
     "engine",
     "cache",
-    "api seed",
+    "api seed deposit",
     "__init__",
     "cli",
     "__main__",

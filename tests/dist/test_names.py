@@ -16,8 +16,10 @@ from tests.test_imports import NANODIST, imports, modules
 LAYERS = [
     "errors rank dtype peaks disk",
     "console seeds device store",
-    "group election",
-    "leader artifacts",
+    "group election pair",
+    "leader roll relay",
+    "broadcast",
+    "artifacts",
     "__init__",
 ]
 
@@ -69,7 +71,7 @@ def test_imports_point_one_way(path: Path) -> None:
     assert not {module for module in own if level[module] >= level[path.stem]}
 
 
-def test_of_nanocache_only_the_public_names_errors_and_identities_are_used() -> None:
+def test_of_nanocache_only_what_is_meant_for_others_is_used() -> None:
     used = {name for path in modules(NANODIST) for name, _ in imports(path) if name.split(".")[0] == "nanocache"}
-    known = {"nanocache", "nanocache.errors", "nanocache.identity"}
+    known = {f"nanocache{name}" for name in ("", ".errors", ".identity", ".cancel", ".deposit")}
     assert used <= known | {f"nanocache.{name}" for name in nanocache.__all__}
