@@ -417,11 +417,17 @@ def _certificates() -> Any:
     return _context(*_certificate_variables())
 
 
-@functools.lru_cache(maxsize=4)
-def _context(*_: str | None) -> Any:
+@functools.lru_cache(maxsize=4)  # 20 ms each
+def _context(file: str | None, folder: str | None) -> Any:
+    # httpx's own rule, but of the variables as they were read for the key: were they read again, a change in between
+    # would leave one pair's trust under the other's name for good.
+    import ssl
+
     import httpx
 
-    return httpx.create_ssl_context()  # 20 ms, and reads the two variables
+    if file or folder:
+        return ssl.create_default_context(cafile=file or None, capath=None if file else folder)
+    return httpx.create_ssl_context(trust_env=False)
 
 
 # --- what httpcore logs -----------------------------------------------------------------------------------------------
