@@ -109,8 +109,13 @@ def test_gaps_of_an_interrupted_parallel_download_are_filled_and_nothing_else(
 ) -> None:
     server, cancel = misbehaving(), Cancel()
     url = server.route("/f", paced(DATA, RATE))
-    timer = threading.Timer(0.5, cancel.set)
-    timer.start()
+
+    def cut_in() -> None:
+        while len(server.requests()) < 4:  # so many pieces under way, each a gap
+            time.sleep(0.005)
+        cancel.set()
+
+    threading.Thread(target=cut_in, daemon=True).start()
     with pytest.raises(Cancelled):
         download(url, cancel=cancel)
     state = download.left()
