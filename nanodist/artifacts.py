@@ -13,6 +13,7 @@ no store; one process without a launcher, and a worker of a DataLoader, are nano
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -248,7 +249,8 @@ class _Shared:
         items = []
         for result in self._act():
             if isinstance(result, BaseException):
-                items.append(to_record(result, rank=self._at.rank, host=me().host))
+                record = to_record(result, rank=self._at.rank, host=me().host)
+                items.append(json.loads(json.dumps(record)))  # facts may be tuples
             else:
                 items.append({"path": os.path.relpath(result, self._base)})
         return {"disk": disk_name(self._base, self._at.job), "items": items}

@@ -84,7 +84,7 @@ class Broadcast:
     def _missing(self, failed: dict[int, Exception]) -> set[int]:
         def here(artifact: Artifact) -> bool:
             plain = replace(artifact, postprocess=None)
-            return artifact.url.startswith("file:") or nanocache.lookup(plain, base_dir=self.base) is not None
+            return artifact.url.lower().startswith("file:") or nanocache.lookup(plain, base_dir=self.base) is not None
 
         return {n for n, artifact in enumerate(self.artifacts) if n not in failed and not here(artifact)}
 
