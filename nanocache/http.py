@@ -36,6 +36,8 @@ __all__ = ["Response", "exchange"]
 CONNECT_TIMEOUT = 10.0  # seconds for all addresses of a host together; less if the timeout is
 IDLE = 15.0  # seconds that an idle connection may be used again; servers drop theirs after 60 as a rule
 IDLE_CONNECTIONS = 64  # kept open at most
+PROXY_VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
+PROXY_VARIABLES += [*map(str.upper, PROXY_VARIABLES), "REQUEST_METHOD"]  # a CGI's HTTP_PROXY is a client's header
 READ = 1 << 18  # bytes asked of the socket at once: httpcore's 64 KiB cost twice the CPU for each byte
 
 
@@ -239,10 +241,13 @@ class _Stream:
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:  # the body of a GET
+            return
         import httpcore
 
         try:
-            self._sock.settimeout(timeout)
+            if self._sock.gettimeout() != timeout:
+                self._sock.settimeout(timeout)
             self._sock.sendall(buffer)
         except TimeoutError as e:
             raise httpcore.WriteTimeout(str(e)) from e
@@ -383,10 +388,14 @@ def _broken_off(text: str) -> str:
 
 def _proxy(url: str) -> str | None:
     """The proxy that the environment asks for, from the variables that httpx and curl read."""
+    return _proxy_for(*origin(url), *map(os.environ.get, PROXY_VARIABLES))
+
+
+@functools.lru_cache(maxsize=64)
+def _proxy_for(scheme: str, host: str, port: int, *_: str | None) -> str | None:
     from urllib.request import getproxies, proxy_bypass
 
-    proxies = getproxies()
-    scheme, host, port = origin(url)
+    proxies = getproxies()  # looks at every variable there is, which took a tenth of a small artifact's time
     proxy = proxies.get(scheme) or proxies.get("all")
     if not proxy or proxy_bypass(f"{host}:{port}"):
         return None
