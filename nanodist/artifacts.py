@@ -220,9 +220,10 @@ class _Call:
         With "auto" only if this process has a store to say it in already: to look for one is more than a hit may cost,
         and what the others wait is bounded.
         """
-        if not self._casts() or topology().world_size == 1:
-            return
-        if (at := coordination() if self.scope == "broadcast" else joined()) is None:
+        at = joined()
+        if at is None and self.scope == "broadcast" and topology().world_size > 1:
+            at = coordination()
+        if at is None or roll.said(self._cast_key, self.base) or not self._casts():
             return
         try:
             roll.have(at, self._cast_key, self.base)

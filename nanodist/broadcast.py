@@ -66,7 +66,7 @@ class Broadcast:
 
     def _bring(self) -> dict[int, Exception]:
         """Have what can be had from others; the errors that are everybody's, by number."""
-        roll = Roll(self.at, self.key, self.disk)
+        roll = Roll(self.at, self.key, self.disk, len(self.artifacts))
         failed: dict[int, Exception] = {}
         try:
             for _ in range(ROUNDS):

@@ -26,26 +26,29 @@ from .disk import disk_name
 from .election import decide
 from .store import Coordinator, pauses
 
-__all__ = ["Enrolled", "Roll", "have", "name"]
+__all__ = ["Enrolled", "Roll", "have", "name", "said"]
 
 PATIENCE = 2.0  # seconds
 LEAST = 0.05  # seconds, where nobody else came the last times: each rank wants files of its own, it seems
 WORDING = 1.0  # seconds from being counted to the word itself
 
 _lonely: dict[str, int] = {}  # disk -> rolls in a row that nobody else was on
-_said: set[tuple[str, Path]] = set()  # (key, base directory)
+_said: set[tuple[str, str]] = set()  # (key, base directory)
 _disks: dict[str, int] = {}  # the disks this process has named, numbered
 
 
 def have(at: Coordinator, key: str, base: Path) -> None:
     """Say that nothing is needed on the disk under `base`, for whoever calls a roll of `key`. Once."""
-    if (key, base) in _said:
-        return
-    _said.add((key, base))
+    _said.add((key, str(base)))
     if (disk := disk_name(base, at.job)) is not None:
         name(at, disk)
         if at.add(f"{key}/have/{disk}", 1) == 1:
             at.add(f"{key}/have", 1)
+
+
+def said(key: str, base: Path) -> bool:
+    """Whether this process did so already."""
+    return (key, str(base)) in _said
 
 
 def name(at: Coordinator, disk: str) -> int:
@@ -75,8 +78,9 @@ class Enrolled:
 class Roll:
     """The rolls of one key."""
 
-    def __init__(self, at: Coordinator, key: str, disk: str) -> None:
-        self._at, self._key, self._disk = at, key, disk
+    def __init__(self, at: Coordinator, key: str, disk: str, count: int) -> None:
+        """`count`: the artifacts that there are to need; of a single one, whoever comes needs that, without a word."""
+        self._at, self._key, self._disk, self._count = at, key, disk, count
 
     def enter(self, needs: set[int]) -> Enrolled:
         """Say what this disk needs, and wait for the roll to be closed. Raises CoordinatorLost."""
@@ -84,7 +88,8 @@ class Roll:
         while True:
             turn = self._at.add(f"{self._key}/round", 0)
             mine = self._at.add(f"{self._key}/{turn}/needs", 1)
-            self._at.set(f"{self._key}/{turn}/need/{mine}", json.dumps(sorted(needs)))
+            if self._count > 1:
+                self._at.set(f"{self._key}/{turn}/need/{mine}", json.dumps(sorted(needs)))
             plan = decide(self._at, f"{self._key}/{turn}/plan", partial(self._close, turn, number)).value
             if mine <= plan["size"]:
                 return Enrolled(plan["session"], mine - 1, plan["size"], frozenset(plan["needs"]))
@@ -95,7 +100,8 @@ class Roll:
         if self._at.add(f"{self._key}/{turn}/closings", 1) == 1:
             self._at.add(f"{self._key}/round", 1)
         size = self._at.add(f"{self._key}/{turn}/needs", 0)
-        needs = {need for n in range(1, size + 1) for need in self._word(f"{self._key}/{turn}/need/{n}")}
+        words = [f"{self._key}/{turn}/need/{n}" for n in range(1, size + 1)]
+        needs = {need for word in words for need in self._word(word)} if self._count > 1 else {0}
         _lonely[self._disk] = _lonely.get(self._disk, 0) + 1 if size == 1 else 0
         return {"session": f"cast/{uuid.uuid4().hex}", "size": size, "needs": sorted(needs)}
 

@@ -66,6 +66,7 @@ class Coordinator:
         self.told: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
         self._job = ""
         self._pid = os.getpid()
+        self._building, self._builders = threading.Lock(), None
         self._store: Any = torch_distributed().PrefixStore(f"nanodist/{_attempt(here)}", client)
 
     @property
@@ -95,10 +96,15 @@ class Coordinator:
         self._ask("delete_key", key)
 
     def under(self, prefix: str) -> Any:
-        """The store itself under a further prefix, for what torch builds over one."""
+        """The store under a further prefix, for what torch builds over one.
+
+        Through a client of its own: torch blocks in it, and our signs of life must not wait for that.
+        """
         if self.lost is not None:
             raise self.lost
-        return torch_distributed().PrefixStore(prefix, self._store)
+        with self._building:
+            self._builders = self._builders or self._store.clone()
+        return torch_distributed().PrefixStore(prefix, self._builders)
 
     def _ask(self, operation: str, *args: Any) -> Any:
         if self.lost is not None:
@@ -121,7 +127,7 @@ class Coordinator:
         except CoordinatorLost:
             pass
         self.lost = self.lost or CoordinatorLost(address=str(self.where), reason="this process is ending")
-        self._store = None
+        self._store = self._builders = None
 
 
 def pauses(world_size: int) -> Iterator[None]:
