@@ -27,8 +27,9 @@ from nanocache.errors import NanocacheError
 from nanocache.identity import me
 
 from .errors import CoordinatorLost, LeaderError, to_record
+from .pair import Unreachable
 from .relay import Item, Tree, receive, send
-from .roll import Enrolled, Roll
+from .roll import Enrolled, Roll, have
 from .store import Coordinator
 
 __all__ = ["Broadcast"]
@@ -40,6 +41,9 @@ ROUNDS = 3  # streams that may break off before everybody downloads for himself
 
 ProgressOption = bool | Callable[[Progress], object] | None
 Got = list[Path | BaseException]
+
+_unreachable = False  # no stream came here, though the source was there: to try it each time would cost each time
+
 THE_ORIGINS = (DownloadFailed, ChecksumMismatch)  # errors that anybody who asks would get
 
 
@@ -66,8 +70,12 @@ class Broadcast:
 
     def _bring(self) -> dict[int, Exception]:
         """Have what can be had from others; the errors that are everybody's, by number."""
-        roll = Roll(self.at, self.key, self.disk, len(self.artifacts))
+        global _unreachable
         failed: dict[int, Exception] = {}
+        if _unreachable:
+            have(self.at, self.key, self.base)  # so that nobody waits for this disk
+            return failed
+        roll = Roll(self.at, self.key, self.disk, len(self.artifacts))
         try:
             for _ in range(ROUNDS):
                 missing = self._missing(failed)
@@ -77,6 +85,13 @@ class Broadcast:
                 failed |= errors
                 if whole:
                     break
+        except Unreachable as e:
+            _unreachable = True
+            logger.warning(
+                "gloo cannot connect the nodes of this job (%s): from here on each one downloads by itself; "
+                "set GLOO_SOCKET_IFNAME to the interface that they share, or NANODIST_SCOPE=disk",
+                e,
+            )
         except (CoordinatorLost, LeaderError) as e:
             logger.warning("%s; what is missing is downloaded", e)
         return failed

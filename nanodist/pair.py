@@ -19,7 +19,7 @@ from typing import Any
 from .errors import CoordinatorLost
 from .store import Coordinator, pauses
 
-__all__ = ["ALIVE_EVERY", "CHUNK", "Buffer", "Kind", "Lost", "Pair"]
+__all__ = ["ALIVE_EVERY", "CHUNK", "Buffer", "Kind", "Lost", "Pair", "Unreachable"]
 
 CHUNK = 4 << 20  # bytes of one frame at most; smaller ones cost gloo's handshakes, larger ones the pipeline's depth
 ALIVE_EVERY = 0.5  # seconds
@@ -42,6 +42,10 @@ class Lost(Exception):
     """The other one is gone, stopped, or never came."""
 
 
+class Unreachable(Lost):
+    """The other one came, and gloo can't connect the two: a firewall, or a host name that means another interface."""
+
+
 class Buffer:
     """Memory that gloo and the file system both can use, without numpy between them."""
 
@@ -59,7 +63,7 @@ class Pair:
     def __init__(self, at: Coordinator, name: str, end: int, *, timeout: float | None = None) -> None:
         """`name`: the same on both ends; `end`: 0 sends, 1 receives; `timeout`: seconds, else `TIMEOUT`.
 
-        Raises Lost if the other does not come.
+        Raises Lost if the other does not come, Unreachable if it came and no connection does.
         """
         import torch
         import torch.distributed as dist
@@ -68,10 +72,13 @@ class Pair:
         self._header = torch.zeros(3, dtype=torch.int64)
         try:
             _meet(at, name, end)
-            patience = timedelta(seconds=timeout or TIMEOUT)
-            self._group: Any = dist.ProcessGroupGloo(at.under(name), end, 2, patience)
-        except (RuntimeError, CoordinatorLost) as e:
+            store, patience = at.under(name), timedelta(seconds=timeout or TIMEOUT)
+        except CoordinatorLost as e:
             raise Lost(str(e)) from None
+        try:
+            self._group: Any = dist.ProcessGroupGloo(store, end, 2, patience)
+        except (RuntimeError, ValueError) as e:
+            raise Unreachable(str(e).split("\n", 1)[0]) from None
 
     def send(self, kind: Kind, number: int = 0, buffer: Buffer | None = None, size: int = 0) -> None:
         """Raises Lost."""
@@ -84,8 +91,8 @@ class Pair:
         """The next frame's kind, number and size. Raises Lost."""
         self._do("recv", self._header)
         kind, number, size = self._header.tolist()
-        if not 0 <= size <= CHUNK:
-            raise Lost(f"a frame of {size} bytes is none of ours")
+        if not (0 <= kind <= max(Kind) and 0 <= size <= CHUNK):
+            raise Lost(f"a frame of kind {kind} and {size} bytes is none of ours")
         return Kind(kind), number, size
 
     def body(self, buffer: Buffer, size: int) -> None:

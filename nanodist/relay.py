@@ -28,7 +28,7 @@ from nanocache.deposit import Deposit, Parcel, Refused
 from nanocache.errors import NanocacheError
 
 from .errors import from_record
-from .pair import ALIVE_EVERY, CHUNK, Buffer, Kind, Lost, Pair
+from .pair import ALIVE_EVERY, CHUNK, Buffer, Kind, Lost, Pair, Unreachable
 from .store import Coordinator
 
 __all__ = ["Item", "Tree", "receive", "send"]
@@ -263,7 +263,7 @@ def receive(tree: Tree, wanted: Mapping[int, Artifact], open_place: Place) -> tu
     """Publish those of `wanted` that come, and pass everything on.
 
     Whether the stream came to its end, and the errors that it brought, by number. What is not here then is this
-    process's own to get.
+    process's own to get. Raises Unreachable if no stream can come.
     """
     inlet = None
     with _outlets(tree) as outlets:
@@ -274,6 +274,8 @@ def receive(tree: Tree, wanted: Mapping[int, Artifact], open_place: Place) -> tu
                 inlet.run()
             finally:
                 inlet.close()
+        except Unreachable:
+            raise
         except Lost as e:
             logger.info("the stream of artifacts broke off: %s", e)
             for outlet in outlets:
@@ -314,7 +316,7 @@ class _Inlet:
 
     def _take(self, frame: _Frame) -> None:
         if frame.kind in (Kind.BEGIN, Kind.FAIL) and frame.number in self._wanted and frame.buffer is not None:
-            self._open(frame, json.loads(bytes(frame.buffer.bytes[: frame.size])))
+            self._open(frame, _record(frame.buffer, frame.size))
         own = [self._current] if self._current is not None and frame.kind in (Kind.DATA, Kind.END) else []
         _hand_out(frame, [*self._outlets, *own])
         if frame.kind is Kind.END:
@@ -342,6 +344,14 @@ class _Inlet:
         self._pair.close()
         for intake in self._intakes:
             intake.join()
+
+
+def _record(buffer: Buffer, size: int) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(bytes(buffer.bytes[:size]))
+    except ValueError as e:
+        raise Lost(f"a frame that is none of ours: {e}") from None
+    return record
 
 
 # --- both -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.origin import Origin, content, digest
+from nanodist.relay import Tree
 from tests.dist.conftest import Job, outcome
 from tests.misbehave import in_turn, status, truncated
 
@@ -91,8 +92,9 @@ def right(run: Any) -> int:
     return len(paths)
 
 
+@pytest.mark.parametrize("each", [1, 2])
 def test_source_killed_in_the_middle_is_replaced_by_one_of_the_others(
-    ranks: Ranks, origin: Origin, tmp_path: Path
+    ranks: Ranks, origin: Origin, tmp_path: Path, each: int
 ) -> None:
     code = """
         frames = []
@@ -108,11 +110,12 @@ def test_source_killed_in_the_middle_is_replaced_by_one_of_the_others(
         url=url_of(origin),
         sha256=digest(SIZE, 1),
         folder=str(tmp_path),
-        env=disks(tmp_path, 4),
+        env=disks(tmp_path, 4, each),
     )
     assert sorted(run.codes) == [-9, 0, 0, 0], run.err
-    assert right(run) == 3
-    assert origin.downloads() == 2
+    assert right(run) == (3 if each == 1 else 2)
+    assert len(run.last("value")) == 3
+    assert origin.downloads() <= 3
     assert max(run.last("took")) < 10
 
 
@@ -262,6 +265,84 @@ def test_origin_that_breaks_off_in_the_middle_is_one_process_s_trouble(
     assert server.downloads() == 1
 
 
+@pytest.mark.parametrize("victim", ["source", "receiver"])
+def test_member_that_dies_before_the_tree_is_there_costs_seconds(
+    ranks: Ranks, origin: Origin, tmp_path: Path, victim: str
+) -> None:
+    code = """
+        pair.MEETING = 2
+        def die(self, place):
+            if (place.position == 0) == (victim == "source") and once("dead"):
+                os.kill(os.getpid(), 9)
+        before(broadcast.Broadcast, "_tree", die)
+    """
+    run = ranks(
+        HOOKS + textwrap.dedent(code) + FETCH,
+        4,
+        url=url_of(origin),
+        sha256=digest(SIZE, 1),
+        folder=str(tmp_path),
+        victim=victim,
+        env=disks(tmp_path, 4),
+    )
+    assert sorted(run.codes) == [-9, 0, 0, 0], run.err
+    assert right(run) == 3
+    assert origin.downloads() <= 2
+    assert max(run.last("took")) < 10
+
+
+def test_store_that_dies_with_the_source_costs_downloads_and_not_the_file(
+    ranks: Ranks, origin: Origin, tmp_path: Path
+) -> None:
+    code = """
+        frames = []
+        def kill(self, kind, *rest):
+            frames.append(kind)
+            if source and len(frames) > 20:
+                os.kill(os.getpid(), 9)
+        before(pair.Pair, "send", kill)
+        if RANK:
+            time.sleep(0.3)
+    """
+    run = ranks(
+        HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
+        4,
+        store="rank0",
+        url=url_of(origin),
+        sha256=digest(SIZE, 1),
+        folder=str(tmp_path),
+        env=disks(tmp_path, 4),
+    )
+    assert run.codes == [-9, 0, 0, 0], run.err
+    assert right(run) == 3
+    assert origin.downloads() == 4
+    assert max(run.last("took")) < 10
+
+
+def test_node_that_gloo_cannot_reach_downloads_by_itself_and_tries_no_more(
+    ranks: Ranks, origin: Origin, tmp_path: Path
+) -> None:
+    code = """
+        if RANK == 1:
+            os.environ["GLOO_SOCKET_IFNAME"] = "nowhere0"
+            time.sleep(0.3)
+        pair.TIMEOUT = relay.STEP = 2
+    """
+    run = ranks(
+        HOOKS + textwrap.dedent(code) + FETCH + "failing(lambda: nanodist.fetch(other, sha256=sha256))",
+        3,
+        url=url_of(origin),
+        other=url_of(origin, query="?2").replace("f.bin", "g.bin"),
+        sha256=digest(SIZE, 1),
+        folder=str(tmp_path),
+        env=disks(tmp_path, 3),
+    )
+    assert run.codes == [0] * 3, run.err
+    assert right(run) == 3
+    assert origin.downloads(f"/bytes/{SIZE}/1/f.bin") == 2
+    assert run.err.count("GLOO_SOCKET_IFNAME") == 1
+
+
 def test_stopped_receiver_holds_up_the_others_for_seconds_only(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
     code = """
         import signal, subprocess
@@ -318,6 +399,15 @@ def test_interrupt_ends_within_two_seconds_and_spoils_nobody_else(
     assert origin.downloads() <= 2
     assert max(run.last("took")) < 8
     assert run.last("threads") == [1] * 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 1000])
+def test_tree_has_each_member_once_and_patience_that_grows_upwards(size: int) -> None:
+    trees = [Tree(None, "", position, size) for position in range(size)]  # type: ignore[arg-type]
+    assert sorted(child for tree in trees for child in tree.children()) == list(range(1, size))
+    for tree in trees:
+        assert all(trees[child].height() < tree.height() for child in tree.children())
+        assert max((trees[child].height() + 1 for child in tree.children()), default=0) == tree.height()
 
 
 # --- who takes part ---------------------------------------------------------------------------------------------------
