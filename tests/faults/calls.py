@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import builtins
 import fcntl
+import io
 import os
 import signal
 import stat
@@ -88,6 +89,7 @@ class Calls:
         for name in ("open", "close", *CHANGING, *LOOKING):
             self._wrap(os, name)
         self._wrap(builtins, "open")
+        self._wrap(io, "open")  # pathlib's
         self._wrap(fcntl, "flock")
 
     def _wrap(self, module: Any, name: str) -> None:

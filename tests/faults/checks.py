@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nanocache import http, sweep
@@ -38,8 +38,8 @@ def check_visible(base: Path, *, foreign: str | None = None) -> list[Path]:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, f"wrong bytes are visible at {path}"
         found.append(path)
     for path in (base / "refs-v1").glob("*/*.json"):
-        if path.read_bytes().strip(b"\0"):  # an empty one, or one of zeros, is what a power cut leaves, and is none
-            assert set(json.loads(path.read_bytes())["digest"]) <= set("0123456789abcdef")
+        with suppress(ValueError):  # a torn one, which counts as none
+            assert len(json.loads(path.read_bytes())["digest"]) == 64
     return found
 
 
