@@ -197,6 +197,8 @@ def _claim_one(path: str, modes: files.Modes, judged: bool) -> Partial | None:
     mine, fd = os.path.join(os.path.dirname(path), files.random_name()), -1
     try:
         fd = files.open_private(os.path.join(path, "data"), os.O_RDWR)
+        if os.fstat(fd).st_nlink > 1:  # published, too: a power cut in the middle of a rename may leave both names
+            raise FileExistsError(errno.EEXIST, "it has another name", path)
         os.unlink(os.path.join(path, "state.json"))  # for one of all who read it, even where locks let everybody in
         os.rename(path, mine)
     except OSError:

@@ -360,3 +360,13 @@ def test_a_killed_claimants_partial_is_resumed_again(orphaned: Store, spawn: Cal
     with claim(orphaned) as again:
         assert again.state == {"x": 1}
         assert os.pread(again.fd, 10, 0) == b"half"
+
+
+def test_a_partial_whose_file_is_also_a_blob_is_never_claimed(orphaned: Store) -> None:
+    """A power cut in the middle of a rename may leave both names, and what is written to one is written to both."""
+    (data,) = Path(orphaned.partials("k")).glob("*/data")
+    os.link(data, blob := data.parents[2] / "blob")
+    with claim(orphaned) as mine:
+        assert mine.state is None
+        mine.write(b"other", 0)
+    assert blob.read_bytes() == b"half"
