@@ -40,14 +40,15 @@ class _Budget:
                 if not patient:
                     raise Busy("no connection is free")
                 self._wait(origin, limit, cancel)
-            cancel.check()
             self.used[origin] += 1
 
     def _wait(self, origin: Origin, limit: int, cancel: Cancel) -> None:
         self.waiting[origin] += 1
         try:
-            while self.used[origin] >= limit and not cancel.is_set():
-                self.changed.wait()
+            with cancel.watch(self.wake):
+                while self.used[origin] >= limit:
+                    cancel.check()
+                    self.changed.wait()
         finally:
             self.waiting[origin] -= 1
 
@@ -75,8 +76,7 @@ os.register_at_fork(after_in_child=_afresh)
 def place(origin: Origin, *, limit: int, cancel: Cancel, patient: bool = True) -> Iterator[None]:
     """Hold one of the origin's `limit` places while the block runs; wait for one, or raise Busy if not `patient`."""
     budget = _budget
-    with cancel.watch(budget.wake):
-        budget.enter(origin, limit, cancel, patient)
+    budget.enter(origin, limit, cancel, patient)
     try:
         yield
     finally:
