@@ -123,7 +123,8 @@ class Store:
             logger.warning("anybody can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode))
 
     def _writable(self) -> bool:
-        return os.access(self.base, os.W_OK | os.X_OK)
+        # Deleted by hand a moment ago, it is made again.
+        return os.access(self.base, os.W_OK | os.X_OK) or not os.path.lexists(self.base)
 
     def folder(self, path: str) -> str:
         """Make the folder `path` of ours and return it."""
