@@ -15,11 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from nanocache.deposit import Deposit, Parcel, Refused
 from nanocache.errors import NanocacheError
 
 from .errors import from_record
-from .pair import ALIVE_EVERY, CHUNK, Buffer, Kind, Lost, Pair, Unreachable
+from .frames import STALL, Frame, Pool, User, hand_out
+from .pair import ALIVE_EVERY, Buffer, Kind, Lost, Pair, Unreachable
 from .store import Coordinator
 
 __all__ = ["Item", "Tree", "receive", "send"]
@@ -36,9 +36,7 @@ __all__ = ["Item", "Tree", "receive", "send"]
 logger = logging.getLogger("nanodist")
 
 FANOUT = 2
-BUFFERS = 6
 STEP = 5.0  # seconds that a member may be stalled, for each level of members below it
-STALL = 4.0  # seconds that its own disk may stall it
 SYNCING = 16  # artifacts that may be on their way to disk at once: of small ones the fsync is nearly all the time
 ENDING = 2.0  # seconds that a thread gets to end
 
@@ -70,86 +68,7 @@ class Tree:
         return f"{self.session}/{child}"
 
 
-@dataclass(slots=True)
-class _Frame:
-    """A frame on its way through this process, whose buffer is free again once all its users have let go."""
-
-    kind: Kind
-    number: int = 0
-    size: int = 0
-    buffer: Buffer | None = None
-    pool: _Pool | None = None
-    users: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def release(self) -> None:
-        with self.lock:
-            self.users -= 1
-            free = self.users == 0
-        if free and self.buffer is not None and self.pool is not None:
-            self.pool.put(self.buffer)
-
-
-class _Pool(queue.SimpleQueue[Buffer]):
-    """The buffers. `CHUNK` bytes each, made when first needed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = BUFFERS
-
-    def take(self, seconds: float | None = None) -> Buffer:
-        """A free one, waited for. Raises queue.Empty after `seconds`."""
-        with suppress(queue.Empty):
-            return self.get_nowait()
-        if self._left:
-            self._left -= 1
-            return Buffer(CHUNK)
-        return self.get(timeout=seconds)
-
-
-class _User(threading.Thread):
-    """A thread that takes frames one after another, until there are no more or it is cut off."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self._frames: queue.SimpleQueue[_Frame | None] = queue.SimpleQueue()
-        self._guard = threading.Lock()  # no frame may come in behind the last one that was let go
-        self.gone = False  # takes nothing any more
-        self._busy = 0.0
-
-    def give(self, frame: _Frame) -> None:
-        with self._guard:
-            if not self.gone:
-                self._frames.put(frame)
-                return
-        frame.release()
-
-    def cut(self) -> None:
-        """Take no more frames, and let go of those that wait."""
-        with self._guard:
-            self.gone = True
-            with suppress(queue.Empty):
-                while True:
-                    if (frame := self._frames.get_nowait()) is not None:
-                        frame.release()
-            self._frames.put(None)
-
-    def stalled(self) -> bool:
-        """Whether it has been at one frame for longer than is good for the others."""
-        return bool(self._busy) and time.monotonic() - self._busy > STALL
-
-    def _next(self, seconds: float | None = None) -> _Frame | None:
-        """The next frame; None once cut off. Raises queue.Empty."""
-        self._busy = 0.0
-        frame = self._frames.get(timeout=seconds)
-        self._busy = time.monotonic()
-        if frame is not None and self.gone:
-            frame.release()
-            return None
-        return frame
-
-
-class _Outlet(_User):
+class _Outlet(User):
     """One edge downwards. Says ALIVE while there is nothing to send."""
 
     def __init__(self, tree: Tree, child: int) -> None:
@@ -172,7 +91,7 @@ class _Outlet(_User):
 
     def _one(self, pair: Pair) -> bool:
         try:
-            frame = self._next(ALIVE_EVERY)
+            frame = self.next(ALIVE_EVERY)
         except queue.Empty:
             pair.send(Kind.ALIVE)
             return True
@@ -189,7 +108,7 @@ class _Outlet(_User):
         self.cut()
 
 
-class _Intake(_User):
+class _Intake(User):
     """One artifact's way to this disk."""
 
     def __init__(self, artifact: Artifact, promised: Parcel, open_place: Place) -> None:
@@ -199,7 +118,7 @@ class _Intake(_User):
     def run(self) -> None:
         try:
             with self._place(self._artifact, self._promised) as place:
-                while (frame := self._next()) is not None and frame.kind is Kind.DATA:
+                while (frame := self.next()) is not None and frame.kind is Kind.DATA:
                     try:
                         if frame.buffer is not None:
                             place.write(frame.buffer.bytes[: frame.size])
@@ -223,17 +142,17 @@ def send(tree: Tree, items: Iterable[Item]) -> None:
     Ends early if nobody is left who listens. Whatever `items` raises ends the stream for all below, who then look for
     another source.
     """
-    pool = _Pool()
+    pool = Pool()
     with _outlets(tree) as outlets:
         for item in items:
             for frame in _frames(item, pool):
-                _hand_out(frame, outlets)
+                hand_out(frame, outlets)
                 if all(outlet.gone for outlet in outlets):
                     return
-        _hand_out(_Frame(Kind.BYE), outlets)
+        hand_out(Frame(Kind.BYE), outlets)
 
 
-def _frames(item: Item, pool: _Pool) -> Iterator[_Frame]:
+def _frames(item: Item, pool: Pool) -> Iterator[Frame]:
     if len(item) == 2:
         yield _text(Kind.FAIL, item[0], item[1], pool)
         return
@@ -245,15 +164,15 @@ def _frames(item: Item, pool: _Pool) -> Iterator[_Frame]:
             if not (size := file.readinto(buffer.bytes)):
                 pool.put(buffer)
                 break
-            yield _Frame(Kind.DATA, number, size, buffer, pool)
-    yield _Frame(Kind.END, number)
+            yield Frame(Kind.DATA, number, size, buffer, pool)
+    yield Frame(Kind.END, number)
 
 
-def _text(kind: Kind, number: int, record: dict[str, Any], pool: _Pool) -> _Frame:
+def _text(kind: Kind, number: int, record: dict[str, Any], pool: Pool) -> Frame:
     text = json.dumps(record).encode()
     buffer = pool.take()
     buffer.bytes[: len(text)] = text
-    return _Frame(kind, number, len(text), buffer, pool)
+    return Frame(kind, number, len(text), buffer, pool)
 
 
 # --- all others -------------------------------------------------------------------------------------------------------
@@ -289,7 +208,7 @@ class _Inlet:
 
     def __init__(self, pair: Pair, outlets: list[_Outlet], wanted: Mapping[int, Artifact], open_place: Place) -> None:
         self._pair, self._outlets, self._wanted, self._place = pair, outlets, wanted, open_place
-        self._pool = _Pool()
+        self._pool = Pool()
         self._intakes: list[_Intake] = []  # the last one is that of the artifact that comes now
         self._current: _Intake | None = None
         self.failures: dict[int, Exception] = {}
@@ -301,7 +220,7 @@ class _Inlet:
             kind, number, size = self._pair.header()
             if kind is Kind.ALIVE:
                 continue
-            frame = _Frame(kind, number, size, self._buffer() if size else None, self._pool)
+            frame = Frame(kind, number, size, self._buffer() if size else None, self._pool)
             if frame.buffer is not None:
                 self._pair.body(frame.buffer, size)
             self._take(frame)
@@ -314,17 +233,18 @@ class _Inlet:
                 if intake.stalled():
                     intake.cut()
 
-    def _take(self, frame: _Frame) -> None:
+    def _take(self, frame: Frame) -> None:
         if frame.kind in (Kind.BEGIN, Kind.FAIL) and frame.number in self._wanted and frame.buffer is not None:
             self._open(frame, _record(frame.buffer, frame.size))
         own = [self._current] if self._current is not None and frame.kind in (Kind.DATA, Kind.END) else []
-        _hand_out(frame, [*self._outlets, *own])
+        hand_out(frame, [*self._outlets, *own])
         if frame.kind is Kind.END:
             self._current = None
 
-    def _open(self, frame: _Frame, record: dict[str, Any]) -> None:
+    def _open(self, frame: Frame, record: dict[str, Any]) -> None:
         if frame.kind is Kind.FAIL:
-            self.failures[frame.number] = from_record(record)
+            with suppress(ValueError):  # an error that only its own rank knows: each asks for himself
+                self.failures[frame.number] = from_record(record)
             return
         self._intakes = [intake for intake in self._intakes if intake.is_alive()]
         if len(self._intakes) >= SYNCING:
@@ -355,14 +275,6 @@ def _record(buffer: Buffer, size: int) -> dict[str, Any]:
 
 
 # --- both -------------------------------------------------------------------------------------------------------------
-
-
-def _hand_out(frame: _Frame, users: Iterable[_User]) -> None:
-    users = list(users)
-    frame.users = len(users) + 1  # one more, so that nobody frees it before all have it
-    for user in users:
-        user.give(frame)
-    frame.release()
 
 
 @contextmanager

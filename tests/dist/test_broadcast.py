@@ -51,7 +51,7 @@ def test_origin_sends_once_and_every_disk_has_the_verified_file(
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 HOOKS = """
-from nanodist import broadcast, pair, relay
+from nanodist import broadcast, frames, pair, relay
 import nanocache.deposit as deposits
 
 source = False
@@ -73,7 +73,7 @@ def before(owner, name, act):
     setattr(owner, name, lambda *args: (act(*args), real(*args))[1])
 """
 SMALL_FRAMES = """
-pair.CHUNK = relay.CHUNK = 1 << 18
+pair.CHUNK = frames.CHUNK = 1 << 18
 """
 FETCH = """
 begun = time.monotonic()
@@ -97,10 +97,10 @@ def test_source_killed_in_the_middle_is_replaced_by_one_of_the_others(
     ranks: Ranks, origin: Origin, tmp_path: Path, each: int
 ) -> None:
     code = """
-        frames = []
+        sent = []
         def kill(self, kind, *rest):
-            frames.append(kind)
-            if source and len(frames) > 20 and once("killed"):
+            sent.append(kind)
+            if source and len(sent) > 20 and once("killed"):
                 os.kill(os.getpid(), 9)
         before(pair.Pair, "send", kill)
     """
@@ -295,10 +295,10 @@ def test_store_that_dies_with_the_source_costs_downloads_and_not_the_file(
     ranks: Ranks, origin: Origin, tmp_path: Path
 ) -> None:
     code = """
-        frames = []
+        sent = []
         def kill(self, kind, *rest):
-            frames.append(kind)
-            if source and len(frames) > 20:
+            sent.append(kind)
+            if source and len(sent) > 20:
                 os.kill(os.getpid(), 9)
         before(pair.Pair, "send", kill)
         if RANK:
