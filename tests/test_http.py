@@ -481,8 +481,9 @@ def in_fork(check: Callable[[], bool]) -> bool:
 
 
 def test_a_forked_child_uses_no_connection_of_its_parent_and_leaves_it_intact(
-    origin: Origin, download: Download, tmp_path: Path
+    origin: Origin, download: Download, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(http, "IDLE", 600.0)
     url = origin.add("/f", DATA)
     download(url)
     child = Download(tmp_path / "child")
