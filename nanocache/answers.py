@@ -17,6 +17,7 @@ from .retry import Failure
 __all__ = ["Offer", "StartOver", "check_part", "part_headers", "read_offer", "strong_validator"]
 
 Headers = Mapping[str, str]  # names in lower case
+CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")  # an error names them, and nothing else a server says
 
 
 class StartOver(Failure):
@@ -33,7 +34,7 @@ class Offer:
     last_modified: str | None = None
     ranges: bool = False  # announced, and of use
     framed: bool = True  # the end can be told from a cut
-    encoding: str | None = None  # sent in spite of `identity`
+    encoding: str | None = None  # sent in spite of `identity`: one of CODINGS, or "unknown"
     page: bool = False  # HTML
 
 
@@ -53,7 +54,7 @@ def read_offer(headers: Headers) -> Offer:
         last_modified=headers.get("last-modified"),
         ranges=plain and "bytes" in units,
         framed=chunked or total is not None,
-        encoding=None if plain else encoding,
+        encoding=None if plain else encoding if encoding in CODINGS else "unknown",
         page=headers.get("content-type", "").split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"),
     )
 

@@ -39,6 +39,7 @@ IDLE_CONNECTIONS = 64  # kept open at most
 PROXY_VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 PROXY_VARIABLES += [*map(str.upper, PROXY_VARIABLES), "REQUEST_METHOD"]  # a CGI's HTTP_PROXY is a client's header
 READ = 1 << 18  # bytes asked of the socket at once: httpcore's 64 KiB cost twice the CPU for each byte
+LONGEST_HEAD = 2 * READ  # bytes until the head is whole; h11 bounds each head, but not how many 1xx come before it
 
 
 @dataclass(slots=True)
@@ -112,12 +113,18 @@ class _Line:
         self.backend.pace, self.backend.waited = Pace(), 0.0
         used, self.used = self.used, True
         try:
-            return self.pool.handle_request(request)
+            return self._ask_once(request)
         except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
             if not used or self.backend.dead:
                 raise
         # The server closed the connection that was kept, in the very moment we used it again. A GET may be repeated.
-        return self.pool.handle_request(request)
+        return self._ask_once(request)
+
+    def _ask_once(self, request: Any) -> Any:
+        self.backend.head = LONGEST_HEAD
+        answer = self.pool.handle_request(request)
+        self.backend.head = None
+        return answer
 
 
 def _take(url: str) -> _Line:
@@ -133,13 +140,24 @@ def _take(url: str) -> _Line:
 
 
 def _give_back(line: _Line) -> None:
-    if line.backend.dead or not any(c.is_idle() and not c.is_closed() for c in line.pool.connections):
+    connections = line.pool.connections
+    if line.backend.dead or not any(c.is_idle() and not c.is_closed() and not _unread(c) for c in connections):
         line.pool.close()
         return
     line.since = time.monotonic()
     _idle.setdefault(line.key, []).append(line)
     if sum(map(len, list(_idle.values()))) > IDLE_CONNECTIONS:
         _close_idle()
+
+
+def _unread(connection: Any) -> bool:
+    """Whether bytes came behind the answer: whoever asked next would take them for his own. So it is if nobody can tell:
+    httpcore knows, but does not say."""
+    while connection is not None:
+        if (state := getattr(connection, "_h11_state", None)) is not None:
+            return bool(state.trailing_data[0])
+        connection = getattr(connection, "_connection", None)
+    return True
 
 
 def _close_idle() -> None:
@@ -172,6 +190,7 @@ class _Backend:
     def __init__(self) -> None:
         self.sock: socket.socket | None = None
         self.pace, self.waited = Pace(), 0.0
+        self.head: int | None = None  # bytes that the head may still have, while it comes
         self.dead = False
 
     def shutdown(self) -> None:
@@ -238,6 +257,10 @@ class _Stream:
         except OSError as e:
             raise httpcore.ReadError(str(e)) from e
         self._backend.pace.check(len(data))
+        if self._backend.head is not None:
+            self._backend.head -= len(data)
+            if self._backend.head < 0:
+                raise httpcore.RemoteProtocolError("the head has no end")
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -334,9 +357,16 @@ def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _body(answer: Any, cancel: Cancel, timeout: float) -> Iterator[bytes]:
+    chunks = answer.iter_stream()
     with _failures(cancel, timeout):
-        yield from answer.iter_stream()
+        while (chunk := _next(chunks)) is not None:
+            yield chunk
     cancel.check()  # a body that ends with its connection also ends when the socket is shut down
+
+
+def _next(chunks: Iterator[bytes]) -> bytes | None:
+    with _quiet():
+        return next(chunks, None)
 
 
 @contextmanager
@@ -369,7 +399,9 @@ def _failure(e: Exception, timeout: float) -> Failure:
         case httpcore.NetworkError():
             return Failure(f"the connection broke: {e}")
         case httpcore.ProxyError():
-            return Failure(f"the proxy refused: {e}", lasting=str(e).startswith("4"))
+            text = str(e)  # the status, and a reason in the proxy's own words, which are not ours to show
+            status = text[:3] if text[:3].isdigit() else text
+            return Failure(f"the proxy refused: {status}", lasting=status.startswith("4"))
         case httpcore.LocalProtocolError():
             return Failure("a header of the request is not valid", lasting=True)  # h11's own text holds its value
         case _:
@@ -446,8 +478,9 @@ _ours = threading.local()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie. Only lines of our own
-    # exchanges are cut, since the logger is everybody's.
+    # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie; and h11's errors, which
+    # quote a line that is no header, ours or theirs. Only lines of our own exchanges are cut, since the logger is
+    # everybody's.
     _ours.active = True
     try:
         yield
@@ -457,5 +490,5 @@ def _quiet() -> Iterator[None]:
 
 def _without_values(record: logging.LogRecord) -> bool:
     if getattr(_ours, "active", False):
-        record.msg = str(record.msg).split(" return_value=")[0]
+        record.msg = str(record.msg).split(" return_value=")[0].split(" exception=")[0]
     return True

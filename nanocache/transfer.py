@@ -159,14 +159,14 @@ class _Transfer:
 
     def run(self, source: Source) -> Received | NotModified:
         """Raises Failure or ChecksumMismatch if this source does not give the artifact."""
-        self._work = Work(source, self._partial, self._settings)
+        self._work = Work(source, self._partial, self._settings, self._size)
         self._again, self._pieces = False, True
         self._frontier, self._saver = Frontier(self._partial.fd), resume.Saver(self._work, self._digest is not None)
         resume.load(self._work, judged=self._digest is not None)
         tries, received = Tries(self._settings.retries), None
+        most = self._work.ledger.received  # more than ever before is progress; as much again, from zero, is none
         try:
             while True:
-                before = self._work.ledger.received
                 try:
                     received = self._attempt()
                     return received
@@ -175,7 +175,8 @@ class _Transfer:
                 except Busy:
                     pass
                 except Failure as e:
-                    self._pause(tries, e, self._work.ledger.received - before)
+                    self._pause(tries, e, self._work.ledger.received - most)
+                    most = max(most, self._work.ledger.received)
         except ChecksumMismatch:
             self._reset()
             raise

@@ -11,11 +11,12 @@ import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
 __all__ = ["check", "file_path", "is_file", "origin", "redact", "url_key"]
 
 SCHEMES = ("http", "https", "file")
+LONGEST_SHOWN = 500  # characters
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Parameters of signing schemes (AWS, Google, CloudFront, Azure): they change with every signature, so a presigned URL
@@ -73,11 +74,17 @@ def redact(url: str) -> str:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:  # often a password with a / or a # in it, and nobody knows where it ends
-        return url.split("//")[0] + "//..." if "@" in url else re.split("[?#]", url)[0]
+        return _shown(url.split("//")[0] + "//..." if "@" in url else re.split("[?#]", url)[0])
     host = parts.netloc.rsplit("@", 1)[-1]
     path = parts.path if host or parts.scheme == "file" else parts.path.rsplit("@", 1)[-1]  # me:password@host/a
     names = [item.split("=", 1)[0] + "=..." if "=" in item else "..." for item in parts.query.split("&") if item]
-    return parts._replace(netloc=host, path=path, query="&".join(names), fragment="").geturl()
+    return _shown(parts._replace(netloc=host, path=path, query="&".join(names), fragment="").geturl())
+
+
+def _shown(url: str) -> str:
+    # A redirect's is what a server wrote: of any length, and with what a terminal obeys.
+    text = "".join(c if c.isprintable() else quote(c, errors="replace") for c in url)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN // 2] + "..." + text[-LONGEST_SHOWN // 2 :]
 
 
 def _signing(parameter: str) -> bool:

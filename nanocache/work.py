@@ -35,6 +35,7 @@ class Work:
     source: Source
     partial: Partial
     settings: Settings
+    size: int | None = None  # bytes that it has to have
     ledger: Ledger = field(default_factory=Ledger)
     offer: Offer = field(default_factory=Offer)
     waited: float = 0.0  # seconds that all its connections together had nothing to read
@@ -125,6 +126,8 @@ class Work:
         return True
 
     def check_limit(self, size: int) -> None:
+        if self.size is not None and size > self.size:
+            raise Failure(f"it has more than the {self.size:,} bytes that were expected", lasting=True)
         most = self.settings.max_artifact
         if most is not None and size > most:
             raise NoSpace(
