@@ -38,6 +38,7 @@ IDLE = 15.0  # seconds that an idle connection may be used again; servers drop t
 IDLE_CONNECTIONS = 64  # kept open at most
 PROXY_VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 PROXY_VARIABLES += [*map(str.upper, PROXY_VARIABLES), "REQUEST_METHOD"]  # a CGI's HTTP_PROXY is a client's header
+RECORD = 1 << 14  # bytes, the most that TLS gives at once
 READ = 1 << 18  # bytes asked of the socket at once: httpcore's 64 KiB cost twice the CPU for each byte
 LONGEST_HEAD = 2 * READ  # bytes until the head is whole; h11 bounds each head, but not how many 1xx come before it
 
@@ -241,6 +242,7 @@ class _Stream:
     def __init__(self, sock: socket.socket, backend: _Backend) -> None:
         self._sock, self._backend = sock, backend
         self._pending: Callable[[], int] | None = None  # bytes that TLS has decrypted already
+        self._buffer: memoryview | None = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         import httpcore
@@ -249,7 +251,7 @@ class _Stream:
             if self._sock.gettimeout() != timeout:
                 self._sock.settimeout(timeout)
             idle_since = None if self._readable() else time.monotonic()
-            data = self._sock.recv(READ)
+            data = self._sock.recv(READ) if self._pending is None else self._records()
             if idle_since is not None:
                 self._backend.waited += time.monotonic() - idle_since
         except TimeoutError as e:
@@ -262,6 +264,16 @@ class _Stream:
             if self._backend.head < 0:
                 raise httpcore.RemoteProtocolError("the head has no end")
         return data
+
+    def _records(self) -> bytes:
+        """What TLS has: one record at a time, and a read of httpcore costs more than decrypting one."""
+        self._buffer = self._buffer or memoryview(bytearray(READ))
+        count = more = self._sock.recv_into(self._buffer)
+        with suppress(OSError):  # it shows again when there is nothing else to give
+            while more and count + RECORD <= READ and self._readable():
+                more = self._sock.recv_into(self._buffer[count:])
+                count += more
+        return bytes(self._buffer[:count])
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if not buffer:  # the body of a GET

@@ -25,10 +25,10 @@ SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local di
 def load(work: Work, *, judged: bool) -> None:
     """Take over what an earlier owner of the partial, or an earlier source, left, as far as it may be built on."""
     state = work.partial.state
+    if state is None and not os.fstat(work.partial.fd).st_size:
+        return
     try:
-        if state is None:
-            raise ValueError
-        work.ledger, work.offer = _parse(work, state, judged)
+        work.ledger, work.offer = _parse(work, state or {}, judged)
     except (KeyError, TypeError, ValueError):
         work.partial.reset()
 

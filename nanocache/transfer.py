@@ -335,6 +335,8 @@ class _Transfer:
         self._check_size(total)
         while self._frontier.follow(total):
             self._cancel.check()
+        if os.fstat(self._partial.fd).st_size != total:
+            raise StartOver("somebody else wrote to the partial")
         self._report(total, total)
         got = self._frontier.digest()
         if self._digest is not None and got != self._digest:
