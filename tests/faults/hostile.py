@@ -110,6 +110,7 @@ class Case:
     cached: bool = False  # BODY was fetched before, and the URL is asked again whether it changed
     heals: bytes | None = BODY  # what the origin serves once it behaves, to be fetched next; None: it can't
     seconds: float = 20.0  # at most
+    waits: bool = False  # really, between attempts: the server is not faster for our impatience
 
 
 def good(name: str, stage: Stage, ends: bytes = BODY, **options: Any) -> Case:
@@ -364,7 +365,7 @@ RANGE = [
     bad("416 to a plain GET", lambda s: m.status(416), "416 to a plain GET", 2),
     bad("304 to a plain GET", lambda s: m.status(304), "304", 2),
     *(good(f"many connections: {k}, pinned", slowly(lie), BIG, requests=40, digest=BIG, heals=None) for k, lie in CROWD.items()),
-    *(good(f"many connections: {code} to the second", one_at_a_time(code), BIG, requests=40, heals=None) for code in (403, 429, 503)),
+    *(good(f"many connections: {code} to the second", one_at_a_time(code), BIG, requests=40, heals=None, waits=True) for code in (403, 429, 503)),
 ]  # fmt: skip
 
 # --- lengths, chunks --------------------------------------------------------------------------------------------------

@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811  # fixtures are imported by name
 """A hostile or broken origin: the right bytes or a named error, and bounded requests, time and memory; no wrong byte,
 no secret anywhere, nothing outside the base directory. The misbehaviours themselves are data, in `hostile.py`."""
 
@@ -20,11 +19,12 @@ from typing import Any
 import pytest
 
 import nanocache
+from nanocache.cancel import Cancel
 from nanocache.errors import NanocacheError
 from tests import misbehave as m
 from tests.faults.checks import check_visible, nothing_leaks, orphans
 from tests.faults.hostile import BODY, CASES, OURS, RETRIES, THEIRS, Case, Scene
-from tests.transfers import MIB, slept
+from tests.transfers import MIB
 
 LOGIN = f"me:{OURS}-userinfo"
 HEADERS = {"X-Api-Key": f"{OURS}-header", "Cookie": f"session={OURS}-cookie", "Private-Token": f"{OURS}-token"}
@@ -65,8 +65,15 @@ def outside(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], None]:
-    def apply(case: Case) -> None:
+def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], list[float]]:
+    """The case's settings; the list gets the seconds that are not really waited for between attempts."""
+    slept: list[float] = []
+
+    def sleep(cancel: Cancel, seconds: float) -> None:
+        cancel.check()
+        slept.append(seconds)
+
+    def apply(case: Case) -> list[float]:
         monkeypatch.setenv("NANOCACHE_RETRIES", str(RETRIES))
         monkeypatch.setenv("NANOCACHE_TIMEOUT", str(case.timeout))
         monkeypatch.setenv("NANOCACHE_CONNECTIONS", "4")
@@ -74,6 +81,9 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], None]:
             monkeypatch.setenv("NANOCACHE_MAX_ARTIFACT", str(case.limit))
         if case.window is not None:
             monkeypatch.setattr("nanocache.retry.SPEED_WINDOW", case.window)
+        if not case.waits:
+            monkeypatch.setattr(Cancel, "sleep", sleep)
+        return slept
 
     return apply
 
@@ -167,13 +177,12 @@ def test_a_hostile_origin_gets_the_right_bytes_or_a_named_error(
     case: Case,
     base: Path,
     outside: Path,
-    settings: Callable[[Case], None],
-    slept: list[float],
+    settings: Callable[[Case], list[float]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    settings(case)
+    slept = settings(case)
     before = snapshot(outside, base)
     with nothing_leaks(), Scene(monkeypatch) as scene:
         if case.cached:
