@@ -13,33 +13,27 @@ uses no connection of its parent; no text of ours or of httpcore's log holds a q
 from __future__ import annotations
 
 import atexit
-import errno
 import functools
 import logging
 import os
-import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from . import environment, sockets
 from .cancel import Cancel
 from .config import Settings
 from .retry import Failure, Offline, Pace
-from .urls import origin
+from .sockets import READ, Wire
 
 __all__ = ["Response", "exchange"]
 
 CONNECT_TIMEOUT = 10.0  # seconds for all addresses of a host together; less if the timeout is
 IDLE = 15.0  # seconds that an idle connection may be used again; servers drop theirs after 60 as a rule
 IDLE_CONNECTIONS = 64  # kept open at most
-PROXY_VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
-PROXY_VARIABLES += [*map(str.upper, PROXY_VARIABLES), "REQUEST_METHOD"]  # a CGI's HTTP_PROXY is a client's header
-RECORD = 1 << 14  # bytes, the most that TLS gives at once
-READ = 1 << 18  # bytes asked of the socket at once: httpcore's 64 KiB cost twice the CPU for each byte
 LONGEST_HEAD = 2 * READ  # bytes until the head is whole; h11 bounds each head, but not how many 1xx come before it
 
 
@@ -64,12 +58,13 @@ def exchange(url: str, headers: Iterable[tuple[str, str]], *, settings: Settings
     """
     if settings.offline:
         raise Offline
-    line = _take(url)
+    request = _request(url, headers, settings.timeout)
+    line = _take(url, request.url.origin)
     try:
-        with cancel.watch(line.backend.shutdown), line.ask(url, headers, settings.timeout, cancel) as response:
+        with cancel.watch(line.network.wire.shutdown), line.ask(request, url, settings.timeout, cancel) as response:
             yield response
     except BaseException:
-        line.pool.close()
+        line.close()
         raise
     _give_back(line)
 
@@ -77,73 +72,92 @@ def exchange(url: str, headers: Iterable[tuple[str, str]], *, settings: Settings
 # --- connections ------------------------------------------------------------------------------------------------------
 
 _idle: dict[tuple[Any, ...], list[_Line]] = {}  # lists, whose append and pop are atomic, so that no fork meets a lock
-_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 class _Line:
     """A connection to one origin (through one proxy), opened when needed and reopened when it was closed."""
 
-    def __init__(self, key: tuple[Any, ...], scheme: str, proxy: str | None) -> None:
+    def __init__(self, key: tuple[Any, ...], origin: Any, proxy: str | None) -> None:
         import httpcore
 
         _register()
-        self.key, self.backend, self.since, self.used = key, _Backend(), 0.0, False
-        self.pool = httpcore.ConnectionPool(
-            ssl_context=_certificates() if scheme == "https" else None,
-            proxy=None if proxy is None else _proxy_of_httpcore(proxy),
-            max_connections=1,
-            keepalive_expiry=IDLE,
-            network_backend=self.backend,  # type: ignore[arg-type]  # a subclass would import httpcore with this module
-        )
+        self.key, self.network, self.since, self.used = key, _Network(), 0.0, False
+        options: dict[str, Any] = {
+            "ssl_context": _trust(*environment.certificates()) if origin.scheme == b"https" else None,
+            "keepalive_expiry": IDLE,
+            "network_backend": self.network,
+        }
+        self._open: Callable[[], Any]
+        if proxy is None:  # without the pool of connections around it, which costs a small artifact a tenth of its time
+            self._open = lambda: httpcore.HTTPConnection(origin, **options)
+        else:
+            through = _proxy(proxy)
+            self._open = lambda: httpcore.ConnectionPool(proxy=through, max_connections=1, **options)
+        self._connection: Any = None
 
     @contextmanager
-    def ask(self, url: str, headers: Iterable[tuple[str, str]], timeout: float, cancel: Cancel) -> Iterator[Response]:
+    def ask(self, request: Any, url: str, timeout: float, cancel: Cancel) -> Iterator[Response]:
+        asked = time.monotonic()
         with _failures(cancel, timeout), _quiet():
-            request, asked = _request(url, headers, timeout), time.monotonic()
             answer = self._send(request)
-            latency = time.monotonic() - asked
+        latency = time.monotonic() - asked
+        body, wire = _body(answer, cancel, timeout), self.network.wire
         try:
-            body = _body(answer, cancel, timeout)
-            yield Response(answer.status, url, _decoded(answer.headers), body, latency, lambda: self.backend.waited)
+            yield Response(answer.status, url, _decoded(answer.headers), body, latency, lambda: wire.waited)
         finally:
             answer.close()
 
     def _send(self, request: Any) -> Any:
         import httpcore
 
-        self.backend.pace, self.backend.waited = Pace(), 0.0
+        self.network.begin()
         used, self.used = self.used, True
         try:
             return self._ask_once(request)
         except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
-            if not used or self.backend.dead:
+            if not used or self.network.wire.dead:
                 raise
         # The server closed the connection that was kept, in the very moment we used it again. A GET may be repeated.
         return self._ask_once(request)
 
     def _ask_once(self, request: Any) -> Any:
-        self.backend.head = LONGEST_HEAD
-        answer = self.pool.handle_request(request)
-        self.backend.head = None
+        if self._connection is None or not self.idle or any(c.has_expired() for c in self._connections):
+            self.close()
+            self._connection = self._open()
+        self.network.head = LONGEST_HEAD
+        answer = self._connection.handle_request(request)
+        self.network.head = None
         return answer
 
+    @property
+    def _connections(self) -> list[Any]:
+        return getattr(self._connection, "connections", [self._connection])
 
-def _take(url: str) -> _Line:
-    scheme, proxy = origin(url)[0], _proxy(url)
-    key = (*origin(url), proxy, *_certificate_variables())
+    @property
+    def idle(self) -> bool:
+        """Whether it can carry another request: it is open, and nothing came behind the last answer."""
+        return any(c.is_idle() and not c.is_closed() and not _unread(c) for c in self._connections)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _take(url: str, origin: Any) -> _Line:
+    proxy = environment.proxy(url)
+    key = (origin.scheme, origin.host, origin.port, proxy, *environment.certificates())
     while lines := _idle.get(key):
         with suppress(IndexError):  # another thread was faster
             line = lines.pop()
             if time.monotonic() - line.since < IDLE:
                 return line
-            line.pool.close()
-    return _Line(key, scheme, proxy)
+            line.close()
+    return _Line(key, origin, proxy)
 
 
 def _give_back(line: _Line) -> None:
-    connections = line.pool.connections
-    if line.backend.dead or not any(c.is_idle() and not c.is_closed() and not _unread(c) for c in connections):
-        line.pool.close()
+    if line.network.wire.dead or not line.idle:
+        line.close()
         return
     line.since = time.monotonic()
     _idle.setdefault(line.key, []).append(line)
@@ -152,8 +166,8 @@ def _give_back(line: _Line) -> None:
 
 
 def _unread(connection: Any) -> bool:
-    """Whether bytes came behind the answer: whoever asked next would take them for his own. So it is if nobody can tell:
-    httpcore knows, but does not say."""
+    """Whether bytes came behind the answer: whoever asked next would take them for his own. So it is if nobody can
+    tell: httpcore knows, but does not say."""
     while connection is not None:
         if (state := getattr(connection, "_h11_state", None)) is not None:
             return bool(state.trailing_data[0])
@@ -165,7 +179,7 @@ def _close_idle() -> None:
     while _idle:
         with suppress(KeyError):
             for line in _idle.popitem()[1]:
-                line.pool.close()
+                line.close()
 
 
 @functools.cache
@@ -176,167 +190,82 @@ def _register() -> None:
 
 
 def _forget() -> None:
-    """In a forked child: let go of the parent's connections without a word to their servers."""
     _idle.clear()
-    for sock in list(_sockets):
-        sock.close()  # only this process's descriptor: a TLS session is ended by a message, which close doesn't send
+    sockets.close_all()
 
 
-# --- sockets ----------------------------------------------------------------------------------------------------------
+class _Network:
+    """How httpcore reaches the network: its backend and its stream in one, since there is one connection at a time.
 
-
-class _Backend:
-    """How httpcore reaches the network: sockets that another thread can shut down in whatever they are doing."""
+    Not derived from httpcore's classes, which would import it with this module.
+    """
 
     def __init__(self) -> None:
-        self.sock: socket.socket | None = None
-        self.pace, self.waited = Pace(), 0.0
+        self.wire, self.pace = Wire(), Pace()
         self.head: int | None = None  # bytes that the head may still have, while it comes
-        self.dead = False
 
-    def shutdown(self) -> None:
-        """End what is going on and what is to come; any thread may call it."""
-        self.dead = True
-        if (sock := self.sock) is not None:
-            with suppress(OSError):  # not connected yet, or not any more
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # past SSLSocket's own, which a reader must not meet
+    def begin(self) -> None:
+        self.pace, self.wire.waited = Pace(), 0.0
 
-    def adopt(self, sock: socket.socket) -> None:
-        self.sock = sock
-        _sockets.add(sock)
-        if self.dead:
-            sock.close()
-            raise ConnectionAbortedError(errno.ECONNABORTED, "called off")
-
-    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any) -> _Stream:
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any) -> _Network:
         import httpcore
 
         try:
-            return _Stream(self._connect(host, port, timeout or CONNECT_TIMEOUT), self)
+            self.wire.connect(host, port, timeout or CONNECT_TIMEOUT)
         except TimeoutError as e:
             raise httpcore.ConnectTimeout(str(e)) from e
         except (OSError, UnicodeError) as e:  # a label of a host name that is empty or too long
             raise httpcore.ConnectError(str(e)) from e
+        return self
 
-    def _connect(self, host: str, port: int, timeout: float) -> socket.socket:
-        deadline = time.monotonic() + timeout
-        error: OSError = OSError(errno.EADDRNOTAVAIL, "the host has no address")
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                self.adopt(sock)
-                sock.settimeout(max(0.01, (deadline - time.monotonic()) / left))
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock
-            except OSError as e:
-                sock.close()
-                error = e
-        raise error
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
+        import httpcore
 
+        if (outer := self.wire.secured) is not None:  # https through a proxy that itself speaks https
+            from httpcore._backends.sync import TLSinTLSStream
 
-class _Stream:
-    """One connection as httpcore wants to see it."""
-
-    def __init__(self, sock: socket.socket, backend: _Backend) -> None:
-        self._sock, self._backend = sock, backend
-        self._pending: Callable[[], int] | None = None  # bytes that TLS has decrypted already
-        self._buffer: memoryview | None = None
+            return TLSinTLSStream(outer, ssl_context, server_hostname, timeout)
+        try:
+            self.wire.secure(ssl_context, server_hostname, timeout)
+        except TimeoutError as e:
+            raise httpcore.ConnectTimeout(str(e)) from e
+        except OSError as e:
+            raise httpcore.ConnectError(e) from e  # as its argument, since httpcore drops the cause
+        return self
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         import httpcore
 
         try:
-            if self._sock.gettimeout() != timeout:
-                self._sock.settimeout(timeout)
-            idle_since = None if self._readable() else time.monotonic()
-            data = self._sock.recv(READ) if self._pending is None else self._records()
-            if idle_since is not None:
-                self._backend.waited += time.monotonic() - idle_since
+            data = self.wire.read(timeout)
         except TimeoutError as e:
             raise httpcore.ReadTimeout(str(e)) from e
         except OSError as e:
             raise httpcore.ReadError(str(e)) from e
-        self._backend.pace.check(len(data))
-        if self._backend.head is not None:
-            self._backend.head -= len(data)
-            if self._backend.head < 0:
+        self.pace.check(len(data))
+        if self.head is not None:
+            self.head -= len(data)
+            if self.head < 0:
                 raise httpcore.RemoteProtocolError("the head has no end")
         return data
 
-    def _records(self) -> bytes:
-        """What TLS has: one record at a time, and a read of httpcore costs more than decrypting one."""
-        self._buffer = self._buffer or memoryview(bytearray(READ))
-        count = more = self._sock.recv_into(self._buffer)
-        with suppress(OSError):  # it shows again when there is nothing else to give
-            while more and count + RECORD <= READ and self._readable():
-                more = self._sock.recv_into(self._buffer[count:])
-                count += more
-        return bytes(self._buffer[:count])
-
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if not buffer:  # the body of a GET
-            return
         import httpcore
 
         try:
-            if self._sock.gettimeout() != timeout:
-                self._sock.settimeout(timeout)
-            self._sock.sendall(buffer)
+            self.wire.write(buffer, timeout)
         except TimeoutError as e:
             raise httpcore.WriteTimeout(str(e)) from e
         except OSError as e:
             raise httpcore.WriteError(str(e)) from e
 
     def close(self) -> None:
-        self._sock.close()
-
-    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
-        import ssl
-
-        import httpcore
-
-        try:
-            if isinstance(self._sock, ssl.SSLSocket):  # https through a proxy that itself speaks https
-                from httpcore._backends.sync import TLSinTLSStream
-
-                return TLSinTLSStream(self._sock, ssl_context, server_hostname, timeout)
-            self._sock.settimeout(timeout)
-            secured = ssl_context.wrap_socket(
-                self._sock, server_hostname=server_hostname, do_handshake_on_connect=False
-            )
-            self._sock, self._pending = (
-                secured,
-                secured.pending,
-            )  # before the handshake, since it took the descriptor over
-            self._backend.adopt(secured)
-            secured.do_handshake()
-        except TimeoutError as e:
-            self.close()
-            raise httpcore.ConnectTimeout(str(e)) from e
-        except OSError as e:
-            self.close()
-            raise httpcore.ConnectError(e) from e  # as its argument, since httpcore drops the cause
-        return self
+        self.wire.close()
 
     def get_extra_info(self, info: str) -> Any:
-        import ssl
-
-        if info == "ssl_object":
-            return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
         if info == "is_readable":
-            return self._readable()
-        return self._sock if info == "socket" else None
-
-    def _readable(self) -> bool:
-        import select
-
-        if self._sock.fileno() < 0 or (self._pending is not None and self._pending()):
-            return True
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(0))
+            return self.wire.readable()
+        return self.wire.secured if info == "ssl_object" else None
 
 
 # --- requests, answers, failures --------------------------------------------------------------------------------------
@@ -427,26 +356,10 @@ def _broken_off(text: str) -> str:
     return "the answer is no valid HTTP"
 
 
-# --- the environment --------------------------------------------------------------------------------------------------
+# --- proxies and trust ------------------------------------------------------------------------------------------------
 
 
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment asks for, from the variables that httpx and curl read."""
-    return _proxy_for(*origin(url), *map(os.environ.get, PROXY_VARIABLES))
-
-
-@functools.lru_cache(maxsize=64)
-def _proxy_for(scheme: str, host: str, port: int, *_: str | None) -> str | None:
-    from urllib.request import getproxies, proxy_bypass
-
-    proxies = getproxies()  # looks at every variable there is, which took a tenth of a small artifact's time
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(f"{host}:{port}"):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _proxy_of_httpcore(url: str) -> Any:
+def _proxy(url: str) -> Any:
     import httpcore
     import httpx
 
@@ -458,20 +371,12 @@ def _proxy_of_httpcore(url: str) -> Any:
     return httpcore.Proxy(
         httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path),
         auth=proxy.raw_auth,
-        ssl_context=_certificates() if target.scheme == "https" else None,
+        ssl_context=_trust(*environment.certificates()) if target.scheme == "https" else None,
     )
 
 
-def _certificate_variables() -> tuple[str | None, str | None]:
-    return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-
-
-def _certificates() -> Any:
-    return _context(*_certificate_variables())
-
-
 @functools.lru_cache(maxsize=4)  # 20 ms each
-def _context(file: str | None, folder: str | None) -> Any:
+def _trust(file: str | None, folder: str | None) -> Any:
     # httpx's own rule, but of the variables as they were read for the key: were they read again, a change in between
     # would leave one pair's trust under the other's name for good.
     import ssl
@@ -490,8 +395,8 @@ _ours = threading.local()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie; and h11's errors, which
-    # quote a line that is no header, ours or theirs. Only lines of our own exchanges are cut, since the logger is
+    # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie; and h11's errors,
+    # which quote a line that is no header, ours or theirs. Only lines of our own exchanges are cut, since the logger is
     # everybody's.
     _ours.active = True
     try:
