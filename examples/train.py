@@ -9,9 +9,10 @@ and as two nodes, each with a disk of its own (run both at once, here or on two 
         --nproc-per-node=2 examples/train.py
     NANOCACHE_DIR=/tmp/b torchrun ... the same
 
-One rank starts an origin on loopback and tells the others its address (`leader_first`). One rank downloads the raw bytes
-for all disks, and one per disk makes the dataset of them (`nanodist.fetch` with a hook). The DataLoader's workers are
-no ranks: they call `nanocache.fetch`, which is a hit. The model learns to add two numbers of two digits, digit by digit.
+One rank starts an origin on loopback and tells the others its address (`leader_first`). One rank downloads the raw
+bytes for all disks, and one per disk makes the dataset of them (`nanodist.fetch` with a hook). The DataLoader's workers
+are no ranks: they call `nanocache.fetch`, which is a hit. The model learns to add two numbers of two digits, digit by
+digit.
 """
 
 from __future__ import annotations
