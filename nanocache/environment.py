@@ -9,17 +9,15 @@ from __future__ import annotations
 import functools
 import os
 
-from .urls import origin
-
 __all__ = ["certificates", "proxy"]
 
 PROXY_VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 PROXY_VARIABLES += [*map(str.upper, PROXY_VARIABLES), "REQUEST_METHOD"]  # a CGI's HTTP_PROXY is a client's header
 
 
-def proxy(url: str) -> str | None:
-    """The URL of the proxy for `url`, None if it is to be reached directly."""
-    return _proxy(*origin(url), *map(os.environ.get, PROXY_VARIABLES))
+def proxy(scheme: str, host: str, port: int) -> str | None:
+    """The URL of the proxy for an origin, None if it is to be reached directly."""
+    return _proxy(scheme, host, port, *map(os.environ.get, PROXY_VARIABLES))
 
 
 @functools.lru_cache(maxsize=64)

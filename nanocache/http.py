@@ -28,6 +28,7 @@ from .cancel import Cancel
 from .config import Settings
 from .retry import Failure, Offline, Pace
 from .sockets import READ, Wire
+from .urls import origin
 
 __all__ = ["Response", "exchange"]
 
@@ -59,7 +60,7 @@ def exchange(url: str, headers: Iterable[tuple[str, str]], *, settings: Settings
     if settings.offline:
         raise Offline
     request = _request(url, headers, settings.timeout)
-    line = _take(url, request.url.origin)
+    line = _take(environment.proxy(*origin(url)), request.url.origin)
     try:
         with cancel.watch(line.network.wire.shutdown), line.ask(request, url, settings.timeout, cancel) as response:
             yield response
@@ -77,19 +78,19 @@ _idle: dict[tuple[Any, ...], list[_Line]] = {}  # lists, whose append and pop ar
 class _Line:
     """A connection to one origin (through one proxy), opened when needed and reopened when it was closed."""
 
-    def __init__(self, key: tuple[Any, ...], origin: Any, proxy: str | None) -> None:
+    def __init__(self, key: tuple[Any, ...], target: Any, proxy: str | None) -> None:
         import httpcore
 
         _register()
         self.key, self.network, self.since, self.used = key, _Network(), 0.0, False
         options: dict[str, Any] = {
-            "ssl_context": _trust(*environment.certificates()) if origin.scheme == b"https" else None,
+            "ssl_context": _trust(*environment.certificates()) if target.scheme == b"https" else None,
             "keepalive_expiry": IDLE,
             "network_backend": self.network,
         }
         self._open: Callable[[], Any]
         if proxy is None:  # without the pool of connections around it, which costs a small artifact a tenth of its time
-            self._open = lambda: httpcore.HTTPConnection(origin, **options)
+            self._open = lambda: httpcore.HTTPConnection(target, **options)
         else:
             through = _proxy(proxy)
             self._open = lambda: httpcore.ConnectionPool(proxy=through, max_connections=1, **options)
@@ -143,16 +144,15 @@ class _Line:
             self._connection.close()
 
 
-def _take(url: str, origin: Any) -> _Line:
-    proxy = environment.proxy(url)
-    key = (origin.scheme, origin.host, origin.port, proxy, *environment.certificates())
+def _take(proxy: str | None, target: Any) -> _Line:
+    key = (target.scheme, target.host, target.port, proxy, *environment.certificates())
     while lines := _idle.get(key):
         with suppress(IndexError):  # another thread was faster
             line = lines.pop()
             if time.monotonic() - line.since < IDLE:
                 return line
             line.close()
-    return _Line(key, origin, proxy)
+    return _Line(key, target, proxy)
 
 
 def _give_back(line: _Line) -> None:

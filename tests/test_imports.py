@@ -21,7 +21,7 @@ NANODIST = NANOCACHE.parent / "nanodist"
 # A module of nanocache imports only from rows above its own; those of one row do not know each other.
 LAYERS = [
     # words and values: nothing of ours below them
-    "errors cancel config names urls identity seal pool ranges growth retry",
+    "errors cancel config names urls identity seal pool ranges growth retry environment sockets",
     "digest files hooks flights answers budget http extraction",
     # what is asked; who waits; what lies in a record, behind a lock, at an address, in a stream
     "artifact aio records locks disk follow local frontier streams",
@@ -39,7 +39,7 @@ LAYERS = [
 ]
 
 # Families that do not know each other: how bytes come, where they lie, how an archive is read.
-TRANSFER = "answers budget crew follow frontier growth http local ranges resume retry transfer work"
+TRANSFER = "answers budget crew environment follow frontier growth http local ranges resume retry sockets transfer work"
 STORE = "disk files hits identity locks products records refs seal store sweep waiting"
 ARCHIVES = "extraction streams tarfiles unpack zipfiles"
 
