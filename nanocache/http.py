@@ -34,7 +34,7 @@ __all__ = ["Response", "exchange"]
 
 CONNECT_TIMEOUT = 10.0  # seconds for all addresses of a host together; less if the timeout is
 IDLE = 15.0  # seconds that an idle connection may be used again; servers drop theirs after 60 as a rule
-IDLE_CONNECTIONS = 64  # kept open at most
+IDLE_CONNECTIONS = 64  # kept open at most, less one for each origin
 LONGEST_HEAD = 2 * READ  # bytes until the head is whole; h11 bounds each head, but not how many 1xx come before it
 
 
@@ -161,8 +161,8 @@ def _give_back(line: _Line) -> None:
         return
     line.since = time.monotonic()
     _idle.setdefault(line.key, []).append(line)
-    if sum(map(len, list(_idle.values()))) > IDLE_CONNECTIONS:
-        _close_idle()
+    if sum(1 + len(lines) for lines in list(_idle.values())) > IDLE_CONNECTIONS:
+        _close_some()
 
 
 def _unread(connection: Any) -> bool:
@@ -175,11 +175,18 @@ def _unread(connection: Any) -> bool:
     return True
 
 
+def _close_some() -> None:
+    """Close what is idle to the origin that was not asked for the longest."""
+    newest = {key: max((line.since for line in list(lines)), default=0.0) for key, lines in list(_idle.items())}
+    lines = _idle.pop(min(newest, key=lambda key: newest[key], default=()), [])
+    while lines:
+        with suppress(IndexError):  # another thread took it
+            lines.pop().close()
+
+
 def _close_idle() -> None:
     while _idle:
-        with suppress(KeyError):
-            for line in _idle.popitem()[1]:
-                line.close()
+        _close_some()
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from .cancel import Cancel
 from .config import Settings
 from .errors import NoSpace
 from .follow import Address, Answer, Source
+from .frontier import Frontier
 from .http import Response
 from .partials import Partial
 from .ranges import Claim, Ledger
@@ -43,6 +44,15 @@ class Work:
     address: Address | None = None  # where the last answer came from
     expired: set[str] = field(default_factory=set)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    frontier: Frontier = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.frontier = Frontier(self.partial.fd)
+
+    def restart(self) -> None:
+        """Forget the bytes: they are wrong, or nobody can tell. Only while no connection is at work."""
+        self.partial.reset()
+        self.ledger, self.frontier, self.pieced = Ledger(), Frontier(self.partial.fd), False
 
     @contextmanager
     def ask(self, headers: Sequence[tuple[str, str]], cancel: Cancel, *, patient: bool = True) -> Iterator[Answer]:
@@ -131,7 +141,7 @@ class Work:
         most = self.settings.max_artifact
         if most is not None and size > most:
             raise NoSpace(
-                path=str(self.partial.path),
+                path=str(self.partial.path.parents[2]),
                 needed=self.offer.total,
                 available=most,
                 reason="larger than NANOCACHE_MAX_ARTIFACT allows",

@@ -29,7 +29,9 @@ LAYERS = [
     "store request many work unpack",
     "refs sweep hits waiting crew resume",
     # what a fetch is made of
-    "products transfer",
+    "products accept",
+    "attempts",
+    "transfer",
     "engine",
     "cache",
     "api seed deposit",
@@ -39,7 +41,10 @@ LAYERS = [
 ]
 
 # Families that do not know each other: how bytes come, where they lie, how an archive is read.
-TRANSFER = "answers budget crew environment follow frontier growth http local ranges resume retry sockets transfer work"
+TRANSFER = (
+    "accept answers attempts budget crew environment follow frontier growth "
+    "http local ranges resume retry sockets transfer work"
+)
 STORE = "disk files hits identity locks products records refs seal store sweep waiting"
 ARCHIVES = "extraction streams tarfiles unpack zipfiles"
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.origin import Request
-from nanocache import crew, growth, ranges, transfer
+from nanocache import attempts, crew, growth, ranges
 from nanocache.cancel import Cancel, Cancelled
 from nanocache.errors import ChecksumMismatch, DownloadFailed
 from tests import misbehave as m
@@ -65,8 +65,8 @@ MANNERS = st.sampled_from(
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if 100 KiB were a large file and each connection helped."""
     monkeypatch.setattr(ranges, "SMALLEST_PIECE", 8 * KIB)
-    monkeypatch.setattr(transfer, "SMALLEST_PIECE", 8 * KIB)
-    monkeypatch.setattr(transfer, "SMALL", 16 * KIB)
+    monkeypatch.setattr(attempts, "SMALLEST_PIECE", 8 * KIB)
+    monkeypatch.setattr(attempts, "SMALL", 16 * KIB)
     monkeypatch.setattr(growth, "SOON", 0.002)
     monkeypatch.setattr(growth, "LATE", 0.004)
     monkeypatch.setattr(growth, "IDLE", -1e9)
