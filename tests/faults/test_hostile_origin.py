@@ -7,7 +7,6 @@ import base64
 import hashlib
 import json
 import logging
-import os
 import pickle
 import re
 import time
