@@ -19,6 +19,7 @@ from .work import Work
 
 __all__ = ["Wanted", "accept", "available"]
 
+WORTH_ASKING = 1 << 20  # bytes; smaller ones find out as soon when they are written
 PAGES = (".htm", ".html", ".xhtml")
 
 
@@ -81,6 +82,8 @@ def _set_total(work: Work, wanted: Wanted, claim: Claim, total: int) -> None:
     if claim.end is None:
         claim.end = total
     work.check_limit(total)
+    if total < WORTH_ASKING:
+        return
     room, needed = available(work.partial), total - os.fstat(work.partial.fd).st_blocks * 512
     if room is not None and needed > room:
         raise NoSpace(path=str(work.partial.path.parents[2]), needed=needed, available=room)
