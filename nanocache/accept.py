@@ -19,7 +19,7 @@ from .work import Work
 
 __all__ = ["Wanted", "accept", "available"]
 
-WORTH_ASKING = 1 << 20  # bytes; smaller ones find out as soon when they are written
+WORTH_ASKING = 1 << 16  # bytes; smaller ones find out as soon when they are written
 PAGES = (".htm", ".html", ".xhtml")
 
 
