@@ -42,8 +42,8 @@ def download(
     """Fill `partial` from the first source that gives the artifact, verified.
 
     `condition`: (ETag, Last-Modified) of what is there already; NotModified if the server still has it. `name` decides
-    whether an HTML page can be meant. `report(bytes so far, total or None)` is called from the calling thread only, up to
-    a few hundred times a second.
+    whether an HTML page can be meant. `report(bytes so far, total or None)` is called from the calling thread only, up
+    to a few hundred times a second.
 
     On failure the partial holds what can be resumed, and its state says what that is. Raises DownloadFailed (one cause
     per URL), ChecksumMismatch if every URL gave wrong bytes, NoSpace (the partial is deleted at once), NotCached while
