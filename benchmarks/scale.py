@@ -211,10 +211,12 @@ def plot(rows: list[Row], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
     wanted = (("seconds", "seconds until all nodes have it"), ("bytes", "bytes from the origin"))
     for axis, (name, title) in zip(axes, (*wanted, ("operations", "operations of the store")), strict=True):
-        for scope in SCOPES:
+        for color, scope in enumerate(
+            SCOPES
+        ):  # a scope that asks nothing is on no logarithmic axis, and keeps its color
             points = [(row["nodes"], row[name]) for row in rows if row["scope"] == scope and row[name]]
             if points:
-                axis.loglog(*zip(*points, strict=True), marker="o", label=scope)
+                axis.loglog(*zip(*points, strict=True), marker="o", color=f"C{color}", label=scope)
         axis.set(title=title, xlabel="nodes of 8 ranks")
         axis.grid(visible=True, which="major", alpha=0.3)
     axes[0].legend()
