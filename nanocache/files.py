@@ -251,8 +251,10 @@ def _sync_file_system(fd: int) -> bool:
     # One syncfs(2) for a folder: 10,000 members with an fsync each take minutes on a disk that syncs in milliseconds.
     if sys.platform != "linux":
         return False
-    import ctypes
-
+    try:
+        import ctypes
+    except ImportError:  # a Python that was built without libffi: each file is synced instead
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(fd) == 0:
         return True

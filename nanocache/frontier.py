@@ -17,11 +17,7 @@ from .answers import StartOver
 
 __all__ = ["Frontier"]
 
-BLOCK = (
-    1 << 20
-)  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms on a CPU with SHA instructions
-
-
+BLOCK = 1 << 20  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms with SHA instructions
 WRITEBACK = 8 << 20  # bytes between two nudges to the disk
 SYNC_FILE_RANGE_WRITE = 2
 
@@ -34,8 +30,10 @@ def _nudge() -> Callable[[int, int, int, int], int] | None:
     """
     if sys.platform != "linux":
         return None
-    import ctypes
-
+    try:
+        import ctypes
+    except ImportError:  # a Python that was built without libffi: it only costs time
+        return None
     call = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if call is not None:
         call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
