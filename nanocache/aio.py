@@ -40,8 +40,9 @@ async def fly(key: Hashable, work: Work[T]) -> T:
         seat, done = join(key, key, work), loop.create_future()
         try:
             seat.flight.on_end(lambda done=done: _wake(loop, done))  # type: ignore[misc]
-            if seat.first:
+            if not seat.flight.submitted:  # by whoever comes first, or by the next one if Ctrl-C kept him from it
                 pool.submit(seat.flight.run)
+                seat.flight.submitted = True
             await done
             return seat.flight.result(key)
         except Interrupted:

@@ -34,11 +34,12 @@ class Flight(Generic[T]):
         self.waiters = 0
         self._work = work
         self._started = self.ended = False
+        self.submitted = False  # somebody else's thread was told to run it
         self.thread = 0  # who runs it
         self._delivered = False
         self._callbacks: list[Callable[[], None]] = []
         self._value: T | None = None
-        self._error: BaseException | None = None
+        self._error: BaseException | None = Interrupted()  # until there is a result: KeyboardInterrupt is no result
 
     def run(self) -> None:
         """Do the work in this thread, unless somebody has begun it. Raises only what interrupts this very thread."""
@@ -49,23 +50,23 @@ class Flight(Generic[T]):
         try:
             self.cancel.check()
             self._value = self._work(self.cancel)
+            self._error = None
         except Cancelled:
-            self._error = Interrupted()
+            pass
         except Exception as e:  # noqa: BLE001 - handed to every waiter by `result`
             self._error = e
-        except BaseException:  # KeyboardInterrupt, SystemExit: this thread's own
-            self._error = Interrupted()
-            raise
         finally:
-            self._end()
+            self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Tell everybody who waits that it is over. Again is harmless: whoever was interrupted in it does it again."""
         with _lock:
-            self.ended, self.thread = True, 0
+            self.ended = True
             _drop(self)
-            callbacks, self._callbacks = self._callbacks, []
+            callbacks = list(self._callbacks)
         for callback in callbacks:
             callback()
+        self.thread = 0
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` once when the flight has ended, in the thread that ends it; at once if it has."""
@@ -91,8 +92,8 @@ class Flight(Generic[T]):
 class Seat(Generic[T]):
     """One waiter's place in a flight."""
 
-    def __init__(self, flight: Flight[T], *, first: bool) -> None:
-        self.flight, self.first = flight, first
+    def __init__(self, flight: Flight[T]) -> None:
+        self.flight = flight
         self._left = False
 
     def leave(self) -> None:
@@ -103,10 +104,10 @@ class Seat(Generic[T]):
                 return
             self._left = True
             flight.waiters -= 1
-            last = flight.waiters == 0 and not flight.ended
+            last = flight.waiters == 0
             if last:
                 _drop(flight)
-        if last:
+        if last and not flight.ended:
             flight.cancel.set()
 
 
@@ -133,10 +134,10 @@ def join(key: Hashable, asker: Hashable, work: Work[T]) -> Seat[T]:
     """A seat in the running flight of `key`, or in a new one that does `work` once somebody runs it."""
     with _lock:
         flight: Any = _table.get(key)
-        if first := flight is None:
+        if flight is None or flight.ended:
             flight = _table[key] = Flight(key, asker, work)
         flight.waiters += 1
-        return Seat(flight, first=first)
+        return Seat(flight)
 
 
 def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
@@ -165,4 +166,6 @@ def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
         except Interrupted:
             continue
         finally:
+            if seat.flight.thread == threading.get_ident():  # Ctrl-C in the middle of its end
+                seat.flight.end()
             seat.leave()

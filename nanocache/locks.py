@@ -43,9 +43,12 @@ def try_lock(path: str, *, mode: int) -> Lock | None:
     lock = FileLock(path, mode=mode | 0o600, blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
+        return Lock(lock)
     except Timeout:
         return None
     except RuntimeError:
         # filelock's own deadlock check: this thread holds it already, through another instance.
         return None
-    return Lock(lock)
+    except BaseException:  # Ctrl-C just now: a notebook keeps the traceback, and with it a lock that nobody owns
+        lock.release()
+        raise

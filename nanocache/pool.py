@@ -33,7 +33,12 @@ def submit(job: Callable[[], None]) -> None:
         if _threads >= LIMIT:
             return
         _threads += 1
-    threading.Thread(target=_work, name="nanocache-fetch", daemon=True).start()
+    try:
+        threading.Thread(target=_work, name="nanocache-fetch", daemon=True).start()
+    except BaseException:  # there can be no more threads, or Ctrl-C: who is counted and never lived blocks a place
+        with _ready:
+            _threads -= 1
+        raise
 
 
 def _next() -> Callable[[], None] | None:

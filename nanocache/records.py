@@ -98,6 +98,7 @@ class Holding:
         self._start: int | None = None  # bytes that were there at the first report: they are no rate
         self._done: int | None = None
         self._total: int | None = None
+        self._over: Event | None = None  # ends the signs of life
         self._write_new()
 
     def _record(self) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class Holding:
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Give a sign of life every second while the block runs: it is the caller's hook and reports nothing."""
-        over = Event()
+        over = self._over = Event()
 
         def beat() -> None:
             while not over.wait(REWRITE):
@@ -150,14 +151,21 @@ class Holding:
             over.set()
             thread.join()
 
+    def _end(self) -> None:
+        # Once more than the block does: Ctrl-C in the middle of its end left a heart that beat for ever.
+        if self._over is not None:
+            self._over.set()
+
     def failed(self, error: NanocacheError, asker: Asker) -> None:
         """Leave the error for those who wait and asked the same."""
+        self._end()
         salt = files.random_name()
         record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(asker, salt)}
         self._replace(record, 0o600)
 
     def clear(self) -> None:
         """Leave nothing: it went well, or was interrupted and the next one takes over."""
+        self._end()
         if self._path is not None:
             with suppress(OSError):
                 os.unlink(self._path)

@@ -60,16 +60,15 @@ def hold(store: Store, key: str, wait: Wait) -> Iterator[Holding | None]:
     path = store.lock(key)
     store.folder(os.path.dirname(path))
     vigil = _Vigil(path, store, wait)
-    lock = vigil.keep()
-    if lock is None and vigil.reached:
-        yield None
-        return
     try:
-        with _holding(store, vigil.record_path if lock else None, wait.asker) as holding:
+        vigil.keep()
+        if vigil.reached:
+            yield None
+            return
+        with _holding(store, vigil.record_path if vigil.lock else None, wait.asker) as holding:
             yield holding
     finally:
-        if lock is not None:
-            lock.release()
+        vigil.release()
 
 
 @contextmanager
@@ -94,6 +93,7 @@ class _Vigil:
         self.path = path
         self.record_path = path.removesuffix(".lock") + ".json"
         self.reached = False
+        self.lock: Lock | None = None  # to be released by whoever began the vigil, however it ends
         self._mode, self._wait = store.modes.lock, wait
         # Whatever is there now failed before this wait began, and binds nobody who comes after.
         self._stamp = records.stamp(self.record_path)
@@ -102,38 +102,34 @@ class _Vigil:
         self._due = 0  # looks until the next attempt to lock
         self._sign = self._progress = self._begun = time.monotonic()
 
-    def keep(self) -> Lock | None:
-        """The lock; or None with `reached`; or None because one goes on without it."""
+    def keep(self) -> None:
+        """Until `lock` is held; or until `reached`; or because one goes on without it."""
         while True:
             try:
-                lock = self._try()
+                self._try()
             except UnsafeCache:
                 raise
             except OSError as e:
                 logger.warning("cannot lock %s (%s); going on without: a download may be made twice", self.path, e)
-                return None
-            if lock is not None:
-                return self._held(lock)
+                return
+            if self.lock is not None:
+                self._look()
+                return
             if self._over():
-                return None
+                return
             if self._due > 0:
                 near = self._near()
                 self._wait.cancel.sleep(NEAR if near else FAR)
                 self._due -= 1 if near else LOOKS
 
-    def _try(self) -> Lock | None:
-        if self._due > 0:
-            return None
-        self._due = LOOKS
-        return try_lock(self.path, mode=self._mode)
+    def release(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
 
-    def _held(self, lock: Lock) -> Lock:
-        try:
-            self._look()
-        except BaseException:
-            lock.release()
-            raise
-        return lock
+    def _try(self) -> None:
+        if self._due <= 0:
+            self._due = LOOKS
+            self.lock = try_lock(self.path, mode=self._mode)
 
     def _near(self) -> bool:
         holder = self._record.holder if self._record else None

@@ -74,8 +74,8 @@ def descriptors() -> set[str]:
 
 
 @contextmanager
-def nothing_leaks(patience: float = 2.0) -> Iterator[None]:
-    """No descriptor and no thread of ours is left by the block."""
+def nothing_leaks(*, on: str = "", patience: float = 2.0) -> Iterator[None]:
+    """No thread of ours is left by the block, and no descriptor on a file whose name holds `on`."""
     http._close_idle()
     gc.collect()
     before, threads = descriptors(), set(threading.enumerate())
@@ -83,7 +83,7 @@ def nothing_leaks(patience: float = 2.0) -> Iterator[None]:
     http._close_idle()
     deadline = time.monotonic() + patience
     while True:
-        left = descriptors() - before
+        left = {one for one in descriptors() - before if on in one}
         running = {t for t in set(threading.enumerate()) - threads if t.name.startswith("nanocache")}
         if not left and not running:
             return
