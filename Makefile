@@ -1,4 +1,5 @@
-# `make demo` shows what this is, `make test` checks it. Both need this clone and Python 3.11 or newer, nothing else.
+# `make demo` shows what this is, `make test` checks it, `make soak` tries to break it for hours. They need this clone
+# and Python 3.11 or newer, nothing else.
 #
 # torch brings torchrun and nanodist's groups. Its CPU build is enough, and on Linux far smaller than the default one:
 # set PIP_EXTRA_INDEX_URL to the CPU index that pytorch.org names. `make demo TORCH=` does without torch: the ranks
@@ -11,7 +12,7 @@ BIN = .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
 
-.PHONY: demo test
+.PHONY: demo test soak
 
 demo: .venv/demo
 	@$(BIN)/python examples/demo.py
@@ -21,6 +22,10 @@ test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The faults of the test suite again, with every error at every call, a thousand kills and all that chance may bring.
+soak: .venv/test
+	NANOCACHE_SOAK=1 $(BIN)/python -m pytest -o timeout=3600 tests/faults
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
