@@ -204,7 +204,8 @@ def remove(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError:  # EISDIR on Linux, EPERM on macOS, EACCES where it isn't ours
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # some come through in spite of ignore_errors
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_empty(folder: str) -> None:

@@ -15,7 +15,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -118,7 +117,7 @@ class Partial:
         try:
             os.rmdir(self.path)  # all that a small published one leaves is its folder
         except OSError:
-            shutil.rmtree(self.path, ignore_errors=True)
+            files.remove(str(self.path))
         files.remove_empty(str(self.path.parent))
 
     def close(self) -> None:

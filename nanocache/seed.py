@@ -110,7 +110,7 @@ def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[s
         for parent in (folder, *parents):
             files.sync_folder(parent)
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        files.remove(private)
         files.remove_empty(os.path.dirname(private))
 
 
