@@ -174,7 +174,7 @@ class Attempts:
             return
         most = self._settings.connections if self._parallel() else 1
         crew = Crew(self._work, self._cancel, most=most, tick=self._tick)
-        crew.run(first, stack.pop_all(), response, ends=ends)
+        crew.run(first, stack, response, ends=ends)
 
     def _parallel(self) -> bool:
         offer, ledger = self._work.offer, self._work.ledger

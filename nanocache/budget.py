@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,34 +27,34 @@ class Busy(Failure):
 class _Budget:
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.used: Counter[Origin] = Counter()
+        self.used: defaultdict[Origin, set[object]] = defaultdict(set)
         self.waiting: Counter[Origin] = Counter()
 
     def wake(self) -> None:
         with self.changed:
             self.changed.notify_all()
 
-    def enter(self, origin: Origin, limit: int, cancel: Cancel, patient: bool) -> None:
+    def enter(self, one: object, origin: Origin, limit: int, cancel: Cancel, patient: bool) -> None:
         with self.changed:
-            if self.used[origin] >= limit or (self.waiting[origin] and not patient):
+            if len(self.used[origin]) >= limit or (self.waiting[origin] and not patient):
                 if not patient:
                     raise Busy("no connection is free")
                 self._wait(origin, limit, cancel)
-            self.used[origin] += 1
+            self.used[origin].add(one)
 
     def _wait(self, origin: Origin, limit: int, cancel: Cancel) -> None:
         self.waiting[origin] += 1
         try:
             with cancel.watch(self.wake):
-                while self.used[origin] >= limit:
+                while len(self.used[origin]) >= limit:
                     cancel.check()
                     self.changed.wait()
         finally:
             self.waiting[origin] -= 1
 
-    def leave(self, origin: Origin) -> None:
+    def leave(self, one: object, origin: Origin) -> None:
         with self.changed:
-            self.used[origin] -= 1
+            self.used[origin].discard(one)
             if not self.used[origin]:
                 del self.used[origin]
             if self.waiting[origin]:
@@ -75,9 +75,11 @@ os.register_at_fork(after_in_child=_afresh)
 @contextmanager
 def place(origin: Origin, *, limit: int, cancel: Cancel, patient: bool = True) -> Iterator[None]:
     """Hold one of the origin's `limit` places while the block runs; wait for one, or raise Busy if not `patient`."""
-    budget = _budget
-    budget.enter(origin, limit, cancel, patient)
+    budget, one = _budget, object()
     try:
+        budget.enter(
+            one, origin, limit, cancel, patient
+        )  # in the block: Ctrl-C at its end would keep the place for ever
         yield
     finally:
-        budget.leave(origin)
+        budget.leave(one, origin)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from .budget import Busy
@@ -55,7 +55,11 @@ class Crew:
         self._error: BaseException | None = None
 
     def run(self, first: Connection, answer: ExitStack, response: Response, *, ends: int | None) -> None:
-        """Return once the ledger is complete. Raises the last connection's Failure, and any other error at once."""
+        """Return once the ledger is complete. Raises the last connection's Failure, and any other error at once.
+
+        `answer` is closed as soon as its body ended. It stays the caller's to close, for a thread that Ctrl-C kept
+        from starting closes nothing.
+        """
         assert first.claim is not None
         self._patience = max(0.2, 10 * response.latency)
         self._watch_over(first.claim)
@@ -121,15 +125,18 @@ class Crew:
         if self._work.ledger.complete:  # then they are about to end, and leave a connection that can be used again
             deadline = time.monotonic() + TICK
             for connection in self._all:
-                if connection.thread is not None:
-                    connection.thread.join(max(0.0, deadline - time.monotonic()))
+                self._wait_for(connection, max(0.0, deadline - time.monotonic()))
         for connection in self._all:
             connection.cancel.set()
         with self._work.changed:
             self._work.changed.notify_all()
         for connection in self._all:
-            if connection.thread is not None:
-                connection.thread.join(FAREWELL)
+            self._wait_for(connection, FAREWELL)
+
+    def _wait_for(self, connection: Connection, seconds: float) -> None:
+        if connection.thread is not None:
+            with suppress(RuntimeError):  # Ctrl-C came before it was started; if it was, it finds its cancel set
+                connection.thread.join(seconds)
 
     # --- a connection's thread ----------------------------------------------------------------------------------------
 

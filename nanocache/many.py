@@ -81,20 +81,19 @@ def fetch(
 
     try:
         with ThreadPoolExecutor(min(count, max(1, len(artifacts))), "nanocache-many") as pool:
-            return _collect([pool.submit(one, n) for n in range(len(artifacts))], cancel, return_exceptions)
+            try:
+                return _collect([pool.submit(one, n) for n in range(len(artifacts))], return_exceptions)
+            except BaseException:  # an error, or Ctrl-C, in `submit` too: the pool would wait for all the others
+                cancel.set()
+                raise
     finally:
         if tally is not None:
             tally.close()
 
 
-def _collect(futures: list[Future[Path]], cancel: Cancel, return_exceptions: bool) -> list[Any]:
-    try:
-        wait(futures, return_when="ALL_COMPLETED" if return_exceptions else FIRST_EXCEPTION)
-    except BaseException:  # Ctrl-C: the threads must not go on behind the caller's back
-        cancel.set()
-        raise
+def _collect(futures: list[Future[Path]], return_exceptions: bool) -> list[Any]:
+    wait(futures, return_when="ALL_COMPLETED" if return_exceptions else FIRST_EXCEPTION)
     failures = [error for future in futures if future.done() and (error := future.exception()) is not None]
     if failures and not return_exceptions:
-        cancel.set()
         raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
     return [future.exception() or future.result() for future in futures]

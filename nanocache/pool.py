@@ -19,51 +19,52 @@ IDLE = 0.5  # seconds
 
 _ready = threading.Condition()
 _jobs: deque[Callable[[], None]] = deque()
-_threads = _idle = 0
+_threads: set[object] = set()
+_idle = 0
 
 
 def submit(job: Callable[[], None]) -> None:
     """Have `job`, which raises nothing, run in a thread of the pool."""
-    global _threads
-    with _ready:
-        _jobs.append(job)
-        if _idle >= len(_jobs):
-            _ready.notify()
-            return
-        if _threads >= LIMIT:
-            return
-        _threads += 1
+    one = object()
     try:
-        threading.Thread(target=_work, name="nanocache-fetch", daemon=True).start()
-    except BaseException:  # there can be no more threads, or Ctrl-C: who is counted and never lived blocks a place
         with _ready:
-            _threads -= 1
+            _jobs.append(job)
+            if _idle >= len(_jobs):
+                _ready.notify()
+                return
+            if len(_threads) >= LIMIT:
+                return
+            _threads.add(one)
+        threading.Thread(target=_work, args=(one,), name="nanocache-fetch", daemon=True).start()
+    except BaseException:  # there can be no more threads, or Ctrl-C: who is counted and never lived blocks a place
+        _threads.discard(one)
         raise
 
 
-def _next() -> Callable[[], None] | None:
-    global _threads, _idle
+def _next(one: object) -> Callable[[], None] | None:
+    global _idle
     with _ready:
         _idle += 1
         _ready.wait_for(lambda: bool(_jobs), timeout=IDLE)
         _idle -= 1
         if _jobs:
             return _jobs.popleft()
-        _threads -= 1
+        _threads.discard(one)
         return None
 
 
-def _work() -> None:
-    while (job := _next()) is not None:
+def _work(one: object) -> None:
+    while (job := _next(one)) is not None:
         job()
         del job  # what it holds must not live until the next one comes
 
 
 def _reset() -> None:
-    global _ready, _threads, _idle
+    global _ready, _idle
     _ready = threading.Condition()
     _jobs.clear()
-    _threads = _idle = 0
+    _threads.clear()
+    _idle = 0
 
 
 if hasattr(os, "register_at_fork"):

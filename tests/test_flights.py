@@ -164,7 +164,7 @@ def test_pool_threads_are_few_and_gone_when_idle() -> None:
 
     def job() -> None:
         nonlocal most
-        most = max(most, pool._threads)
+        most = max(most, len(pool._threads))
         time.sleep(0.01)
         done.release()
 

@@ -8,8 +8,10 @@ its parent is told by `tests/test_fork.py`.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import dis
 import io
+import itertools
 import linecache
 import os
 import random
@@ -19,33 +21,52 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import nanocache
 from benchmarks.origin import MIB, Origin, content, digest
+from nanocache import budget, cancel, flights, http, pool
 from nanocache.unpack import Unpack
 from tests.conftest import Processes
 from tests.faults.checks import SOAK, check_visible, nothing_leaks, orphans, rounds, sweep_all
 
-SMALL, LARGE = content(5000, 1), content(3 * MIB, 1)
+SMALL, LARGE, HUGE = content(5000, 1), content(3 * MIB, 1), content(20 * MIB, 1)
 OURS = str(Path(nanocache.__file__).parent)
 
 
 # --- at any line ------------------------------------------------------------------------------------------------------
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt at the `at`-th line of ours that this thread executes in the block; counts them."""
+class Place(NamedTuple):
+    """A line of ours on the way that led to it, and how many times it was reached on that way. Runs share them."""
 
-    def __init__(self, at: int | None = None) -> None:
-        self.lines, self._at, self.where = 0, at, ""
-        self.releasing = False  # it struck where a lock is let go, which no program can do in no time
+    stack: tuple[str, ...]  # file:line, innermost first
+    time: int  # from 1
+
+    @property
+    def text(self) -> str:
+        name, line = self.stack[0].split(":")
+        return linecache.getline(f"{OURS}/{name}", int(line)).strip()
+
+    def __str__(self) -> str:
+        return f"{self.text} ({' < '.join(self.stack)}, time {self.time})"
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt where this thread comes to `at` in the block; notes all places that it comes to."""
+
+    def __init__(self, at: Place | None = None) -> None:
+        self._at, self._times = at, Counter[tuple[str, ...]]()
+        self.places: list[Place] = []
+        self.struck = self.releasing = False  # releasing: where a lock is let go, which no program can do in no time
 
     def __enter__(self) -> Interrupt:
         sys.settrace(self._frame)
@@ -59,14 +80,36 @@ class Interrupt:
 
     def _line(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "line" and may_interrupt(frame.f_code, frame.f_lasti):
-            self.lines += 1
-            if self.lines == self._at:
-                text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {text}"
-                self.releasing = frame.f_code.co_name == "release" or text == "vigil.release()"
+            stack = tuple(stack_of(frame))
+            self._times[stack] += 1
+            self.places.append(Place(stack, self._times[stack]))
+            if self.places[-1] == self._at:
+                self.struck = True
+                self.releasing = frame.f_code.co_name == "release" or self._at.text == "vigil.release()"
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return self._line
+
+
+def stack_of(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(OURS):
+            yield f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back
+
+
+def chosen(call: Do, name: str, most: int) -> list[Place]:
+    """In the soak every way to every line, the first two times; else `most` lines, the same ones in each run.
+
+    The n-th line would be another one in each run: how often one waits, or looks, is chance.
+    """
+    with Interrupt() as undisturbed:
+        call()
+    places = [place for place in undisturbed.places if place.time <= 2]
+    if SOAK:
+        return places
+    first = {place.stack[0]: place for place in reversed(places)}
+    return sorted(first.values(), key=lambda place: zlib.crc32(f"{name} {place.text}".encode()))[:most]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -99,6 +142,7 @@ Do = Callable[[], Any]
 def calls(base: Path, origin: Origin) -> dict[str, tuple[Do, Do, Callable[[Any], bool]]]:
     """(what comes before, what is interrupted, whether its result is right)."""
     small, large, packed = origin.add("/s.bin", SMALL), origin.add("/l.bin", LARGE), origin.add("/p.zip", zipped())
+    huge = origin.add("/h.bin", HUGE, rate=40 * MIB)
     sha256 = digest(5000, 1)
 
     def same(body: bytes) -> Callable[[Any], bool]:
@@ -116,6 +160,7 @@ def calls(base: Path, origin: Origin) -> dict[str, tuple[Do, Do, Callable[[Any],
     return {
         "fetch": (nothing, fetch(small, sha256=sha256), same(SMALL)),
         "fetch of three MiB": (nothing, fetch(large), same(LARGE)),
+        "fetch of twenty MiB": (nothing, fetch(huge), same(HUGE)),
         "hit": (fetch(small, sha256=sha256), fetch(small, sha256=sha256), same(SMALL)),
         "revalidation": (fetch(small), fetch(small, max_age=0), same(SMALL)),
         "lost seal": (touched, fetch(small, sha256=sha256), same(SMALL)),
@@ -147,7 +192,7 @@ def again(base: Path, before: Do) -> None:
     before()
 
 
-def interrupted(call: Do, at: int) -> tuple[Interrupt, BaseException | None, Any]:
+def interrupted(call: Do, at: Place) -> tuple[Interrupt, BaseException | None, Any]:
     with Interrupt(at) as interrupt:
         try:
             return interrupt, None, call()
@@ -155,16 +200,17 @@ def interrupted(call: Do, at: int) -> tuple[Interrupt, BaseException | None, Any
             return interrupt, e, None
 
 
-def consequences(calls: tuple[Do, Do, Callable[[Any], bool]], base: Path, at: int) -> str | None:
-    """What is not as it should be after an interruption at that line."""
+def consequences(calls: tuple[Do, Do, Callable[[Any], bool]], base: Path, at: Place) -> str | None:
+    """What is not as it should be after an interruption there."""
     before, call, right = calls
     again(base, before)
     interrupt = Interrupt()
     try:
         with nothing_leaks(on=".lock"):  # Python has no way to open a file and own it in one step
             interrupt, error, result = interrupted(call, at)
-            assert error is not None or not interrupt.where or right(result), "it was swallowed"
+            assert error is not None or not interrupt.struck or right(result), "it was swallowed"
             check_visible(base, foreign="w")
+            nothing_stays()
             began = time.monotonic()
             assert right(in_time(call))  # while the traceback lives, as it does in a notebook
             took = time.monotonic() - began
@@ -175,8 +221,18 @@ def consequences(calls: tuple[Do, Do, Callable[[Any], bool]], base: Path, at: in
         assert not orphans(base)
     except Exception as e:
         if not interrupt.releasing or "hangs" in str(e):
-            return f"after {interrupt.where}: {type(e).__name__}: {e}"
+            return f"after {at}: {type(e).__name__}: {e}"
     return None
+
+
+def nothing_stays() -> None:
+    """Nothing that the process keeps is still the interrupted call's: its flight, its places, its cancellation."""
+    assert not flights._table, "its flight is still joined"
+    assert not budget._budget.used, "it keeps a connection of the origin's"
+    assert not +budget._budget.waiting, "it still counts as waiting for a connection"
+    assert len(pool._threads) <= sum(t.name == "nanocache-fetch" for t in threading.enumerate()), "the pool shrank"
+    assert getattr(cancel._thread, "cancel", None) is None, "its cancellation is the thread's"
+    assert not getattr(http._ours, "active", False), "the logs stay cut"
 
 
 def in_time(call: Do) -> Any:
@@ -203,14 +259,11 @@ def test_ctrl_c_at_any_line_comes_out_and_the_next_call_works_at_once(
     calls: dict[str, tuple[Do, Do, Callable[[Any], bool]]],
     base: Path,
 ) -> None:
-    before, call, right = calls[name]
-    again(base, before)
-    with Interrupt() as undisturbed:
-        assert right(call())
-    lines = list(range(1, undisturbed.lines + 1))
-    if not SOAK:
-        lines = sorted(random.Random(name).sample(lines, min(len(lines), 20 if name == "afetch" else 60)))
-    found = [consequences(calls[name], base, at) for at in lines]
+    before, call, _ = calls[name]
+    for _cold in (True, False):  # the first time imports, and fills what is remembered for the life of the process
+        again(base, before)
+        places = chosen(call, name, 20 if name == "afetch" else 60)
+    found = [consequences(calls[name], base, at) for at in places]
     assert not any(found), "\n".join(filter(None, found))
 
 
@@ -220,10 +273,7 @@ def test_threads_that_waited_for_an_interrupted_one_get_the_file(base: Path, ori
     """The main thread leads, is interrupted at some line, and the others take over, wherever that was."""
     url = origin.url("/bytes/5000/1/s.bin?delay=0.02")
     again(base, lambda: nanocache.Cache().store.prepare())
-    with Interrupt() as undisturbed:
-        nanocache.fetch(url)
-    lines = list(range(1, undisturbed.lines + 1))
-    for at in lines if SOAK else sorted(random.Random(0).sample(lines, 40)):
+    for at in chosen(lambda: nanocache.fetch(url), "threads", 40):
         again(base, lambda: nanocache.Cache().store.prepare())
         got: list[Any] = []
 
@@ -234,10 +284,59 @@ def test_threads_that_waited_for_an_interrupted_one_get_the_file(base: Path, ori
         threads = [threading.Thread(target=join, daemon=True) for _ in range(3)]
         for thread in threads:
             thread.start()
-        interrupt, _, _ = interrupted(lambda: nanocache.fetch(url), at)
+        interrupted(lambda: nanocache.fetch(url), at)
         for thread in threads:
             thread.join(10)
-        assert got == [SMALL] * 3, f"after an interruption at {interrupt.where}"
+        assert got == [SMALL] * 3, f"after an interruption at {at}"
+
+
+# --- where a thread begins --------------------------------------------------------------------------------------------
+
+
+@quiet
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("which", [1, 2])
+def test_ctrl_c_where_a_connections_thread_starts_comes_out_and_keeps_no_place(
+    which: int, when: str, calls: dict[str, Any], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Thread.start` waits until the thread runs, and Ctrl-C strikes before, or there."""
+    monkeypatch.setenv("NANOCACHE_CONNECTIONS", "2" if which == 2 else "1")
+    _, call, right = calls["fetch of twenty MiB"]
+    start, started = threading.Thread.start, itertools.count(1)
+
+    def interrupted(thread: threading.Thread) -> None:
+        strikes = thread.name == "nanocache-connection" and next(started) == which
+        if not strikes or when == "after":
+            start(thread)
+        if strikes:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, nothing_leaks(on="base"):
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt) as raised:  # its traceback lives until the end
+            call()
+        nothing_stays()
+        assert right(in_time(call))
+    del raised
+    check_visible(base)
+
+
+@quiet
+def test_ctrl_c_while_many_are_handed_out_stops_those_that_run(
+    base: Path, slow_urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, submitted = concurrent.futures.ThreadPoolExecutor.submit, itertools.count(1)
+
+    def interrupted(*args: Any) -> Any:
+        if next(submitted) == 3:
+            raise KeyboardInterrupt
+        return submit(*args)
+
+    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nanocache.fetch_many([*slow_urls, "http://127.0.0.1:1/never.bin"])
+    nothing_stays()
+    assert not check_visible(base), "it waited for those that ran"
 
 
 # --- at any moment ----------------------------------------------------------------------------------------------------
