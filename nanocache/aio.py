@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, TypeVar
 
 from . import pool
-from .flights import Interrupted, Work, join
+from .flights import Interrupted, Seat, Work
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +37,9 @@ async def fly(key: Hashable, work: Work[T]) -> T:
 
     loop = asyncio.get_running_loop()
     while True:
-        seat, done = join(key, key, work), loop.create_future()
+        seat, done = Seat(key, key, work), loop.create_future()
         try:
+            seat.take()
             seat.flight.on_end(lambda done=done: _wake(loop, done))  # type: ignore[misc]
             if not seat.flight.submitted:  # by whoever comes first, or by the next one if Ctrl-C kept him from it
                 pool.submit(seat.flight.run)

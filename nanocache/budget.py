@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from .retry import Failure
 
 __all__ = ["Busy", "place"]
 
+LOOK = 1.0  # seconds; a place that comes back because its holder was interrupted comes without a word
+
 Origin = tuple[str, str, int]
 
 
@@ -24,17 +27,21 @@ class Busy(Failure):
     """No place is free for an additional connection."""
 
 
+class _Place:
+    """One that is held. Ctrl-C may keep anybody from giving it back: then it is free once nobody has it any more."""
+
+
 class _Budget:
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.used: defaultdict[Origin, set[object]] = defaultdict(set)
+        self.used: defaultdict[Origin, weakref.WeakSet[_Place]] = defaultdict(weakref.WeakSet)
         self.waiting: Counter[Origin] = Counter()
 
     def wake(self) -> None:
         with self.changed:
             self.changed.notify_all()
 
-    def enter(self, one: object, origin: Origin, limit: int, cancel: Cancel, patient: bool) -> None:
+    def enter(self, one: _Place, origin: Origin, limit: int, cancel: Cancel, patient: bool) -> None:
         with self.changed:
             if len(self.used[origin]) >= limit or (self.waiting[origin] and not patient):
                 if not patient:
@@ -48,11 +55,11 @@ class _Budget:
             with cancel.watch(self.wake):
                 while len(self.used[origin]) >= limit:
                     cancel.check()
-                    self.changed.wait()
+                    self.changed.wait(LOOK)
         finally:
             self.waiting[origin] -= 1
 
-    def leave(self, one: object, origin: Origin) -> None:
+    def leave(self, one: _Place, origin: Origin) -> None:
         with self.changed:
             self.used[origin].discard(one)
             if not self.used[origin]:
@@ -75,11 +82,9 @@ os.register_at_fork(after_in_child=_afresh)
 @contextmanager
 def place(origin: Origin, *, limit: int, cancel: Cancel, patient: bool = True) -> Iterator[None]:
     """Hold one of the origin's `limit` places while the block runs; wait for one, or raise Busy if not `patient`."""
-    budget, one = _budget, object()
+    budget, one = _budget, _Place()
     try:
-        budget.enter(
-            one, origin, limit, cancel, patient
-        )  # in the block: Ctrl-C at its end would keep the place for ever
+        budget.enter(one, origin, limit, cancel, patient)  # in the block, since Ctrl-C may come at its end
         yield
     finally:
         budget.leave(one, origin)

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from .cancel import Cancel, Cancelled
 
-__all__ = ["Flight", "Interrupted", "Seat", "fly", "join"]
+__all__ = ["Flight", "Interrupted", "Seat", "fly"]
 
 T = TypeVar("T")
 Work = Callable[[Cancel], T]
@@ -31,7 +31,7 @@ class Flight(Generic[T]):
     def __init__(self, key: Hashable, asker: Hashable, work: Work[T]) -> None:
         self.key, self.asker = key, asker
         self.cancel = Cancel()
-        self.waiters = 0
+        self.waiters: set[Seat[T]] = set()
         self._work = work
         self._started = self.ended = False
         self.submitted = False  # somebody else's thread was told to run it
@@ -90,21 +90,26 @@ class Flight(Generic[T]):
 
 
 class Seat(Generic[T]):
-    """One waiter's place in a flight."""
+    """One waiter's place in the running flight of `key`, or in a new one that does `work` once somebody runs it."""
 
-    def __init__(self, flight: Flight[T]) -> None:
-        self.flight = flight
-        self._left = False
+    def __init__(self, key: Hashable, asker: Hashable, work: Work[T]) -> None:
+        self.flight = Flight(key, asker, work)
+
+    def take(self) -> None:
+        """Join the flight of the key that is under way, if there is one. `leave` undoes it, also half done."""
+        with _lock:
+            running = _table.get(self.flight.key)
+            if running is not None and not running.ended:
+                self.flight = running
+            self.flight.waiters.add(self)
+            _table[self.flight.key] = self.flight
 
     def leave(self) -> None:
         """Wait no longer; the last one to leave cancels the work, and nobody joins it any more. Again is harmless."""
         flight = self.flight
         with _lock:
-            if self._left:
-                return
-            self._left = True
-            flight.waiters -= 1
-            last = flight.waiters == 0
+            flight.waiters.discard(self)
+            last = not flight.waiters
             if last:
                 _drop(flight)
         if last and not flight.ended:
@@ -130,16 +135,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset)
 
 
-def join(key: Hashable, asker: Hashable, work: Work[T]) -> Seat[T]:
-    """A seat in the running flight of `key`, or in a new one that does `work` once somebody runs it."""
-    with _lock:
-        flight: Any = _table.get(key)
-        if flight is None or flight.ended:
-            flight = _table[key] = Flight(key, asker, work)
-        flight.waiters += 1
-        return Seat(flight)
-
-
 def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
     """The result of `key`'s flight, led or joined by this thread; takes over from interrupted leaders.
 
@@ -147,16 +142,17 @@ def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
     Raises what the work raises, and Cancelled.
     """
     while True:
-        seat, wake = join(key, asker, work), threading.Event()
-        if seat.flight.thread == threading.get_ident():
-            seat.leave()
-            raise RuntimeError("a postprocess hook asked for its own product, and would wait for itself")
+        seat, wake, boarded = Seat(key, asker, work), threading.Event(), False
 
         def leave(seat: Seat[T] = seat, wake: threading.Event = wake) -> None:
             seat.leave()
             wake.set()
 
         try:
+            seat.take()
+            if seat.flight.thread == threading.get_ident():
+                raise RuntimeError("a postprocess hook asked for its own product, and would wait for itself")
+            boarded = True
             seat.flight.on_end(wake.set)
             with cancel.watch(leave):
                 seat.flight.run()
@@ -166,6 +162,6 @@ def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
         except Interrupted:
             continue
         finally:
-            if seat.flight.thread == threading.get_ident():  # Ctrl-C in the middle of its end
+            if boarded and seat.flight.thread == threading.get_ident():  # Ctrl-C in the middle of its end
                 seat.flight.end()
             seat.leave()

@@ -10,7 +10,7 @@ import pytest
 
 from nanocache import flights, pool
 from nanocache.cancel import Cancel, Cancelled
-from nanocache.flights import fly, join
+from nanocache.flights import Seat, fly
 
 
 def in_threads(n: int, call: Callable[[int], object]) -> list[object]:
@@ -28,6 +28,12 @@ def in_threads(n: int, call: Callable[[int], object]) -> list[object]:
     for thread in threads:
         thread.join()
     return results
+
+
+def seat(work: Callable[[Cancel], object]) -> Seat[object]:
+    taken = Seat("k", "a", work)
+    taken.take()
+    return taken
 
 
 def test_threads_with_one_key_share_one_piece_of_work() -> None:
@@ -81,7 +87,7 @@ def test_last_waiter_to_leave_cancels_the_work_and_nobody_joins_it_any_more() ->
         time.sleep(0.2)  # dying
         cancel.check()
 
-    first, second = join("k", "a", work), join("k", "a", work)
+    first, second = seat(work), seat(work)
     pool.submit(first.flight.run)
     assert started.wait(5)
     first.leave()
@@ -89,7 +95,7 @@ def test_last_waiter_to_leave_cancels_the_work_and_nobody_joins_it_any_more() ->
     assert not cancelled.wait(0.05)
     second.leave()
     assert cancelled.wait(5)
-    third = join("k", "a", lambda cancel: None)
+    third = seat(lambda cancel: None)
     assert third.flight is not first.flight
     third.leave()
 
@@ -145,7 +151,7 @@ def test_cancelling_one_caller_does_not_disturb_the_others() -> None:
 
 def test_a_joiner_runs_a_flight_that_nobody_has_started() -> None:
     # As when all threads of the pool wait for a flight that is queued behind them.
-    queued = join("k", "a", lambda cancel: "done")
+    queued = seat(lambda cancel: "done")
     assert fly("k", "a", lambda cancel: "own", Cancel()) == "done"
     queued.leave()
 
