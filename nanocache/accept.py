@@ -86,13 +86,13 @@ def _set_total(work: Work, wanted: Wanted, claim: Claim, total: int) -> None:
         return
     room, needed = available(work.partial), total - os.fstat(work.partial.fd).st_blocks * 512
     if room is not None and needed > room:
-        raise NoSpace(path=str(work.partial.path.parents[2]), needed=needed, available=room)
+        raise NoSpace(path=work.partial.base, needed=needed, available=room)
 
 
 def available(partial: Partial) -> int | None:
     """Bytes that fit beside what is there; None if the mount doesn't know."""
     try:
-        st = os.statvfs(partial.path)
+        st = os.statvfs(partial.base)
     except OSError:
         return None
     return st.f_bavail * st.f_frsize if st.f_blocks else None

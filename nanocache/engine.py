@@ -152,8 +152,8 @@ def _held(store: Store, request: Request, cancel: Cancel, holding: Holding, disp
     """The rest, under the lock, or without one where none is to be had."""
     digest = known(store, request)
     if digest is not None:
-        store.heal(digest, everything=request.rehash, cancel=cancel)
-        if store.hit(digest, request.name) is not None:
+        there = store.heal(digest, everything=request.rehash, cancel=cancel)
+        if there and store.hit(digest, request.name) is not None:
             return digest
 
     def report(done: int, total: int | None) -> None:

@@ -56,22 +56,24 @@ def random_name() -> str:
     return os.urandom(8).hex()  # `secrets` says no more, and imports hmac and base64 for it
 
 
-def make_folder(path: str, *, below: str, mode: int) -> bool:
-    """Make `path` and what is missing above it, the base directory `below` included; True if `path` itself is new.
+def make_folder(path: str, *, below: str, mode: int) -> list[str]:
+    """Make `path` and what is missing above it, the base directory `below` included; the folders that now have a new
+    one in them, innermost first.
 
     Top down, and each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since
     everything that is written later would land where it points. The base directory itself is made with the umask.
     """
-    if path == below:
-        return False
-    parent = os.path.dirname(path)
+    grown: list[str] = []
     for _ in range(RACES):
-        make_folder(parent, below=below, mode=mode)
+        parent = below
         try:
-            return _make_one(path, mode)
+            for name in path[len(below) + 1 :].split("/"):
+                if _make_one(folder := f"{parent}/{name}", mode):
+                    grown.insert(0, parent)
+                parent = folder
+            return grown
         except FileNotFoundError:  # somebody removed the parent again, or the base directory, by hand
-            if parent == below:
-                os.makedirs(below, exist_ok=True)
+            os.makedirs(below, exist_ok=True)
     raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
 
 
@@ -93,6 +95,15 @@ def _check_folder(path: str) -> None:
     mode = os.lstat(path).st_mode
     if not stat.S_ISDIR(mode):
         raise UnsafeCache(path=path, reason=f"a folder of the cache should be there, not {kind(mode)}")
+
+
+def names(folder: str) -> list[str]:
+    """What is in a folder of ours, nothing if it isn't there. Raises UnsafeCache, OSError."""
+    try:
+        _check_folder(folder)
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def kind(mode: int) -> str:
@@ -154,13 +165,18 @@ def create(path: str, data: bytes, mode: int) -> None:
         raise
 
 
-def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
-    """Replace `path` by `value` as JSON, atomically, through a new file in the folder `scratch`.
+def create_json(path: str, value: Any, *, mode: int) -> None:
+    """Write a new file with `value` as JSON. Not synced: what is lost in a power cut is unparsable, which is absent.
 
-    Not synced: what is lost in a power cut is unparsable, and unparsable counts as absent.
+    Raises FileExistsError, OSError.
     """
+    create(path, json.dumps(value, separators=(",", ":")).encode(), mode)
+
+
+def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
+    """Replace `path` by `value` as JSON, atomically, through a new file in the folder `scratch`. Not synced."""
     fresh = os.path.join(scratch, f"new-{random_name()}")
-    create(fresh, json.dumps(value, separators=(",", ":")).encode(), mode)
+    create_json(fresh, value, mode=mode)
     try:
         os.rename(fresh, path)
     except OSError:

@@ -1,8 +1,9 @@
-"""The partial of one transfer: a private folder that one rename claims whole.
+"""The partial of one transfer: private bytes, and from the first save on a folder that one rename claims whole.
 
-    partials-v1/<key>/<random>/data         the bytes so far, mode 0600
-    partials-v1/<key>/<random>/state.json   what of them is right, and whose they are; from the first save on
-    partials-v1/<key>/<random>/lock         held by the owner; from the first save on
+    partials-v1/new-<random>                the bytes so far, mode 0600
+    partials-v1/<key>/<random>/data         the same file, once something was saved
+    partials-v1/<key>/<random>/state.json   what of them is right, and whose they are
+    partials-v1/<key>/<random>/lock         held by the owner
 
 Invariants: a partial has one writer, since a shared one is what corrupts caches where locks do nothing; it is taken
 over only if its owner is provably gone; an owner that was stopped for long leaves it, because a descriptor outlives
@@ -16,18 +17,16 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import files
 from .errors import UnsafeCache
 from .identity import Identity, me
 from .locks import Lock, try_lock
 
-__all__ = ["Abandoned", "Partial", "claim", "create", "gone"]
+__all__ = ["NEW", "Abandoned", "Partial", "claim", "create", "gone"]
 
 logger = logging.getLogger("nanocache")
 
@@ -39,18 +38,30 @@ STILL = 900.0  # seconds without a movement after which a partial of another boo
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
+NEW, DATA, STATE = "new-", "data", "state.json"
+
+
 class Abandoned(Exception):
     """This process was stopped for so long that its partial may be another's: start a new one."""
+
+
+class Home(NamedTuple):
+    """Where the partials of one artifact are kept: `partials-v1/<key>` in the base directory `base`."""
+
+    folder: str
+    base: str
+    modes: files.Modes
 
 
 class Partial:
     """One transfer's bytes. Made by `create` or `claim`; a context manager that closes, and keeps, them."""
 
-    def __init__(self, path: str, fd: int, *, modes: files.Modes, lock: Lock | None, state: dict[str, Any] | None):
-        self.path, self.fd, self.state = Path(path), fd, state
-        self._modes, self._lock = modes, lock
+    def __init__(
+        self, data: str, fd: int, home: Home, *, lock: Lock | None = None, state: dict[str, Any] | None = None
+    ):
+        self.data, self.fd, self.state = data, fd, state
+        self._home, self._lock = home, lock
         self._written = time.clock_gettime(_CLOCK)
-        self._owned = lock is not None
         self._state_fd = -1
 
     def __enter__(self) -> Partial:
@@ -62,8 +73,14 @@ class Partial:
         self.close()
 
     @property
-    def data(self) -> Path:
-        return self.path / "data"
+    def base(self) -> str:
+        return self._home.base
+
+    @property
+    def folder(self) -> str | None:
+        """Its own; None until something was saved."""
+        folder, name = os.path.split(self.data)
+        return folder if name == DATA else None
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`. Raises Abandoned, OSError."""
@@ -82,17 +99,30 @@ class Partial:
     def save(self, state: dict[str, Any]) -> None:
         """Record what a later owner may build on: 20 us, not synced. From now on the partial can be claimed."""
         self._check_pause()
-        if not self._owned:  # not before: most artifacts are small, and over before anything needs saving
-            self._lock, self._owned = _own(self.path, self._modes), True
-        self._record(state, left=False)
+        if (folder := self.folder) is None:  # not before: most artifacts are small, and over before that
+            folder = self._settle()
+        self._record(folder, state, left=False)
         self.state = state
 
-    def _record(self, state: dict[str, Any], *, left: bool) -> None:
+    def _settle(self) -> str:
+        """Give the bytes a folder of their own."""
+        folder = os.path.join(self._home.folder, files.random_name())
+        try:
+            files.make_folder(folder, below=self._home.base, mode=self._home.modes.folder)
+            self._lock = _own(folder, self._home.modes)
+            os.rename(self.data, data := os.path.join(folder, DATA))
+        except OSError:
+            files.remove(folder)
+            raise
+        self.data = data
+        return folder
+
+    def _record(self, folder: str, state: dict[str, Any], *, left: bool) -> None:
         # In place, one write of a whole page: no kill comes in between, and what a power cut tears is unparsable, which
         # is absent. A rename each time took ext4 0.5 to 9 ms, since it flushes what replaces another file.
         text = json.dumps({"owner": me().to_json(), "left": left, "state": state}, separators=(",", ":")).encode()
         if self._state_fd < 0:
-            path = str(self.path / "state.json")
+            path = os.path.join(folder, STATE)
             files.remove(path)
             self._state_fd = files.open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         size = max(-(-len(text) // PAGE) * PAGE, os.fstat(self._state_fd).st_size)
@@ -108,17 +138,25 @@ class Partial:
         """Forget the bytes and the state: they are known to be wrong."""
         os.ftruncate(self.fd, 0)
         self._forget_record()
-        with suppress(FileNotFoundError):
-            os.unlink(self.path / "state.json")
+        if (folder := self.folder) is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, STATE))
         self.state = None
+
+    def publish(self, target: str) -> None:
+        """Rename the bytes to `target`; no state is kept. Raises OSError, UnsafeCache."""
+        files.move(self.data, target, base=self._home.base)
+        self.state = None
+        if self.folder is None:
+            self.data = ""  # nothing is left to discard
 
     def discard(self) -> None:
         """Delete it at once: on a full disk the space is needed more than the bytes."""
-        try:
-            os.rmdir(self.path)  # all that a small published one leaves is its folder
-        except OSError:
-            files.remove(str(self.path))
-        files.remove_empty(str(self.path.parent))
+        if (folder := self.folder) is not None:
+            files.remove(folder)
+            files.remove_empty(self._home.folder)
+        elif self.data:
+            files.remove(self.data)
 
     def close(self) -> None:
         """Let go of it. What lies there stays for whoever comes next; what holds nothing worth keeping goes."""
@@ -128,35 +166,32 @@ class Partial:
         try:
             with suppress(OSError):  # NFS says of a write that it failed; what counts was synced before
                 os.close(fd)
-            if self.state is None:
+            if self.state is None or (folder := self.folder) is None:
                 self.discard()
             else:
                 with suppress(OSError):  # then it is claimed once this process has ended
-                    self._record(self.state, left=True)
+                    self._record(folder, self.state, left=True)
             self._forget_record()
         finally:
             if self._lock is not None:
                 self._lock.release()
 
 
-def _own(path: Path, modes: files.Modes) -> Lock | None:
+def _own(folder: str, modes: files.Modes) -> Lock | None:
     try:
-        return try_lock(str(path / "lock"), mode=modes.lock)
+        return try_lock(os.path.join(folder, "lock"), mode=modes.lock)
     except OSError as e:
-        logger.debug("partial %s has no lock (%s); a later call can claim it by its owner's pid only", path, e)
+        logger.debug("partial %s has no lock (%s); a later call can claim it by its owner's pid only", folder, e)
         return None
 
 
 def create(folder: str, *, base: str, modes: files.Modes) -> Partial:
-    """A new, empty partial in `folder`, which is `partials-v1/<key>`. Raises OSError, UnsafeCache."""
-    path = os.path.join(folder, files.random_name())
-    try:
-        files.make_folder(path, below=base, mode=modes.folder)
-        fd = files.open_private(os.path.join(path, "data"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    except OSError:
-        files.remove_empty(path)
-        raise
-    return Partial(path, fd, modes=modes, lock=None, state=None)
+    """A new, empty partial, later in `folder`, which is `partials-v1/<key>`. Raises OSError, UnsafeCache."""
+    top = os.path.dirname(folder)
+    files.make_folder(top, below=base, mode=modes.folder)
+    data = os.path.join(top, NEW + files.random_name())
+    fd = files.open_private(data, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    return Partial(data, fd, Home(folder, base, modes))
 
 
 def claim(folder: str, *, base: str, modes: files.Modes, judged: bool) -> Partial:
@@ -165,7 +200,7 @@ def claim(folder: str, *, base: str, modes: files.Modes, judged: bool) -> Partia
     `judged`: a digest will judge the bytes. Without one, a partial of another boot or host is not resumed.
     """
     for path in _by_size(folder):
-        if (partial := _claim_one(path, modes, judged)) is not None:
+        if (partial := _claim_one(path, Home(folder, base, modes), judged)) is not None:
             return partial
     return create(folder, base=base, modes=modes)
 
@@ -173,39 +208,30 @@ def claim(folder: str, *, base: str, modes: files.Modes, judged: bool) -> Partia
 def _by_size(folder: str) -> list[str]:
     def size(path: str) -> int:
         try:
-            return os.lstat(os.path.join(path, "data")).st_size
+            return os.lstat(os.path.join(path, DATA)).st_size
         except OSError:
             return 0
 
-    return sorted(_entries(folder), key=size, reverse=True)
+    return sorted((os.path.join(folder, name) for name in files.names(folder)), key=size, reverse=True)
 
 
-def _entries(folder: str) -> Iterator[str]:
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
-        yield os.path.join(folder, name)
-
-
-def _claim_one(path: str, modes: files.Modes, judged: bool) -> Partial | None:
+def _claim_one(path: str, home: Home, judged: bool) -> Partial | None:
     record = _Record.read(path)
-    if record is None or (lock := record.take(path, modes)) is None:
+    if record is None or (lock := record.take(path, home.modes)) is None:
         return None
-    mine, fd = os.path.join(os.path.dirname(path), files.random_name()), -1
+    mine, fd = os.path.join(home.folder, files.random_name()), -1
     try:
-        fd = files.open_private(os.path.join(path, "data"), os.O_RDWR)
+        fd = files.open_private(os.path.join(path, DATA), os.O_RDWR)
         if os.fstat(fd).st_nlink > 1:  # published, too: a power cut in the middle of a rename may leave both names
             raise FileExistsError(errno.EEXIST, "it has another name", path)
-        os.unlink(os.path.join(path, "state.json"))  # for one of all who read it, even where locks let everybody in
+        os.unlink(os.path.join(path, STATE))  # for one of all who read it, even where locks let everybody in
         os.rename(path, mine)
     except OSError:
         if fd >= 0:
             os.close(fd)
         lock.release()
         return None
-    partial = Partial(mine, fd, modes=modes, lock=lock, state=record.state)
+    partial = Partial(os.path.join(mine, DATA), fd, home, lock=lock, state=record.state)
     if judged or record.owner.here:
         with suppress(OSError, Abandoned):  # then it is resumed only by this process
             partial.save(record.state)
@@ -225,7 +251,7 @@ class _Record:
 
     @classmethod
     def read(cls, path: str) -> _Record | None:
-        record = files.read_json(os.path.join(path, "state.json")) or {}
+        record = files.read_json(os.path.join(path, STATE)) or {}
         owner, state = record.get("owner"), record.get("state")
         identity = Identity.parse(owner) if isinstance(owner, dict) else None
         if identity is None or not isinstance(state, dict):

@@ -80,8 +80,7 @@ def publish(store: Store, built: str, path: str) -> None:
     _share(built, store.modes)
     files.sync_tree(built)
     parent = os.path.dirname(path)
-    fresh = store.missing(parent)
-    store.folder(parent)
+    grown = store.folder(parent)
     if os.path.lexists(path):
         store.set_aside(built)
         return
@@ -91,7 +90,7 @@ def publish(store: Store, built: str, path: str) -> None:
         if isinstance(e, UnsafeCache) or not os.path.lexists(path):
             raise
         store.set_aside(built)
-    for folder in (parent, *fresh):
+    for folder in (parent, *grown):
         files.sync_folder(folder)
 
 

@@ -8,7 +8,6 @@ has the lock's mode, so that the other users of a group cache see that somebody 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -112,10 +111,13 @@ class Holding:
         # that meets half a record takes it for none, and looks again in a few milliseconds.
         if self._path is None:
             return
+        record = self._record()
         with suppress(OSError):
-            os.unlink(self._path)
-        with suppress(OSError):
-            files.create(self._path, json.dumps(self._record()).encode(), self._mode)
+            try:
+                files.create_json(self._path, record, mode=self._mode)
+            except FileExistsError:  # of a holder that was killed, or failed
+                os.unlink(self._path)
+                files.create_json(self._path, record, mode=self._mode)
 
     def _rewrite(self) -> None:
         self._wrote = time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from . import files
@@ -69,12 +69,19 @@ def read(store: Store, url_key: str) -> Ref | None:
 
 def write(store: Store, url_key: str, ref: Ref) -> None:
     """Remember `ref`, unless a newer one is there. One from the future is not newer: a clock was wrong."""
-    path = store.ref(url_key)
+    path, record = store.ref(url_key), {name: getattr(ref, name) for name in _TYPES}
+    store.folder(os.path.dirname(path))
+    try:
+        files.create_json(path, record, mode=store.modes.lock)  # who meets half of it takes it for none, which it was
+    except FileExistsError:
+        _replace(store, url_key, ref, path, record)
+
+
+def _replace(store: Store, url_key: str, ref: Ref, path: str, record: dict[str, Any]) -> None:
     there = read(store, url_key)
     if there is not None and ref.fetched_at < there.fetched_at <= time.time():
         return
     if there is not None and there.digest != ref.digest:
         logger.info("%s changed: sha256 %s -> %s", ref.url, there.digest, ref.digest)
-    store.folder(os.path.dirname(path))
-    scratch = store.folder(f"{store.base}/{TRASH}")
-    files.write_json(path, asdict(ref), scratch=scratch, mode=store.modes.lock)
+    store.folder(scratch := f"{store.base}/{TRASH}")
+    files.write_json(path, record, scratch=scratch, mode=store.modes.lock)

@@ -103,7 +103,7 @@ def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[s
             with hooks.failing_as(label, relative):
                 hook(own)
         _link(source, fresh := os.path.join(private, "file"))
-        parents = store.missing(folder := os.path.dirname(target))
+        parents = _missing(folder := os.path.dirname(target))
         os.makedirs(folder, exist_ok=True)
         _keep_foreign(store, target)
         os.rename(fresh, target)
@@ -112,6 +112,14 @@ def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[s
     finally:
         files.remove(private)
         files.remove_empty(os.path.dirname(private))
+
+
+def _missing(folder: str) -> list[str]:
+    """The parents of what has to be made for `folder` to exist."""
+    parents = []
+    while not os.path.isdir(folder):
+        parents.append(folder := os.path.dirname(folder))
+    return parents
 
 
 def _link(source: str, target: str) -> None:

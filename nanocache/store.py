@@ -102,7 +102,7 @@ class Store:
         os.makedirs(self.base, exist_ok=True)
         self._read_base()
         self._warn_if_open()
-        fresh = [files.make_folder(f"{self.base}/{name}", below=self.base, mode=self.modes.folder) for name in FOLDERS]
+        fresh = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
         for name in FOLDERS:
             self._tag(f"{self.base}/{name}")
         if any(fresh):
@@ -126,10 +126,9 @@ class Store:
         # Deleted by hand a moment ago, it is made again.
         return os.access(self.base, os.W_OK | os.X_OK) or not os.path.lexists(self.base)
 
-    def folder(self, path: str) -> str:
-        """Make the folder `path` of ours and return it."""
-        files.make_folder(path, below=self.base, mode=self.modes.folder)
-        return path
+    def folder(self, path: str) -> list[str]:
+        """Make the folder `path` of ours; the folders that now have a new one in them, innermost first."""
+        return files.make_folder(path, below=self.base, mode=self.modes.folder)
 
     def trusted(self, st: os.stat_result) -> bool:
         return self._owners is None or st.st_uid in self._owners
@@ -194,17 +193,15 @@ class Store:
         final name; a lost seal only costs a re-hash. Raises OSError, and then nothing was published.
         """
         path = self.blob(digest, name)
-        fresh = self.missing(os.path.dirname(path))
-        self.folder(os.path.dirname(path))  # before the fsync, whose commit takes the new folders along
+        grown = self.folder(os.path.dirname(path))  # before the fsync, whose commit takes the new folders along
         files.check_regular(path)
         self._sync(partial)
         os.fchmod(partial.fd, self.modes.blob)
         kept = seal.put(partial.fd, digest)
-        files.move(str(partial.data), path, base=self.base)
-        partial.state = None
+        partial.publish(path)
         if not kept:
             self._remember(path, digest)
-        for folder in (os.path.dirname(path), *fresh):  # losing a name loses an entry, never a byte
+        for folder in (os.path.dirname(path), *grown):  # losing a name loses an entry, never a byte
             files.sync_folder(folder)
         return Path(path)
 
@@ -216,14 +213,6 @@ class Store:
             # "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
             partial.state = None
             raise
-
-    def missing(self, folder: str) -> list[str]:
-        """The parents of what has to be made for `folder` to exist."""
-        parents = []
-        while len(folder) > len(self.base) and not os.path.isdir(folder):
-            folder = os.path.dirname(folder)
-            parents.append(folder)
-        return parents
 
     def _remember(self, path: str, digest: str) -> None:
         self._witnesses[path] = _witness(os.lstat(path))
@@ -242,16 +231,19 @@ class Store:
 
     # healing
 
-    def heal(self, digest: str, *, everything: bool = False, cancel: Cancel | None = None) -> None:
+    def heal(self, digest: str, *, everything: bool = False, cancel: Cancel | None = None) -> bool:
         """Hash what is published for `digest` and not sealed (`everything`: sealed or not). Under the key's lock.
 
-        Right bytes are sealed again; wrong ones are set aside with a warning. Raises Cancelled, UnsafeCache.
+        Right bytes are sealed again; wrong ones are set aside with a warning. False if nothing was there at all.
+        Raises Cancelled, UnsafeCache.
         """
-        for name in self.names(digest):
+        names = self.names(digest)
+        for name in names:
             path = self.blob(digest, name)
             if (everything or not self.intact(digest, path)) and not self._rehash(path, digest, cancel):
                 self.set_aside(path)
                 logger.warning("%s was changed after it was published; it is set aside and fetched again", path)
+        return bool(names)
 
     def _rehash(self, path: str, digest: str, cancel: Cancel | None) -> bool:
         try:
@@ -289,7 +281,8 @@ class Store:
 
     def set_aside(self, path: str) -> None:
         """Take `path` out of sight in one step, and delete it then. Gone already is fine."""
-        aside = os.path.join(self.folder(f"{self.base}/{TRASH}"), files.random_name())
+        self.folder(trash := f"{self.base}/{TRASH}")
+        aside = os.path.join(trash, files.random_name())
         try:
             os.rename(path, aside)
         except FileNotFoundError:

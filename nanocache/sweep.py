@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 from . import files, partials
+from .partials import NEW
 from .store import PARTIALS, TRASH, Store
 
 __all__ = ["daily"]
@@ -37,10 +38,12 @@ def daily(store: Store) -> None:
 
 def _sweep(store: Store) -> None:
     for entry in _scan(f"{store.base}/{TRASH}"):
-        if entry.name not in _KEPT and not (entry.name.startswith("new-") and _young(entry)):
+        if entry.name not in _KEPT and not (entry.name.startswith(NEW) and _young(entry)):
             files.remove(entry.path)
     for key in _scan(f"{store.base}/{PARTIALS}"):
-        if key.is_dir(follow_symlinks=False):
+        if key.name.startswith(NEW) and not _young(key):
+            files.remove(key.path)
+        elif key.is_dir(follow_symlinks=False):
             for partial in _scan(key.path):
                 with suppress(OSError):  # not ours to remove, or not what it should be: no reason to fail a fetch
                     if partials.gone(partial.path, modes=store.modes, age=WEEK):
@@ -49,7 +52,8 @@ def _sweep(store: Store) -> None:
 
 
 def _young(entry: os.DirEntry[str]) -> bool:
-    # A record on its way to its place, written in the trash so that a kill leaves nothing that isn't swept.
+    # A record on its way to its place, in the trash so that a kill leaves nothing that isn't swept; or the bytes of a
+    # transfer that has saved nothing yet.
     with suppress(OSError):
         return time.time() - entry.stat(follow_symlinks=False).st_mtime < DAY
     return True

@@ -58,8 +58,7 @@ def download(
             except (Failure, ChecksumMismatch) as e:
                 failures.append((source, e))
     except Offline:
-        base = str(partial.path.parents[2])
-        raise NotCached(url=redact(sources[0].url), base_dir=base, sha256=digest) from None
+        raise NotCached(url=redact(sources[0].url), base_dir=partial.base, sha256=digest) from None
     except NoSpace:
         partial.discard()
         raise
@@ -73,7 +72,7 @@ def download(
 def _no_space(partial: Partial, needed: int | None) -> NoSpace:
     room = available(partial)
     partial.discard()
-    return NoSpace(path=str(partial.path.parents[2]), needed=needed, available=room)
+    return NoSpace(path=partial.base, needed=needed, available=room)
 
 
 def _failed(

@@ -141,7 +141,7 @@ class Work:
         most = self.settings.max_artifact
         if most is not None and size > most:
             raise NoSpace(
-                path=str(self.partial.path.parents[2]),
+                path=self.partial.base,
                 needed=self.offer.total,
                 available=most,
                 reason="larger than NANOCACHE_MAX_ARTIFACT allows",

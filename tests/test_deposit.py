@@ -29,7 +29,7 @@ def put(base: Path, artifact: Artifact = ARTIFACT, promised: Parcel = PROMISED, 
 
 
 def partials_left(base: Path) -> list[Path]:
-    return list((base / "partials-v1").rglob("data"))
+    return [*(base / "partials-v1").rglob("data"), *(base / "partials-v1").glob("new-*")]
 
 
 def test_what_is_deposited_is_a_hit_with_the_seal_and_the_mode_of_a_download(base: Path) -> None:

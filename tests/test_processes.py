@@ -212,7 +212,8 @@ def test_a_lock_that_nobody_alive_holds_is_waited_for_only_so_long(
     url, sha256 = url_of(origin, 1024)
     store = Store(str(base))
     store.prepare()
-    path = Path(store.folder(os.path.dirname(store.lock(sha256)))) / f"{sha256}.lock"
+    path = Path(store.lock(sha256))
+    store.folder(str(path.parent))
     held = locks.try_lock(str(path), mode=0o644)
     assert held is not None
     if boot is not None:

@@ -40,9 +40,7 @@ def test_published_blob_is_complete_sealed_read_only_and_leaves_no_partial(store
     assert path == base / "blobs-v1/sha256" / DIGEST[:2] / DIGEST / "w.bin"
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert store.hit(DIGEST, "w.bin") == path
-    assert os.listdir(base / "partials-v1") == ["CACHEDIR.TAG", ".gitignore"] or not list(
-        (base / "partials-v1").glob("k*")
-    )
+    assert sorted(os.listdir(base / "partials-v1")) == [".gitignore", "CACHEDIR.TAG"]
 
 
 def test_seal_is_an_instant_of_the_last_day_at_the_digests_own_second(store: Store) -> None:
@@ -274,7 +272,7 @@ def test_a_living_owners_partial_is_left_alone(store: Store) -> None:
         mine.save({"x": 1})
         with partials.claim(folder, base=store.base, modes=store.modes, judged=True) as other:
             assert other.state is None
-            assert other.path != mine.path
+            assert other.folder is None
 
 
 def test_a_partial_of_another_boot_needs_a_digest_and_fifteen_still_minutes(store: Store) -> None:
@@ -283,12 +281,13 @@ def test_a_partial_of_another_boot_needs_a_digest_and_fifteen_still_minutes(stor
     def orphan(age: float) -> Path:
         with partials.create(folder, base=store.base, modes=store.modes) as partial:
             partial.save({"x": 1})
-        state = partial.path / "state.json"
+            path = Path(partial.folder or "")
+        state = path / "state.json"
         boot = partials.me().boot
         state.write_text(state.read_text().replace(boot, "another boot").replace('"left":true', '"left":false'))
-        for file in partial.path.iterdir():
+        for file in path.iterdir():
             os.utime(file, (time.time() - age,) * 2)
-        return partial.path
+        return path
 
     def claimed(*, judged: bool) -> bool:
         with partials.claim(folder, base=store.base, modes=store.modes, judged=judged) as partial:
@@ -321,8 +320,8 @@ def test_a_claimed_partials_old_owner_destroys_nothing_when_it_wakes(store: Stor
     old = partials.create(folder, base=store.base, modes=store.modes)
     old.write(b"half", 0)
     old.save({"x": 1})
-    claimed = old.path.with_name("claimed")
-    old.path.rename(claimed)
+    claimed = Path(old.folder or "").with_name("claimed")
+    Path(old.folder or "").rename(claimed)
     old.close()
     assert (claimed / "data").read_bytes() == b"half"
 
@@ -337,7 +336,7 @@ def test_sweep_removes_trash_and_week_old_orphans_and_nothing_else(store: Store,
     with partials.create(folder, base=store.base, modes=store.modes) as young:
         young.save({"x": 2})
     week = time.time() - 8 * 86_400
-    for path in (*old.path.iterdir(), old.path):
+    for path in (*Path(old.folder or "").iterdir(), Path(old.folder or "")):
         os.utime(path, (week, week))
     (base / "trash-v1" / "aside").mkdir()
     (base / "trash-v1" / "aside" / "x").write_text("x")
@@ -346,14 +345,14 @@ def test_sweep_removes_trash_and_week_old_orphans_and_nothing_else(store: Store,
     path = published(store)
     living = partials.create(store.partials("living"), base=store.base, modes=store.modes)
     living.save({"x": 3})
-    for file in (*living.path.iterdir(), living.path):
+    for file in (*Path(living.folder or "").iterdir(), Path(living.folder or "")):
         os.utime(file, (week, week))
 
     sweep.daily(store)
 
-    assert not old.path.exists()
-    assert young.path.exists()
-    assert living.path.exists()
+    assert not Path(old.folder or "?").exists()
+    assert Path(young.folder or "?").exists()
+    assert Path(living.folder or "?").exists()
     assert sorted(os.listdir(base / "trash-v1")) == [".gitignore", "CACHEDIR.TAG", "new-1", "swept"]
     assert (base / "checkpoint.pt").exists()
     assert path.exists()

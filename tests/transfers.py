@@ -78,7 +78,7 @@ class Download:
             )
             self.received = received
             partial.state = None  # published, or the same as before: nothing to resume
-            return b"" if isinstance(received, NotModified) else partial.data.read_bytes()
+            return b"" if isinstance(received, NotModified) else Path(partial.data).read_bytes()
 
     @property
     def got(self) -> Received:

@@ -45,7 +45,7 @@ def check_visible(base: Path, *, foreign: str | None = None) -> list[Path]:
 
 def orphans(base: Path) -> list[Path]:
     """What lies in partials and trash, tags apart."""
-    return [*(base / "partials-v1").glob("*/*")] + [
+    return [*(base / "partials-v1").glob("*/*"), *(base / "partials-v1").glob("new-*")] + [
         path for path in (base / "trash-v1").glob("*") if path.name not in TAGS
     ]
 

@@ -274,7 +274,8 @@ def test_a_state_that_makes_no_sense_is_a_partial_of_nobody(store: Store, data: 
     with partials.create(store.partials("k"), base=store.base, modes=store.modes) as partial:
         partial.write(b"half", 0)
         partial.save(STATE)
-    (partial.path / "state.json").write_bytes(data)
+        folder = Path(partial.folder or "")
+    (folder / "state.json").write_bytes(data)
     with partials.claim(store.partials("k"), base=store.base, modes=store.modes, judged=True) as again:
         assert again.state is None or isinstance(again.state, dict)
         again.state = None
