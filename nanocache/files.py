@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,10 @@ class Modes:
     def of(cls, base_mode: int) -> Modes:
         bits = stat.S_IMODE(base_mode)
         return cls(folder=bits, lock=bits & 0o666, blob=bits & 0o444)
+
+    def trusts(self, st: os.stat_result) -> bool:
+        """Whether a file may be built on: anybody's where others may write, else this user's and root's."""
+        return bool(self.folder & 0o022) or st.st_uid in (os.geteuid(), 0)
 
 
 def random_name() -> str:
@@ -185,8 +190,11 @@ def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
         raise
 
 
-def read_json(path: str) -> dict[str, Any] | None:
-    """The JSON object at `path`; None if it is absent, unreadable or unparsable. UnsafeCache if it is no file."""
+def read_json(path: str, *, trusts: Callable[[os.stat_result], bool] | None = None) -> dict[str, Any] | None:
+    """The JSON object at `path`; None if it is absent, unreadable, unparsable or a stranger's, as far as `trusts` says.
+
+    UnsafeCache if it is no file.
+    """
     try:
         fd = open_private(path, os.O_RDONLY)
     except OSError as e:
@@ -194,6 +202,8 @@ def read_json(path: str) -> dict[str, Any] | None:
             raise
         return None
     try:
+        if trusts is not None and not trusts(os.fstat(fd)):
+            return None
         text = os.read(fd, LONGEST_RECORD)
         value = json.loads(text)
     except (OSError, ValueError, RecursionError):

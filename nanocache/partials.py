@@ -216,14 +216,17 @@ def _by_size(folder: str) -> list[str]:
 
 
 def _claim_one(path: str, home: Home, judged: bool) -> Partial | None:
-    record = _Record.read(path)
+    record = _Record.read(path, home.modes)
     if record is None or (lock := record.take(path, home.modes)) is None:
         return None
     mine, fd = os.path.join(home.folder, files.random_name()), -1
     try:
         fd = files.open_private(os.path.join(path, DATA), os.O_RDWR)
-        if os.fstat(fd).st_nlink > 1:  # published, too: a power cut in the middle of a rename may leave both names
+        st = os.fstat(fd)
+        if st.st_nlink > 1:  # published, too: a power cut in the middle of a rename may leave both names
             raise FileExistsError(errno.EEXIST, "it has another name", path)
+        if not home.modes.trusts(st):
+            raise PermissionError(errno.EPERM, "it is a stranger's", path)
         os.unlink(os.path.join(path, STATE))  # for one of all who read it, even where locks let everybody in
         os.rename(path, mine)
     except OSError:
@@ -250,8 +253,8 @@ class _Record:
     state: dict[str, Any]
 
     @classmethod
-    def read(cls, path: str) -> _Record | None:
-        record = files.read_json(os.path.join(path, STATE)) or {}
+    def read(cls, path: str, modes: files.Modes) -> _Record | None:
+        record = files.read_json(os.path.join(path, STATE), trusts=modes.trusts) or {}
         owner, state = record.get("owner"), record.get("state")
         identity = Identity.parse(owner) if isinstance(owner, dict) else None
         if identity is None or not isinstance(state, dict):
@@ -285,7 +288,7 @@ def gone(path: str, *, modes: files.Modes, age: float) -> bool:
     """Whether a partial is nobody's and nothing in it moved for `age` seconds: fit to be swept."""
     if _moved(path) < age:
         return False
-    record = _Record.read(path)
+    record = _Record.read(path, modes)
     if record is None:
         return True
     lock = record.take(path, modes)

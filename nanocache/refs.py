@@ -62,8 +62,8 @@ def _parse(record: dict[str, Any]) -> Ref | None:
 
 
 def read(store: Store, url_key: str) -> Ref | None:
-    """The ref of a URL, None if there is none. Raises UnsafeCache where a symlink stands in its place."""
-    record = files.read_json(store.ref(url_key))
+    """The ref of a URL, None if there is none or a stranger's. Raises UnsafeCache where a symlink stands there."""
+    record = files.read_json(store.ref(url_key), trusts=store.trusted)
     return None if record is None else _parse(record)
 
 
