@@ -1,7 +1,7 @@
 """One rank acts, every rank gets what came of it: a state machine over one key of the store.
 
     key                 the claim of the rank that acts: who it is, and a nonce
-    key/<nonce>/beat    its sign of life, once a second while it acts
+    key/<nonce>/beat    its signs of life, counted: one a second while it acts
     key/<nonce>/out     what came of it: {"ok": value} or an error's record, written once
 
     claim it if nobody has ── ours ──> act, publish the outcome, success or error
@@ -201,7 +201,7 @@ class _Vital:
 
     def __init__(self, at: Coordinator, key: str, claim: Claim) -> None:
         self._at, self._beat, self._who = at, f"{key}/{claim.nonce}/beat", claim.who
-        self._last = ""
+        self._last = 0
         self._moved = time.monotonic()  # when the beat was last seen to move; one that never came counts from here
         self._glance = self._listen = 0.0
 
@@ -218,7 +218,7 @@ class _Vital:
 
     def _hear(self, now: float) -> None:
         # Of a leader on this host too: a stopped process is there, and does nothing.
-        beat = self._at.get(self._beat) if self._at.check(self._beat) else ""
+        beat = self._at.add(self._beat, 0)
         if beat != self._last:
             self._last, self._moved = beat, now
 
@@ -229,13 +229,9 @@ def _beating(at: Coordinator, key: str) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> None:
-        count = 0
         try:
             while not done.wait(BEAT):
-                count += 1
-                at.set(key, str(count))
-            if count:
-                at.delete(key)
+                at.add(key, 1)
         except CoordinatorLost:
             pass  # the act goes on; whoever publishes will see it
 

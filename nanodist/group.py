@@ -20,7 +20,8 @@ from .device import autodetect_device_type, local_device, resolve, set_tf32
 from .errors import CoordinatorLost
 from .rank import Topology, initialized_group, topology
 from .seeds import seed_all
-from .store import address, connect, pauses, torch_distributed
+from .store import address, connect, pauses
+from .words import Words, torch_distributed
 
 if TYPE_CHECKING:
     import torch
@@ -108,23 +109,23 @@ def _fresh_store(here: Topology, timeout: float) -> Any:
         )
     deadline = time.monotonic() + timeout
     client = connect(where, timeout)
-    mail = dist.PrefixStore("nanodist/attempts", client)
+    mail = Words(str(where), client, "nanodist/attempts")
     session = _greet(mail, here, deadline) if here.rank == 0 else _call(mail, here, deadline)
     return dist.PrefixStore(f"nanodist/group/{session}", client)
 
 
-def _call(mail: Any, here: Topology, deadline: float) -> str:
+def _call(mail: Words, here: Topology, deadline: float) -> str:
     """The session that rank 0 answers with. A nonce of ours can hold no dead attempt's answer."""
     nonce = uuid.uuid4().hex
     mail.set(f"call/{mail.add('calls', 1)}", f"{here.rank} {nonce}")
-    if not _until(lambda: mail.check([f"answer/{nonce}"]), here, deadline):
+    if not _until(lambda: mail.check(f"answer/{nonce}"), here, deadline):
         raise CoordinatorLost(address=str(address()), reason="rank 0 did not come")
-    session: str = mail.get(f"answer/{nonce}").decode()
+    session = mail.get(f"answer/{nonce}")
     mail.add(f"{session}/here", 1)
     return session
 
 
-def _greet(mail: Any, here: Topology, deadline: float) -> str:
+def _greet(mail: Words, here: Topology, deadline: float) -> str:
     """Answer every call, those of dead attempts too, until all ranks of this one have read theirs."""
     session = uuid.uuid4().hex
     waiting: set[int] = set()  # calls that were announced and not read yet; a rank may die between the two
@@ -136,8 +137,8 @@ def _greet(mail: Any, here: Topology, deadline: float) -> str:
         count = mail.add("calls", 0)
         waiting.update(range(highest + 1, count + 1))
         highest = count
-        for number in [n for n in waiting if mail.check([f"call/{n}"])]:
-            rank, nonce = mail.get(f"call/{number}").decode().split()
+        for number in [n for n in waiting if mail.check(f"call/{n}")]:
+            rank, nonce = mail.get(f"call/{number}").split()
             mail.set(f"answer/{nonce}", session)
             waiting.discard(number)
             called.add(int(rank))

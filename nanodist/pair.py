@@ -17,7 +17,9 @@ from enum import IntEnum
 from typing import Any
 
 from .errors import CoordinatorLost
+from .line import Line
 from .store import Coordinator, pauses
+from .words import ANSWER
 
 __all__ = ["ALIVE_EVERY", "CHUNK", "Buffer", "Kind", "Lost", "Pair", "Unreachable"]
 
@@ -68,15 +70,18 @@ class Pair:
         import torch
         import torch.distributed as dist
 
-        self._peer = 1 - end
+        self._peer, self._line = 1 - end, Line()
+        self._seconds = seconds = timeout or TIMEOUT
         self._header = torch.zeros(3, dtype=torch.int64)
         try:
             _meet(at, name, end)
-            store, patience = at.under(name), timedelta(seconds=timeout or TIMEOUT)
+            store, patience = at.under(name), timedelta(seconds=seconds)
         except CoordinatorLost as e:
             raise Lost(str(e)) from None
         try:
-            self._group: Any = dist.ProcessGroupGloo(store, end, 2, patience)
+            self._group: Any = self._line.call(ANSWER + seconds, dist.ProcessGroupGloo, store, end, 2, patience)
+        except TimeoutError:  # gloo keeps to its time-out, so that the store does not answer
+            raise Lost("no answer from the store") from None
         except (RuntimeError, ValueError) as e:
             raise Unreachable(str(e).split("\n", 1)[0]) from None
 
@@ -102,8 +107,9 @@ class Pair:
 
     def _do(self, operation: str, tensor: Any) -> None:
         try:
-            getattr(self._group, operation)([tensor], self._peer, 0).wait()
-        except RuntimeError as e:
+            work = getattr(self._group, operation)([tensor], self._peer, 0)
+            self._line.call(ANSWER + self._seconds, work.wait)
+        except (RuntimeError, TimeoutError) as e:  # the former is gloo's own, and comes first
             raise Lost(str(e).split("\n", 1)[0]) from None
 
     def close(self) -> None:

@@ -30,13 +30,14 @@ from typing import Any
 from nanocache.identity import me
 
 from .errors import CoordinatorLost
+from .line import Line
 from .rank import Topology, initialized_group, integer, is_ddp_initialized, topology
+from .words import ANSWER, Words, torch_distributed
 
 __all__ = ["Address", "Coordinator", "address", "connect", "coordination", "joined", "pauses"]
 
 logger = logging.getLogger("nanodist")
 
-ANSWER = 10.0  # seconds that a store has to answer before locks alone coordinate
 LINGER = 2.0  # seconds that a process which hosts the store stays for those who still read
 RESOLVER = (
     15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, which is no error
@@ -56,18 +57,17 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-class Coordinator:
-    """This process's client of the store. Every method raises CoordinatorLost once the store is out of reach."""
+class Coordinator(Words):
+    """This process's place at the store. Every method raises CoordinatorLost once the store is out of reach."""
 
     def __init__(self, where: Address, here: Topology, client: Any) -> None:
+        super().__init__(str(where), client, f"nanodist/{_attempt(here)}")
         self.where, self.rank, self.world_size = where, here.rank, here.world_size
         self.born = _born() if _several_agents(here) else 0.0
-        self.lost: CoordinatorLost | None = None
         self.told: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
         self._job = ""
         self._pid = os.getpid()
         self._building, self._builders = threading.Lock(), None
-        self._store: Any = torch_distributed().PrefixStore(f"nanodist/{_attempt(here)}", client)
 
     @property
     def job(self) -> str:
@@ -75,45 +75,14 @@ class Coordinator:
         self._job = self._job or self.compare_set("job", "", uuid.uuid4().hex)
         return self._job
 
-    def check(self, key: str) -> bool:
-        return bool(self._ask("check", [key]))
-
-    def get(self, key: str) -> str:
-        """The value of a key that is there; a missing one would block."""
-        return str(self._ask("get", key).decode())
-
-    def set(self, key: str, value: str) -> None:
-        self._ask("set", key, value)
-
-    def add(self, key: str, amount: int) -> int:
-        return int(self._ask("add", key, amount))
-
-    def compare_set(self, key: str, expected: str, desired: str) -> str:
-        """The key's value afterwards: `desired`, if it was `expected` (or absent, and that is "")."""
-        return str(self._ask("compare_set", key, expected, desired).decode())
-
-    def delete(self, key: str) -> None:
-        self._ask("delete_key", key)
-
     def under(self, prefix: str) -> Any:
         """The store under a further prefix, for what torch builds over one.
 
         Through a client of its own: torch blocks in it, and our signs of life must not wait for that.
         """
-        if self.lost is not None:
-            raise self.lost
         with self._building:
-            self._builders = self._builders or self._store.clone()
+            self._builders = self._builders or self.ask(self.store.clone)
         return torch_distributed().PrefixStore(prefix, self._builders)
-
-    def _ask(self, operation: str, *args: Any) -> Any:
-        if self.lost is not None:
-            raise self.lost
-        try:
-            return getattr(self._store, operation)(*args)
-        except RuntimeError as e:  # torch's DistError, and what its socket code throws
-            self.lost = CoordinatorLost(address=str(self.where), reason=str(e).split("\n", 1)[0])
-            raise self.lost from None
 
     def leave(self) -> None:
         """Let go of the store, once those who wait on it have read, if it lives in this process."""
@@ -127,7 +96,7 @@ class Coordinator:
         except CoordinatorLost:
             pass
         self.lost = self.lost or CoordinatorLost(address=str(self.where), reason="this process is ending")
-        self._store = self._builders = None
+        self.store = self._builders = None
 
 
 def pauses(world_size: int) -> Iterator[None]:
@@ -208,13 +177,6 @@ def _under_group() -> Address | None:
     return Address(store.host, store.port, hosting=False, lasting=False) if isinstance(store, dist.TCPStore) else None
 
 
-def torch_distributed() -> Any:
-    """torch.distributed, untyped: its stores are not exported to type checkers."""
-    import torch.distributed
-
-    return torch.distributed
-
-
 def connect(where: Address, timeout: float) -> Any:
     """A new client of the store (and its server, where this process hosts it), within `timeout` seconds.
 
@@ -223,17 +185,25 @@ def connect(where: Address, timeout: float) -> Any:
     """
     if not where.hosting:
         _reach(where, timeout)
-    try:
+    patience = max(timeout, RESOLVER)
+
+    def make() -> Any:
         return torch_distributed().TCPStore(
             where.host,
             where.port,
             is_master=where.hosting,
             wait_for_workers=False,
             multi_tenant=True,  # a later init_process_group of this process finds our server at its port, and shares it
-            timeout=timedelta(seconds=max(timeout, RESOLVER)),
+            timeout=timedelta(seconds=patience),
         )
+
+    try:
+        return Line().call(patience, make)
+    except TimeoutError:
+        reason = f"it took a connection, and gave no answer within {patience:g} s"
     except RuntimeError as e:
-        raise CoordinatorLost(address=str(where), reason=str(e).split("\n", 1)[0]) from None
+        reason = str(e).split("\n", 1)[0]
+    raise CoordinatorLost(address=str(where), reason=reason)
 
 
 def _reach(where: Address, timeout: float) -> None:

@@ -75,7 +75,7 @@ def run_job(folder: Path) -> None:
     server = 0
     if config["store"] == "agent":
         server, port = serve_store()
-        env |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        env |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True", "STORE_PID": str(server)}
     elif config["store"] == "rank0":
         env |= {"MASTER_PORT": str(free_port())}
     else:

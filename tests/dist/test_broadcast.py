@@ -401,6 +401,38 @@ def test_interrupt_ends_within_two_seconds_and_spoils_nobody_else(
     assert run.last("threads") == [1] * 3
 
 
+def test_interrupt_ends_a_receiver_whose_source_is_stopped(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
+    code = """
+        import signal, subprocess
+        def stop(self, kind, *rest):
+            if source and kind is pair.Kind.DATA and once("stopped"):
+                subprocess.Popen(["sh", "-c", f"sleep 5; kill -CONT {os.getpid()}"])
+                os.kill(os.getpid(), signal.SIGSTOP)
+        before(pair.Pair, "send", stop)
+        def interrupt():
+            while not os.path.exists(f"{folder}/stopped"):
+                time.sleep(0.01)
+            time.sleep(0.5)
+            if not source:
+                report(interrupted=True)
+                os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt).start()
+    """
+    run = ranks(
+        HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
+        2,
+        url=url_of(origin),
+        sha256=digest(SIZE, 1),
+        folder=str(tmp_path),
+        env=disks(tmp_path, 2),
+    )
+    assert run.codes == [0] * 2, run.err
+    assert run.last("error") == ["KeyboardInterrupt"]
+    [sent] = [one["at"] for one in run.all() if "interrupted" in one]
+    [ended] = [one["at"] for one in run.all() if "error" in one]
+    assert ended - sent < 2
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 1000])
 def test_tree_has_each_member_once_and_patience_that_grows_upwards(size: int) -> None:
     trees = [Tree(None, "", position, size) for position in range(size)]  # type: ignore[arg-type]

@@ -32,13 +32,14 @@ class FakeStore:
         return key in self.values
 
     def get(self, key: str) -> str:
-        return self.values[key]
+        return self.values[key]  # the real one would block
 
     def set(self, key: str, value: str) -> None:
         self.values[key] = value
 
-    def delete(self, key: str) -> None:
-        self.values.pop(key, None)
+    def add(self, key: str, amount: int) -> int:
+        self.values[key] = str(int(self.values.get(key, "0")) + amount)
+        return int(self.values[key])
 
     def compare_set(self, key: str, expected: str, desired: str) -> str:
         if self.values.get(key, "") == expected:
@@ -161,7 +162,7 @@ def test_leader_that_beats_is_waited_for_without_end(at: FakeStore, clock: Clock
     begun = clock.now
 
     def beat() -> None:
-        at.set("k/theirs/beat", str(clock.now))
+        at.add("k/theirs/beat", 1)
         if clock.now - begun > 3600:
             at.outcome("k", clock.now, ok="done")
         else:

@@ -219,6 +219,24 @@ def test_store_that_dies_costs_coordination_and_not_the_file(ranks: Ranks, origi
     assert run.err.count("file locks alone") == 3
 
 
+def test_store_that_is_stopped_costs_coordination_and_not_the_file(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        import signal
+        from nanodist import words
+        words.ANSWER = 2.0
+        def watch(progress):
+            if progress.holder is None and progress.done > 400_000:
+                os.kill(int(os.environ["STORE_PID"]), signal.SIGSTOP)
+        report(path=str(nanodist.fetch(url, sha256=sha256, progress=watch)))
+    """
+    size = 1_000_000
+    run = ranks(code, 4, url=url_of(origin, size=size, query="?rate=1000000"), sha256=digest(size, 1), timeout=20)
+    assert run.codes == [0] * 4, run.err
+    assert [Path(path).read_bytes() == content(size, 1) for path in run.last("path")] == [True] * 4
+    assert run.err.count("file locks alone") == 3
+    assert origin.downloads() == 1
+
+
 def test_before_and_after_init_and_longer_than_its_time_out(ranks: Ranks, origin: Origin, base: Path) -> None:
     code = """
         import torch, torch.distributed as dist

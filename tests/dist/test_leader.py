@@ -175,6 +175,78 @@ def test_killed_host_of_the_store_is_a_named_error(ranks: Ranks) -> None:
     assert max(one["at"] for one in errors) - killed < 2
 
 
+def test_stopped_store_is_a_lost_one_and_holds_up_no_signal(ranks: Ranks) -> None:
+    """A host that is stopped, or behind a network that drops: it answers nothing, and refuses nothing."""
+    run = ranks(
+        """
+        import signal
+        from nanodist import words
+        words.ANSWER = 2.0
+        def work():
+            time.sleep(0.3)
+            os.kill(int(os.environ["STORE_PID"]), signal.SIGSTOP)
+            report(stopped=time.time())
+            time.sleep(0.1)  # until it is
+        if RANK == 0:
+            signal.signal(signal.SIGALRM, lambda *_: report(alarm=time.time()))
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            rings = time.time() + 1.0
+        failing(lambda: nanodist.leader_first("work", work))
+        if RANK == 0:
+            report(rings=rings)
+        """,
+        4,
+        timeout=20,
+    )
+    errors = [one for one in run.all() if "error" in one]
+    assert [one["error"] for one in errors] == ["CoordinatorLost"] * 4, run.err
+    [stopped] = [one["stopped"] for one in run.all() if "stopped" in one]
+    assert max(one["at"] for one in errors) - stopped < 5
+    assert run.last("alarm")[0] - run.last("rings")[0] < 0.5
+    assert run.codes == [0] * 4
+
+
+def test_store_that_answers_slowly_is_none_that_is_lost(ranks: Ranks) -> None:
+    """A leader's signs of life were taken away at its end, and one who was about to read them waited for a dead key."""
+    run = ranks(
+        """
+        from nanodist import election
+        from nanodist.store import Coordinator
+        def late(real):
+            def ask(*args):
+                answer = real(*args)
+                time.sleep(0.05)
+                return answer
+            return ask
+        for name in ("check", "get", "add", "compare_set"):
+            setattr(Coordinator, name, late(getattr(Coordinator, name)))
+        election.BEAT, election.STALE = 0.1, 1.0
+        for number in range(8):
+            report(value=nanodist.leader_first("work", lambda: (time.sleep(0.4), number)[1]))
+        """,
+        8,
+        timeout=40,
+    )
+    assert run.codes == [0] * 8, run.err
+    assert [[one["value"] for one in rank] for rank in run.reports] == [list(range(8))] * 8
+
+
+def test_store_that_is_stopped_for_a_while_is_none_that_is_lost(ranks: Ranks) -> None:
+    run = ranks(
+        """
+        import signal, subprocess
+        def work():
+            subprocess.Popen(["sh", "-c", f"sleep 1.5; kill -CONT {os.environ['STORE_PID']}"])
+            os.kill(int(os.environ["STORE_PID"]), signal.SIGSTOP)
+            return 5
+        failing(lambda: nanodist.leader_first("work", work))
+        """,
+        4,
+        timeout=20,
+    )
+    assert run.last("value") == ["5"] * 4, run.err
+
+
 def test_without_a_store_there_is_an_error_and_not_several_runs(ranks: Ranks) -> None:
     run = ranks('failing(lambda: nanodist.leader_first("work", lambda: report(ran=True)))', 2, store="none")
     assert run.last("error") == ["CoordinatorLost"] * 2

@@ -14,8 +14,9 @@ from tests.test_imports import NANODIST, imports, modules
 
 # A module imports only from rows above its own; those of one row do not know each other.
 LAYERS = [
-    "errors rank dtype peaks disk",
-    "console seeds device store",
+    "errors rank dtype peaks disk line",
+    "console seeds device words",
+    "store",
     "group election pair",
     "leader roll frames",
     "relay",

@@ -26,6 +26,7 @@ def test_two_agents_one_disk_each_then_one_for_both(torchrun: Torchrun, origin: 
         apart = nanodist.fetch(url, base_dir=f"{folder}/disk{where.node_rank}")
         shared = nanodist.fetch(url, base_dir=f"{folder}/shared")
         failing(lambda: nanodist.fetch(other, base_dir=f"{folder}/disk{where.node_rank}", scope="job"))
+        time.sleep(0.5)  # a thread may outlive its work by a second
         report(apart=str(apart), shared=str(shared), threads=[t.name for t in threading.enumerate()])
     """
     url, other = origin.url(f"/bytes/{SIZE}/1/f.bin?delay=0.5"), origin.url(f"/bytes/{SIZE}/2/f.bin?delay=0.5")

@@ -1,0 +1,73 @@
+"""Calls into torch that end: with their result, with the caller's signal, or when their time is over.
+
+torch waits for its store, and gloo for its peers, in C++: deaf to signals until that is over, and of a store that is
+stopped, or behind a network that drops what it is sent, it waits without end (measured, torch 2.13: check, get, add,
+compare_set and the constructor, whatever time-out they were given). So the waiting is a thread's, and the caller waits
+for the thread. Invariants: one call at a time, in order, as on the one connection behind it; the thread ends with its
+work, so that a later fork warns of nothing; a call that was given up holds up its line, which is not used again.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+__all__ = ["Line"]
+
+IDLE = 0.1  # seconds: longer than a pause between two looks, but in worlds that look seldom
+Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
+
+
+class Line:
+    """A thread while there are calls to make."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self._running = False
+
+    def call(self, seconds: float, function: Callable[..., Any], *args: Any) -> Any:
+        """What `function(*args)` gives or raises. Raises TimeoutError after `seconds`; the call may yet be made."""
+        future: Future[Any] = Future()
+        with self._guard:
+            if not self._running and not self._start():
+                return function(*args)
+            self._calls.put((future, function, args))
+        try:
+            return future.result(seconds)
+        finally:
+            del future  # or it holds an error whose traceback holds it, and what was called lives until it is collected
+
+    def _start(self) -> bool:
+        """Whether there is a thread now: none can be had once the interpreter ends."""
+        self._running = True
+        try:
+            threading.Thread(target=self._run, name="nanodist-line", daemon=True).start()
+        except RuntimeError:
+            self._running = False
+        except BaseException:  # Ctrl-C: a thread that never lived would be waited for
+            self._running = False
+            raise
+        return self._running
+
+    def _run(self) -> None:
+        while (call := self._next()) is not None:
+            future, function, args = call
+            try:
+                future.set_result(function(*args))
+            except Exception as e:  # noqa: BLE001  the caller's
+                future.set_exception(e)
+            del call, future, function, args  # what they hold must not live until the next one comes
+
+    def _next(self) -> Call | None:
+        try:
+            return self._calls.get(timeout=IDLE)
+        except queue.Empty:
+            with self._guard:
+                if not self._calls.empty():
+                    return self._calls.get()
+                self._running = False
+                return None
