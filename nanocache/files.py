@@ -83,9 +83,11 @@ def make_folder(path: str, *, below: str, mode: int) -> list[str]:
 
 
 def _make_one(path: str, mode: int) -> bool:
-    with suppress(FileNotFoundError):
+    try:
         _check_folder(path)
         return False
+    except FileNotFoundError:
+        pass
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:

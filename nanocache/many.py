@@ -1,20 +1,20 @@
 """Many artifacts: bounded threads, one bar, the first error stops the rest.
 
-Invariants: results come in the order of the artifacts; no thread is left when it returns; a set that is here already
-starts none.
+Invariants: results come in the order of the artifacts; no thread is left when it returns.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .artifact import Artifact
 from .cancel import Cancel, Cancelled
 from .config import Settings
+from .pool import Pool
 from .progress import Display, Progress, ProgressOption, shown
 
 __all__ = ["fetch"]
@@ -57,6 +57,29 @@ class _Tally:
         self._display.close()
 
 
+class _Outcomes:
+    """What each of `count` gave: a path or an error, by its place."""
+
+    def __init__(self, count: int, *, first_error_ends: bool) -> None:
+        self._by_place: dict[int, Path | BaseException] = {}
+        self._count, self._first_error_ends = count, first_error_ends
+        self.over = threading.Event()
+
+    def put(self, n: int, outcome: Path | BaseException) -> None:
+        self._by_place[n] = outcome
+        failed = isinstance(outcome, BaseException)
+        if (failed and self._first_error_ends) or len(self._by_place) == self._count:
+            self.over.set()
+
+    def take(self) -> list[Any]:
+        """All of them, in order; raises the first error if that ended it."""
+        outcomes = [outcome for _, outcome in sorted(self._by_place.copy().items())]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures and self._first_error_ends:
+            raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
+        return outcomes
+
+
 def fetch(
     artifacts: Sequence[Artifact],
     fetch_one: Fetch,
@@ -68,32 +91,31 @@ def fetch(
     """`fetch_one` for each of `artifacts`; with `return_exceptions` an error takes its path's place."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers!r}")
-    count = workers or Settings.read().connections
-    cancel = Cancel()
+    cancel, pool = Cancel(), Pool(workers or Settings.read().connections)
+    outcomes = _Outcomes(len(artifacts), first_error_ends=not return_exceptions)
     tally = _Tally(artifacts, progress) if callable(progress) or shown(progress) else None
 
-    def one(n: int) -> Path:
-        cancel.check()
-        path = fetch_one(artifacts[n], cancel, False if tally is None else tally.option(n))
-        if tally is not None:
-            tally.finish(n)
-        return path
+    def one(n: int) -> None:
+        try:
+            cancel.check()
+            path = fetch_one(artifacts[n], cancel, False if tally is None else tally.option(n))
+            if tally is not None:
+                tally.finish(n)
+        except BaseException as e:  # noqa: BLE001 - the caller's thread raises it, or returns it in place
+            outcomes.put(n, e)
+        else:
+            outcomes.put(n, path)
 
     try:
-        with ThreadPoolExecutor(min(count, max(1, len(artifacts))), "nanocache-many") as pool:
-            try:
-                return _collect([pool.submit(one, n) for n in range(len(artifacts))], return_exceptions)
-            except BaseException:  # an error, or Ctrl-C, in `submit` too: the pool would wait for all the others
-                cancel.set()
-                raise
+        for n in range(len(artifacts)):
+            pool.submit(partial(one, n))
+        if artifacts:
+            outcomes.over.wait()
+        return outcomes.take()
+    except BaseException:  # an error, or Ctrl-C: the threads must not go on behind the caller's back
+        cancel.set()
+        raise
     finally:
+        pool.close()
         if tally is not None:
             tally.close()
-
-
-def _collect(futures: list[Future[Path]], return_exceptions: bool) -> list[Any]:
-    wait(futures, return_when="ALL_COMPLETED" if return_exceptions else FIRST_EXCEPTION)
-    failures = [error for future in futures if future.done() and (error := future.exception()) is not None]
-    if failures and not return_exceptions:
-        raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
-    return [future.exception() or future.result() for future in futures]

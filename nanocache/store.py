@@ -203,6 +203,7 @@ class Store:
             self._remember(path, digest)
         for folder in (os.path.dirname(path), *grown):  # losing a name loses an entry, never a byte
             files.sync_folder(folder)
+        self._recent[digest] = time.monotonic()  # the rename left the mark
         return Path(path)
 
     def _sync(self, partial: Partial) -> None:

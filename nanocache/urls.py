@@ -17,6 +17,7 @@ __all__ = ["check", "file_path", "is_file", "origin", "redact", "url_key"]
 
 SCHEMES = ("http", "https", "file")
 LONGEST_SHOWN = 500  # characters
+_BLANK = re.compile(r"[\x00-\x20\x7f]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Parameters of signing schemes (AWS, Google, CloudFront, Azure): they change with every signature, so a presigned URL
@@ -37,7 +38,7 @@ def _split(url: str) -> SplitResult:
 def check(url: object) -> str:
     """`str(url)` if it is a URL that nanocache can fetch. Raises ValueError saying what it should have been."""
     text = str(url)
-    if any(ord(c) <= 32 or ord(c) == 127 for c in text):
+    if _BLANK.search(text):
         raise ValueError(f"not a URL: {redact(text)!r} holds a space or a control character; percent-encode it")
     parts = _split(text)
     if parts.scheme not in SCHEMES:  # urlsplit lowers the scheme
@@ -83,7 +84,7 @@ def redact(url: str) -> str:
 
 def _shown(url: str) -> str:
     # A redirect's is what a server wrote: of any length, and with what a terminal obeys.
-    text = "".join(c if c.isprintable() else quote(c, errors="replace") for c in url)
+    text = url if url.isprintable() else "".join(c if c.isprintable() else quote(c, errors="replace") for c in url)
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN // 2] + "..." + text[-LONGEST_SHOWN // 2 :]
 
 

@@ -170,7 +170,7 @@ def test_pool_threads_are_few_and_gone_when_idle() -> None:
 
     def job() -> None:
         nonlocal most
-        most = max(most, len(pool._threads))
+        most = max(most, len(pool._shared.threads))
         time.sleep(0.01)
         done.release()
 
@@ -181,6 +181,31 @@ def test_pool_threads_are_few_and_gone_when_idle() -> None:
     assert most <= pool.LIMIT
     time.sleep(1)
     assert not [thread for thread in threading.enumerate() if thread.name == "nanocache-fetch"]
+
+
+def test_a_pool_has_more_threads_only_where_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads_for(jobs: int) -> int:
+        most, crowd = 0, pool.Pool(8)
+        done = threading.Semaphore(0)
+
+        def job() -> None:
+            nonlocal most
+            most = max(most, len(crowd.threads))
+            time.sleep(0.02)
+            done.release()
+
+        for _ in range(jobs):
+            crowd.submit(job)
+        for _ in range(jobs):
+            assert done.acquire(timeout=10)
+        crowd.close()
+        assert not crowd.threads
+        return most
+
+    assert threads_for(1) == 1
+    assert threads_for(100) == 8
+    monkeypatch.setattr(pool.Pool, "_used", lambda self: time.monotonic())  # as if they kept a core busy
+    assert threads_for(100) == pool.FEW
 
 
 def test_cancel_wakes_a_sleeper_and_runs_each_callback_once() -> None:

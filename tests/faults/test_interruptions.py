@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import concurrent.futures
 import dis
 import gc
 import io
@@ -246,7 +245,7 @@ def nothing_stays() -> None:
     """Nothing that the process keeps is still the interrupted call's: its flight, its places, its cancellation."""
     assert not flights._table, "its flight is still joined"
     assert not +budget._budget.waiting, "it still counts as waiting for a connection"
-    assert len(pool._threads) <= sum(t.name == "nanocache-fetch" for t in threading.enumerate()), "the pool shrank"
+    assert len(pool._shared.threads) <= sum(t.name == "nanocache-fetch" for t in threading.enumerate()), "the pool shrank"
     assert getattr(cancel._thread, "cancel", None) is None, "its cancellation is the thread's"
     assert not getattr(http._ours, "active", False), "the logs stay cut"
 
@@ -343,14 +342,14 @@ def test_ctrl_c_where_a_connections_thread_starts_comes_out_and_keeps_no_place(
 def test_ctrl_c_while_many_are_handed_out_stops_those_that_run(
     base: Path, slow_urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit, submitted = concurrent.futures.ThreadPoolExecutor.submit, itertools.count(1)
+    submit, submitted = pool.Pool.submit, itertools.count(1)
 
     def interrupted(*args: Any) -> Any:
         if next(submitted) == 3:
             raise KeyboardInterrupt
         return submit(*args)
 
-    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", interrupted)
+    monkeypatch.setattr(pool.Pool, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         nanocache.fetch_many([*slow_urls, "http://127.0.0.1:1/never.bin"])
     nothing_stays()

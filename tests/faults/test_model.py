@@ -236,7 +236,7 @@ class Machine(RuleBasedStateMachine):
 
         asyncio.run(main())
         deadline = time.monotonic() + 5
-        while len(pool._threads) > pool._idle:  # it works no more
+        while len(pool._shared.threads) > pool._shared.idle:  # it works no more
             assert time.monotonic() < deadline
             time.sleep(0.001)
         self.cancelled += 1
