@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from nanocache import http, sweep
@@ -73,10 +74,18 @@ def descriptors() -> set[str]:
     return {one for one in found if "/dev/fd" not in one and "/proc/" not in one}
 
 
+@cache
+def _freeze() -> None:
+    """Look no more at what the session itself holds: a collection takes a tenth of the time, and there are many."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def nothing_leaks(*, on: str = "", patience: float = 2.0) -> Iterator[None]:
     """No thread of ours is left by the block, and no descriptor on a file whose name holds `on`."""
     http._close_idle()
+    _freeze()
     gc.collect()
     before, threads = descriptors(), set(threading.enumerate())
     yield

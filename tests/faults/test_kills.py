@@ -152,8 +152,10 @@ def test_after_a_kill_nothing_is_wrong_and_the_next_call_is_right(
 ) -> None:
     victim, chance = victims[name], random.Random(f"{name} {SOAK and time.time_ns()}")
     total, published = count(victim, base)
-    kills = resumed = 0
-    for turn in range(rounds(10, 200)):
+    kills = resumed = turn = 0
+    while kills < (wanted := rounds(10, 200)):  # some are over before their moment comes
+        turn += 1
+        assert turn < 3 * wanted
         at = chance.randint(max(1, published - NEAR), min(total, published + NEAR)) if turn % 2 else None
         code = f"with Calls({str(base)!r}, before=die(at={at or 1 << 60})): {victim.call}"
         kills += killed(spawn(code, setup=SETUP, start=False), victim, at, chance)
@@ -168,7 +170,6 @@ def test_after_a_kill_nothing_is_wrong_and_the_next_call_is_right(
         check_visible(base, foreign="data")
         assert len(orphans(base)) <= kills
         clear(base)
-    assert kills >= rounds(2, 40)
     assert resumed or not victim.resumes
     sweep_all(base)
     assert not orphans(base)
