@@ -35,7 +35,7 @@ from .work import Work
 __all__ = ["Attempts", "NotModified", "Received"]
 
 SMALL = 1 << 20  # bytes up to which a body is taken, then hashed, by the calling thread alone
-LONGEST_SLEEP = 60.0  # seconds; between them the partial is touched, since five still minutes make it somebody else's
+LONGEST_SLEEP = 1.0  # seconds; between them those who wait get a sign of life, and the partial stays ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,7 @@ class Attempts:
             self._work.address = None  # what a redirect led to may be what is broken
         while seconds > 0:
             self._saver.save()
+            self._tell()
             self._cancel.sleep(min(seconds, LONGEST_SLEEP))
             seconds -= LONGEST_SLEEP
 

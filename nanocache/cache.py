@@ -82,7 +82,7 @@ class Cache:
         NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.
         """
         opened = self._opened()
-        asked = _asked(url, sha256, filename, headers, postprocess)
+        asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
         if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
@@ -109,7 +109,7 @@ class Cache:
         Cancelling it stops the work within a second, unless others still wait for it.
         """
         opened = self._opened()
-        asked = _asked(url, sha256, filename, headers, postprocess)
+        asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
         if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
             return path
         from . import aio  # asyncio is half of what using nanocache would load
@@ -145,7 +145,7 @@ class Cache:
     def _fetch_one(
         self, opened: _Opened, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
     ) -> Path:
-        asked = _asked(artifact, None, None, None, None)
+        asked = _asked(artifact, None, None, (), None, None)
         if asked is not None and (path := opened.hits.recall(asked)) is not None:
             return path
         return opened.fetch(Request.of(artifact, offline=offline, progress=progress), asked, cancel)
@@ -163,7 +163,7 @@ class Cache:
         A blob whose seal is broken is read and compared. Raises ValueError, UnsafeCache.
         """
         opened = self._opened()
-        asked = _asked(url, sha256, filename, None, postprocess)
+        asked = _asked(url, sha256, filename, (), None, postprocess)
         if asked is not None and (path := opened.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, (), None, postprocess)
@@ -212,14 +212,19 @@ def _environment() -> _Opened:
 
 
 def _asked(
-    url: object, sha256: str | None, filename: str | None, headers: Headers, postprocess: Postprocess | None
+    url: object,
+    sha256: str | None,
+    filename: str | None,
+    mirrors: Iterable[object],
+    headers: Headers,
+    postprocess: Postprocess | None,
 ) -> Hashable | None:
     """What a hit is remembered by; None where that would not say all (an Accept header is part of a URL's key).
 
     Of a hook its identity, not the object: an attribute that makes it another one can be set at any time.
     """
     if isinstance(url, Artifact):
-        if (sha256, filename, postprocess) != (None, None, None):
+        if (sha256, filename, mirrors, headers, postprocess) != (None, None, (), None, None):
             return None
         return url if url.postprocess is None else (url, hooks.identify(url.postprocess).id)
     if type(url) is not str or (headers is not None and sha256 is None):

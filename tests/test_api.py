@@ -329,6 +329,17 @@ def test_an_artifact_takes_no_options_of_its_own_again(fetch: Callable[..., Path
     assert not nowhere.exists()
 
 
+def test_an_artifact_that_is_a_hit_takes_no_options_of_its_own_either(
+    fetch: Callable[..., Path], base: Path, origin: Origin
+) -> None:
+    artifact = Artifact(origin.url("/bytes/4/1/f.bin"))
+    fetch(artifact)
+    fetch(artifact)  # remembered from now on
+    for name in ("sha256", "filename", "mirrors", "headers", "postprocess"):
+        with pytest.raises(ValueError, match="an Artifact already says"):
+            fetch(artifact, **{name: FULL[name]})
+
+
 def test_lookup_and_fetch_many_find_bad_arguments_before_any_io(nowhere: Path) -> None:
     with pytest.raises(ValueError, match="64 hex digits"):
         nanocache.lookup(URL, sha256="9f86d081")

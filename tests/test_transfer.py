@@ -184,7 +184,7 @@ def test_what_may_pass_is_asked_again_as_often_as_set(
     with pytest.raises(DownloadFailed, match=str(status)):
         download(server.route("/f", m.status(status)))
     assert server.gets() == 4  # one, and three retries
-    assert len(slept) == 3
+    assert len(slept) >= 3
     url = server.route("/g", m.in_turn(*[m.status(status)] * 3, m.serve(SMALL)))
     assert download(url) == SMALL
 
@@ -196,13 +196,14 @@ def test_retry_after_is_waited_for(misbehaving: Servers, download: Download, sle
     assert 16 <= sum(slept) <= 18.5
 
 
-def test_a_very_long_retry_after_is_capped_and_the_partial_is_kept_alive(
+def test_a_very_long_retry_after_is_capped_and_those_who_wait_get_a_sign_of_life_each_second(
     misbehaving: Servers, download: Download, slept: list[float]
 ) -> None:
     url = misbehaving().route("/f", m.in_turn(m.retry_after(86_400, code=429), m.serve(SMALL)))
     assert download(url) == SMALL
     assert 120 <= sum(slept) <= 121.5
-    assert max(slept) <= 60
+    assert max(slept) <= 1
+    assert len(download.reports) >= 120
 
 
 BROKEN: dict[str, Any] = {
@@ -282,7 +283,7 @@ def test_a_drip_ends_though_each_byte_comes_in_time(
 def test_nobody_there_is_an_error_that_says_so(download: Download, slept: list[float]) -> None:
     with pytest.raises(DownloadFailed, match="Connection refused") as e:
         download(m.unreachable())
-    assert len(slept) == 3
+    assert len(slept) >= 3
     assert e.value.status is None
     assert pickle.loads(pickle.dumps(e.value)).causes == e.value.causes
 
