@@ -38,7 +38,7 @@ __all__ = ["Address", "Coordinator", "address", "connect", "coordination", "join
 
 logger = logging.getLogger("nanodist")
 
-LINGER = 2.0  # seconds that a process which hosts the store stays for those who still read
+LINGER = 1.0  # seconds that a process which hosts the store stays for those who still read; some of them may be dead
 RESOLVER = (
     15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, which is no error
 )

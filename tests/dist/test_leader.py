@@ -134,6 +134,26 @@ def test_host_of_the_store_stays_until_the_others_have_read(ranks: Ranks) -> Non
     assert run.last("error") == ["NotCached"] * 8
 
 
+def test_host_of_the_store_does_not_stay_long_for_one_who_died(ranks: Ranks) -> None:
+    """Whoever asks a job to end may wait for two seconds, and not only for this."""
+    run = ranks(
+        """
+        import atexit
+        ended = []
+        atexit.register(lambda: report(took=time.monotonic() - ended[0]))  # runs after what nanodist leaves
+        if RANK:
+            threading.Timer(0.5, os.kill, (os.getpid(), 9)).start()
+            time.sleep(0.2)
+        nanodist.leader_first("work", lambda: time.sleep(1))
+        ended.append(time.monotonic())
+        """,
+        2,
+        store="rank0",
+    )
+    assert run.codes == [0, -9], run.err
+    assert run.last("took")[0] < 1.5
+
+
 @pytest.mark.parametrize("store", ["agent", "rank0"])
 def test_forked_child_that_ends_leaves_the_ranks_alone(ranks: Ranks, store: str) -> None:
     code = """
