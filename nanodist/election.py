@@ -32,6 +32,7 @@ from nanocache.errors import NanocacheError
 from nanocache.identity import Identity, me
 
 from .errors import CoordinatorLost, LeaderLost, from_record, leader_error, to_record
+from .moments import Moment
 from .store import Coordinator, pauses
 
 __all__ = ["Claim", "Verdict", "decide"]
@@ -50,17 +51,18 @@ class Claim:
 
     nonce: str
     rank: int
-    made: float  # time.time()
+    made: Moment
     who: Identity
 
     @property
     def text(self) -> str:
-        return json.dumps({"nonce": self.nonce, "rank": self.rank, "made": self.made, "who": self.who.to_json()})
+        made, who = self.made.to_json(), self.who.to_json()
+        return json.dumps({"nonce": self.nonce, "rank": self.rank, "made": made, "who": who})
 
     @classmethod
     def parse(cls, text: str) -> Claim:
         record = json.loads(text)
-        return cls(record["nonce"], record["rank"], record["made"], Identity(**record["who"]))
+        return cls(record["nonce"], record["rank"], Moment.parse(record["made"]), Identity(**record["who"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +91,30 @@ class Outcome:
             raise TypeError("the leader's result must be JSON that comes back as it went: no tuples, keys are str")
         if len(text) > limit:
             raise TypeError(f"the leader's result must be at most {limit:,} bytes of JSON, got {len(text):,}")
-        return cls({"ok": value, "ended": time.time()})
+        return cls({"ok": value} | _ended())
 
     @classmethod
     def of_error(cls, error: BaseException, claim: Claim) -> Outcome:
-        return cls(to_record(error, rank=claim.rank, host=claim.who.host) | {"ended": time.time()})
+        return cls(to_record(error, rank=claim.rank, host=claim.who.host) | _ended())
 
     @classmethod
     def refused(cls, error: TypeError) -> Outcome:
-        return cls({"error": "TypeError", "facts": {"text": str(error)}, "ended": time.time()})
+        return cls({"error": "TypeError", "facts": {"text": str(error)}} | _ended())
 
-    def binds(self, since: float, born: float) -> bool:
-        """Whether it ended after `since` and `born` (seconds of time.time(), of whatever host: an hour of skew is
-        an attempt more, or an old answer, never a wrong file)."""
-        return bool(self.record["ended"] >= max(since, born))
+    def binds(self, seconds: float) -> bool:
+        """Whether it ended within the last `seconds`. Of another host, an hour of skew is an attempt more, or an old
+        answer, never a wrong file."""
+        return Moment.parse(self.record["ended"]).age() <= seconds
 
     def result(self) -> Any:
         """The value. Raises the error, anew."""
         if "ok" in self.record:
             return self.record["ok"]
         raise from_record(self.record)
+
+
+def _ended() -> dict[str, Any]:
+    return {"ended": Moment.now().to_json()}
 
 
 def decide(
@@ -129,15 +135,15 @@ def decide(
     for any other (SystemExit and KeyboardInterrupt stay themselves on the leader); TypeError for a value that can't
     travel; CoordinatorLost.
     """
-    mine = Claim(uuid.uuid4().hex, at.rank, time.time(), me())
+    mine = Claim(uuid.uuid4().hex, at.rank, Moment.now(), me())
     seen = at.compare_set(key, "", mine.text)
     while seen != mine.text:
         theirs = Claim.parse(seen)
         outcome, waited = _follow(at, key, theirs)
-        if outcome is None and once is not None and theirs.made >= at.born:
+        if outcome is None and once is not None and theirs.made.age() <= at.oldest():
             outcome = _declare_lost(at, key, theirs, once)
         known = at.told.get(key) == theirs.nonce
-        if outcome is not None and (waited or (not known and outcome.binds(time.time() - fresh, at.born))):
+        if outcome is not None and (waited or (not known and outcome.binds(min(fresh, at.oldest())))):
             at.told[key] = theirs.nonce
             return Verdict(outcome.result(), theirs, led=False)
         seen = at.compare_set(key, seen, mine.text)

@@ -27,10 +27,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from nanocache.identity import me
-
 from .errors import CoordinatorLost
 from .line import Line
+from .moments import process_age
 from .rank import Topology, initialized_group, integer, is_ddp_initialized, topology
 from .words import ANSWER, Words, torch_distributed
 
@@ -63,11 +62,15 @@ class Coordinator(Words):
     def __init__(self, where: Address, here: Topology, client: Any) -> None:
         super().__init__(str(where), client, f"nanodist/{_attempt(here)}")
         self.where, self.rank, self.world_size = where, here.rank, here.world_size
-        self.born = _born() if _several_agents(here) else 0.0
+        self._fenced = not _several_agents(here)
         self.told: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
         self._job = ""
         self._pid = os.getpid()
         self._building, self._builders = threading.Lock(), None
+
+    def oldest(self) -> float:
+        """Seconds since which words are of this attempt of the job, and not of one that died."""
+        return float("inf") if self._fenced else process_age()
 
     @property
     def job(self) -> str:
@@ -228,22 +231,10 @@ def _attempt(here: Topology) -> str:
     """What tells this start of the ranks from an earlier one, as far as the environment knows.
 
     The agent's store keeps the keys of dead attempts. One agent counts its restarts; several do not agree on the number
-    (one said 0 and one 1 in the same generation), so there `born` decides what is too old to matter.
+    (one said 0 and one 1 in the same generation), so there `oldest` decides what matters.
     """
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return f"{run}/all" if _several_agents(here) else f"{run}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-
-
-def _born() -> float:
-    """When this process started, in seconds of `time.time()`."""
-    try:
-        since_boot = int(me().start) / os.sysconf("SC_CLK_TCK")
-        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
-    except (ValueError, AttributeError):  # macOS says neither
-        return _loaded
-
-
-_loaded = time.time()
 
 
 def _in_worker() -> bool:

@@ -14,17 +14,22 @@ from nanocache.errors import DownloadFailed
 from nanocache.identity import Identity, me
 from nanodist import LeaderError, LeaderLost, election, errors
 from nanodist.election import Claim, decide
+from nanodist.moments import Moment
 
 
 class FakeStore:
     """What `Coordinator` offers, in one process. `later` runs at the next look at a missing key."""
 
     def __init__(self, rank: int = 0) -> None:
-        self.rank, self.world_size, self.born, self.lost = rank, 4, 0.0, None
+        self.rank, self.world_size, self.age, self.lost = rank, 4, float("inf"), None
         self.told: dict[str, str] = {}
         self.where = SimpleNamespace(lasting=True)
         self.values: dict[str, str] = {}
         self.later: list[Callable[[], None]] = []
+        self.boot = me().boot
+
+    def oldest(self) -> float:
+        return self.age
 
     def check(self, key: str) -> bool:
         if key not in self.values and self.later:
@@ -47,12 +52,16 @@ class FakeStore:
         return self.values[key]
 
     def claim(self, key: str, who: Identity, *, made: float, nonce: str = "theirs") -> Claim:
-        claim = Claim(nonce, 3, made, who)
+        self.boot = who.boot
+        claim = Claim(nonce, 3, self.moment(made), who)
         self.values[key] = claim.text
         return claim
 
     def outcome(self, key: str, ended: float, nonce: str = "theirs", **record: Any) -> None:
-        self.values[f"{key}/{nonce}/out"] = json.dumps(record | {"ended": ended})
+        self.values[f"{key}/{nonce}/out"] = json.dumps(record | {"ended": self.moment(ended).to_json()})
+
+    def moment(self, at: float) -> Moment:
+        return Moment(at, at, self.boot)
 
 
 def another(at: FakeStore) -> FakeStore:
@@ -65,8 +74,10 @@ def another(at: FakeStore) -> FakeStore:
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000.0
-        for name in ("time", "monotonic"):
-            monkeypatch.setattr(election.time, name, lambda: self.now)
+        self.wall = 0.0  # what time.time() is off by
+        monkeypatch.setattr(election.time, "time", lambda: self.now + self.wall)
+        monkeypatch.setattr(election.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(election.time, "clock_gettime", lambda _: self.now)
 
         def pauses(world_size: int):
             while True:
@@ -104,6 +115,18 @@ def test_outcome_binds_later_callers_while_it_is_fresh(at: FakeStore, clock: Clo
     assert decide(another(at), "k", lambda: "third", fresh=60).value == "third"
 
 
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_clock_that_jumps_makes_no_outcome_of_this_host_older_or_younger(
+    at: FakeStore, clock: Clock, hours: float
+) -> None:
+    at.age = 30
+    decide(at, "k", lambda: "first", fresh=60)
+    clock.wall = hours * 3600
+    assert decide(another(at), "k", lambda: "second", fresh=60).value == "first"
+    clock.now += 61
+    assert decide(another(at), "k", lambda: "third", fresh=60).value == "third"
+
+
 def test_outcome_binds_who_waited_however_skewed_its_clock(at: FakeStore, clock: Clock) -> None:
     at.claim("k", ELSEWHERE, made=clock.now)
     at.later = [lambda: None, lambda: at.outcome("k", clock.now - 3600, ok="theirs")]
@@ -113,7 +136,7 @@ def test_outcome_binds_who_waited_however_skewed_its_clock(at: FakeStore, clock:
 def test_outcome_binds_nobody_who_was_born_after_it(at: FakeStore, clock: Clock) -> None:
     at.claim("k", DEAD, made=clock.now - 50)
     at.outcome("k", clock.now - 40, error="TypeError", facts={"text": "of a dead attempt"})
-    at.born = clock.now - 30
+    at.age = 30
     assert decide(at, "k", lambda: "anew").value == "anew"
 
 
@@ -139,7 +162,7 @@ def test_dead_leader_is_the_same_error_for_all_where_it_may_not(at: FakeStore, c
 
 def test_dead_leader_of_an_earlier_attempt_is_replaced(at: FakeStore, clock: Clock) -> None:
     at.claim("k", DEAD, made=clock.now - 50)
-    at.born = clock.now - 30
+    at.age = 30
     assert decide(at, "k", lambda: "anew", once="work").value == "anew"
 
 
@@ -176,7 +199,8 @@ def test_leader_declared_lost_learns_it_itself(at: FakeStore, clock: Clock) -> N
     def act() -> str:
         claim = Claim.parse(at.values["k"])
         lost = LeaderLost(key="k", rank=0, host="h", pid=1, reason="no sign of life")
-        at.values[f"k/{claim.nonce}/out"] = json.dumps(errors.to_record(lost, rank=0, host="h") | {"ended": clock.now})
+        record = errors.to_record(lost, rank=0, host="h")
+        at.outcome("k", clock.now, claim.nonce, **record)
         return "too late"
 
     with pytest.raises(LeaderLost, match="no sign of life"):

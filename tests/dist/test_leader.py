@@ -102,6 +102,24 @@ def test_killed_leader_is_named_on_every_rank_within_two_seconds(ranks: Ranks) -
     assert max(one["at"] for one in errors) - killed["killed"] < 2
 
 
+def test_rank_whose_clock_is_hours_off_runs_nothing_again(ranks: Ranks) -> None:
+    """Two agents count their restarts differently, so that what is older than a rank is of an attempt that died."""
+    agents = [{"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}] * 4
+    run = ranks(
+        """
+        real = time.time
+        if RANK in (1, 2):
+            time.time = lambda: real() + (5 if RANK == 1 else -5) * 3600
+        time.sleep(RANK / 2)
+        report(value=nanodist.leader_first("work", lambda: RANK))
+        """,
+        4,
+        env=agents,
+    )
+    assert run.codes == [0] * 4, run.err
+    assert run.last("value") == [0] * 4
+
+
 def test_rank_that_never_calls_or_calls_late_holds_up_nobody(ranks: Ranks) -> None:
     run = ranks(
         """

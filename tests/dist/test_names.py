@@ -14,7 +14,7 @@ from tests.test_imports import NANODIST, imports, modules
 
 # A module imports only from rows above its own; those of one row do not know each other.
 LAYERS = [
-    "errors rank dtype peaks disk line",
+    "errors rank dtype peaks disk line moments",
     "console seeds device words",
     "store",
     "group election pair",
