@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from . import disk, partials, products, refs, retry, sweep, transfer, urls
+from . import disk, healing, orphans, products, refs, retry, sweep, transfer, urls
 from .cancel import Cancel
 from .errors import DownloadFailed, NotCached, UnsafeCache
 from .flights import fly
@@ -83,7 +83,7 @@ def lookup(store: Store, request: Request) -> Path | None:
     if (found := find(store, request)) is not None:
         return found.path
     digest = known(store, request)
-    return None if digest is None or request.hook is not None else store.verify(digest, request.name)
+    return None if digest is None or request.hook is not None else healing.verify(store, digest, request.name)
 
 
 def fetch(store: Store, request: Request, cancel: Cancel) -> Found:
@@ -120,7 +120,7 @@ def _bring(store: Store, request: Request, cancel: Cancel) -> str:
 
 def _read_only(store: Store, request: Request) -> str:
     digest = known(store, request)
-    if digest is not None and store.verify(digest, request.name) is not None:
+    if digest is not None and healing.verify(store, digest, request.name) is not None:
         return digest
     raise _not_cached(store, request, f"{store.base} is not writable for this user")
 
@@ -152,7 +152,7 @@ def _held(store: Store, request: Request, cancel: Cancel, holding: Holding, disp
     """The rest, under the lock, or without one where none is to be had."""
     digest = known(store, request)
     if digest is not None:
-        there = store.heal(digest, everything=request.rehash, cancel=cancel)
+        there = healing.heal(store, digest, everything=request.rehash, cancel=cancel)
         if there and store.hit(digest, request.name) is not None:
             return digest
 
@@ -189,7 +189,7 @@ def _transfer(
     artifact = request.artifact
     while True:
         source = _file_stamp(artifact.url)
-        with partials.claim(
+        with orphans.claim(
             store.partials(request.key), base=store.base, modes=store.modes, judged=artifact.sha256 is not None
         ) as partial:
             try:

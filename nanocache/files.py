@@ -1,4 +1,4 @@
-"""The file calls that a cache needs and the standard library lacks: private, unfollowed, atomic, synced.
+"""The file calls that a cache needs and the standard library lacks: private, unfollowed, atomic.
 
 Knows nothing of blobs or refs. Invariants: nothing here follows a symlink below the base directory; modes come from
 the base directory alone, by chmod, so that no umask takes away what a group was promised; what is renamed into place
@@ -12,11 +12,9 @@ import json
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .errors import UnsafeCache
@@ -30,8 +28,6 @@ __all__ = [
     "read_json",
     "remove",
     "remove_empty",
-    "sync_folder",
-    "sync_tree",
 ]
 
 RACES = 16  # rounds against somebody who removes empty folders while we make them
@@ -249,53 +245,3 @@ def available(path: str) -> int | None:
     except OSError:
         return None
     return st.f_bavail * st.f_frsize if st.f_blocks else None
-
-
-def sync_folder(path: str) -> None:
-    """Make the names in a folder durable. A file system that can't sync folders (EINVAL, EBADF) keeps what it does."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(fd)
-
-
-def sync_tree(path: str) -> None:
-    """Make a file, or a folder with all that is in it, durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        folder = stat.S_ISDIR(os.fstat(fd).st_mode)
-        if not folder:
-            os.fsync(fd)
-        elif not _sync_file_system(fd):
-            _sync_each(path)
-    finally:
-        os.close(fd)
-
-
-def _sync_file_system(fd: int) -> bool:
-    # One syncfs(2) for a folder: 10,000 members with an fsync each take minutes on a disk that syncs in milliseconds.
-    if sys.platform != "linux":
-        return False
-    try:
-        import ctypes
-    except ImportError:  # a Python that was built without libffi: each file is synced instead
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(fd) == 0:
-        return True
-    if (code := ctypes.get_errno()) != errno.ENOSYS:  # a failed sync is final: a second one would find nothing amiss
-        raise OSError(code, os.strerror(code))
-    return False
-
-
-def _sync_each(path: str) -> None:
-    for folder, _, files in os.walk(path, topdown=False):
-        for name in files:
-            file = Path(folder, name)
-            if not file.is_symlink():
-                sync_tree(str(file))
-        sync_folder(folder)

@@ -14,7 +14,7 @@ import os
 import stat
 from pathlib import Path
 
-from . import files, hooks
+from . import durable, files, hooks
 from .cancel import Cancel
 from .errors import UnsafeCache
 from .flights import fly
@@ -78,7 +78,7 @@ def _build(store: Store, key: str, hook: Hook, source: Path, path: str, cancel: 
 def publish(store: Store, built: str, path: str) -> None:
     """Rename what was built to `path`, durable. What another published there meanwhile stays."""
     _share(built, store.modes)
-    files.sync_tree(built)
+    durable.sync_tree(built)
     parent = os.path.dirname(path)
     grown = store.folder(parent)
     if os.path.lexists(path):
@@ -91,7 +91,7 @@ def publish(store: Store, built: str, path: str) -> None:
             raise
         store.set_aside(built)
     for folder in (parent, *grown):
-        files.sync_folder(folder)
+        durable.sync_folder(folder)
 
 
 def _share(built: str, modes: files.Modes) -> None:

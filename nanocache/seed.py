@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from . import digest as digests
-from . import disk, engine, files, hooks, seal
+from . import disk, durable, engine, files, hooks, seal
 from .artifact import Artifact
 from .cache import Cache
 from .cancel import Cancel
@@ -108,7 +108,7 @@ def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[s
         _keep_foreign(store, target)
         os.rename(fresh, target)
         for parent in (folder, *parents):
-            files.sync_folder(parent)
+            durable.sync_folder(parent)
     finally:
         files.remove(private)
         files.remove_empty(os.path.dirname(private))
@@ -127,7 +127,7 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # no hard links here, or another user's file under fs.protected_hardlinks
         shutil.copy2(source, target)  # keeps the mtime, which is the seal
-        files.sync_tree(target)  # a seal that a power cut leaves on a file without its bytes would be believed
+        durable.sync_tree(target)  # a seal that a power cut leaves on a file without its bytes would be believed
 
 
 def _keep_foreign(store: Store, target: str) -> None:

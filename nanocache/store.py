@@ -24,12 +24,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import digest as digests
-from . import files, partials, seal
-from .cancel import Cancel
+from . import durable, files, partials, seal
 from .errors import UnsafeCache
 from .partials import Partial
 
-__all__ = ["Store"]
+__all__ = ["Store", "witness"]
 
 logger = logging.getLogger("nanocache")
 
@@ -41,7 +40,7 @@ RECENT = 3600.0  # seconds between two marks of recency on one blob by one proce
 # https://bford.info/cachedir/: the first 43 bytes say "a cache" to tar, borg and restic.
 CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by nanocache; safe to delete.\n"
 
-_Witness = tuple[int, int, int, int]
+Witness = tuple[int, int, int, int]
 
 
 class Store:
@@ -49,7 +48,7 @@ class Store:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self._witnesses: dict[str, _Witness] = {}  # files hashed here whose seal can't be kept
+        self._witnesses: dict[str, Witness] = {}  # files hashed here whose seal can't be kept
         self._recent: dict[str, float] = {}
         self._prepared = False
         self._read_base()
@@ -96,7 +95,7 @@ class Store:
                 if isinstance(e, UnsafeCache) or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise
                 return False
-        return self._writable()
+        return self.writable()
 
     def _make(self) -> None:
         os.makedirs(self.base, exist_ok=True)
@@ -107,7 +106,7 @@ class Store:
             self._tag(f"{self.base}/{name}")
         if any(fresh):
             with suppress(PermissionError):  # a base that may be written to and not be read
-                files.sync_folder(self.base)
+                durable.sync_folder(self.base)
         self._prepared = True
 
     def _tag(self, folder: str) -> None:
@@ -122,7 +121,8 @@ class Store:
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             logger.warning("anybody can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode))
 
-    def _writable(self) -> bool:
+    def writable(self) -> bool:
+        """Whether this user may make files there."""
         # Deleted by hand a moment ago, it is made again.
         return os.access(self.base, os.W_OK | os.X_OK) or not os.path.lexists(self.base)
 
@@ -142,7 +142,7 @@ class Store:
             return False
         if not self.trusted(st):
             raise UnsafeCache(path=path, reason=f"it belongs to user {st.st_uid}, a stranger to this cache")
-        return seal.holds(st, digest) or self._witnesses.get(path) == _witness(st)
+        return seal.holds(st, digest) or self._witnesses.get(path) == witness(st)
 
     def names(self, digest: str) -> list[str]:
         """The names under which something is published for `digest`."""
@@ -172,7 +172,7 @@ class Store:
             pass  # something unsealed is there, and is replaced in one step
         except OSError as e:
             # EPERM: fs.protected_hardlinks on another user's file; EMLINK; or no hard links at all.
-            if e.errno in (errno.EROFS, errno.EACCES) or not self._writable():
+            if e.errno in (errno.EROFS, errno.EACCES) or not self.writable():
                 return Path(source)
         return self._copy(source, target, digest)
 
@@ -200,9 +200,9 @@ class Store:
         kept = seal.put(partial.fd, digest)
         partial.publish(path)
         if not kept:
-            self._remember(path, digest)
+            self.do_without_seal(path, digest)
         for folder in (os.path.dirname(path), *grown):  # losing a name loses an entry, never a byte
-            files.sync_folder(folder)
+            durable.sync_folder(folder)
         self._recent[digest] = time.monotonic()  # the rename left the mark
         return Path(path)
 
@@ -215,8 +215,13 @@ class Store:
             partial.state = None
             raise
 
-    def _remember(self, path: str, digest: str) -> None:
-        self._witnesses[path] = _witness(os.lstat(path))
+    def vouch(self, path: str, st: os.stat_result) -> None:
+        """From now on, in this process, the blob at `path` is intact as long as it is what `st` says, sealed or not."""
+        self._witnesses[path] = witness(st)
+
+    def do_without_seal(self, path: str, digest: str) -> None:
+        """Vouch for a blob whose seal can't be set or kept, and say so."""
+        self.vouch(path, os.lstat(path))
         logger.warning("%s cannot keep the seal of %s...: it is hashed once in each process", path, digest[:12])
 
     def mark_recent(self, digest: str) -> None:
@@ -229,54 +234,6 @@ class Store:
             self._recent[digest] = now
             with suppress(OSError):
                 os.utime(os.path.dirname(self.blob(digest, "")))
-
-    # healing
-
-    def heal(self, digest: str, *, everything: bool = False, cancel: Cancel | None = None) -> bool:
-        """Hash what is published for `digest` and not sealed (`everything`: sealed or not). Under the key's lock.
-
-        Right bytes are sealed again; wrong ones are set aside with a warning. False if nothing was there at all.
-        Raises Cancelled, UnsafeCache.
-        """
-        names = self.names(digest)
-        for name in names:
-            path = self.blob(digest, name)
-            if (everything or not self.intact(digest, path)) and not self._rehash(path, digest, cancel):
-                self.set_aside(path)
-                logger.warning("%s was changed after it was published; it is set aside and fetched again", path)
-        return bool(names)
-
-    def _rehash(self, path: str, digest: str, cancel: Cancel | None) -> bool:
-        try:
-            fd = files.open_private(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return True  # gone is not wrong
-        try:
-            before = os.fstat(fd)
-            if _hashed(fd, cancel) != digest or _witness(os.fstat(fd)) != _witness(before):
-                return False
-            if not seal.holds(before, digest) and not self._seal_again(fd, digest):
-                self._remember(path, digest)
-            return True
-        finally:
-            os.close(fd)
-
-    def _seal_again(self, fd: int, digest: str) -> bool:
-        if not self._writable():
-            return False
-        with suppress(PermissionError):  # another user's file
-            os.fchmod(fd, self.modes.blob)  # a power cut that took the seal took the mode along
-        return seal.put(fd, digest)
-
-    def verify(self, digest: str, name: str) -> Path | None:
-        """The blob under any of its names if its bytes, read now, are right; nothing is changed on disk."""
-        for other in sorted(self.names(digest), key=lambda other: other != name):
-            path = self.blob(digest, other)
-            with suppress(FileNotFoundError), open(files.open_private(path, os.O_RDONLY), "rb") as file:
-                if _hashed(file.fileno()) == digest:
-                    self._witnesses[path] = _witness(os.fstat(file.fileno()))
-                    return Path(path)
-        return None
 
     # trash
 
@@ -295,15 +252,6 @@ class Store:
         files.remove(aside)
 
 
-def _hashed(fd: int, cancel: Cancel | None = None) -> str | None:
-    """The digest of the file behind `fd`; None if a part of it can't be read any more, which makes it wrong."""
-    try:
-        return digests.hash_file(fd, cancel)
-    except OSError as e:
-        if e.errno != errno.EIO:
-            raise
-        return None
-
-
-def _witness(st: os.stat_result) -> _Witness:
+def witness(st: os.stat_result) -> Witness:
+    """What changes with every write, and can't be put back."""
     return st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns

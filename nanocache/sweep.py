@@ -10,7 +10,7 @@ import os
 import time
 from contextlib import suppress
 
-from . import files, partials
+from . import files, orphans
 from .partials import NEW
 from .store import PARTIALS, TRASH, Store
 
@@ -46,7 +46,7 @@ def _sweep(store: Store) -> None:
         elif key.is_dir(follow_symlinks=False):
             for partial in _scan(key.path):
                 with suppress(OSError):  # not ours to remove, or not what it should be: no reason to fail a fetch
-                    if partials.gone(partial.path, modes=store.modes, age=WEEK):
+                    if orphans.gone(partial.path, modes=store.modes, age=WEEK):
                         store.set_aside(partial.path)
             files.remove_empty(key.path)
 

@@ -22,12 +22,12 @@ NANODIST = NANOCACHE.parent / "nanodist"
 LAYERS = [
     # words and values: nothing of ours below them
     "errors cancel config names urls identity seal pool ranges growth retry environment sockets",
-    "digest files hooks flights answers budget http extraction",
+    "digest files durable hooks flights answers budget http extraction",
     # what is asked; who waits; what lies in a record, behind a lock, at an address, in a stream
     "artifact aio records locks disk follow local frontier streams",
     "partials progress tarfiles zipfiles",
-    "store request many work unpack",
-    "refs sweep hits waiting crew resume",
+    "orphans store request many work unpack",
+    "refs sweep hits healing waiting crew resume",
     # what a fetch is made of
     "products accept",
     "attempts",
@@ -45,7 +45,7 @@ TRANSFER = (
     "accept answers attempts budget crew environment follow frontier growth "
     "http local ranges resume retry sockets transfer work"
 )
-STORE = "disk files hits identity locks products records refs seal store sweep waiting"
+STORE = "disk durable files healing hits identity locks orphans products records refs seal store sweep waiting"
 ARCHIVES = "extraction streams tarfiles unpack zipfiles"
 
 # What is not in the standard library has one door.

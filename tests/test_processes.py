@@ -54,12 +54,12 @@ def test_eight_processes_without_a_digest_make_one_get(base: Path, origin: Origi
 
 LOCKS_THAT = {
     "let everybody in": "Lock = lambda: locks.Lock(type('Held', (), {'release': lambda self: None})())\n"
-    "waiting.try_lock = partials.try_lock = lambda path, mode: Lock()",
+    "waiting.try_lock = partials.try_lock = orphans.try_lock = lambda path, mode: Lock()",
     "never say yes": "waiting.try_lock = lambda path, mode: None",
     **{
         f"fail with {name}": "import errno\ndef refuse(path, mode):\n"
         f"    raise OSError(errno.{name}, os.strerror(errno.{name}))\n"
-        "waiting.try_lock = partials.try_lock = refuse"
+        "waiting.try_lock = partials.try_lock = orphans.try_lock = refuse"
         for name in ("ENOSYS", "EOPNOTSUPP", "ENOLCK", "EIO")
     },
 }
@@ -70,9 +70,7 @@ def test_a_lock_that_does_nothing_costs_bandwidth_and_never_a_wrong_byte(
     base: Path, origin: Origin, spawn: Spawn, locks: str
 ) -> None:
     url, sha256 = url_of(origin, MIB, "?delay=0.2")
-    setup = (
-        f"import os, nanocache\nfrom nanocache import locks, partials, waiting\nwaiting.DEAD = 0.5\n{LOCKS_THAT[locks]}"
-    )
+    setup = f"import os, nanocache\nfrom nanocache import locks, orphans, partials, waiting\nwaiting.DEAD = 0.5\n{LOCKS_THAT[locks]}"
     assert len(set(spawn(CHECKED, 8, setup=setup, url=url, sha256=sha256).outputs())) == 1
     assert 1 <= origin.gets() <= 8
     assert not list((base / "partials-v1").glob("[0-9a-f]*"))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.origin import Loopback, Request
-from nanocache import files, partials, transfer
+from nanocache import files, orphans, partials, transfer
 from nanocache.cancel import Cancel
 from nanocache.config import Settings
 from nanocache.transfer import NotModified, Received, Source
@@ -86,7 +86,7 @@ class Download:
         return self.received
 
     def partial(self, *, judged: bool = True) -> partials.Partial:
-        return partials.claim(str(self.base / "partials-v1" / "key"), base=str(self.base), modes=MODES, judged=judged)
+        return orphans.claim(str(self.base / "partials-v1" / "key"), base=str(self.base), modes=MODES, judged=judged)
 
     def left(self) -> dict[str, Any] | None:
         """The state that the last call left behind, None if nothing."""

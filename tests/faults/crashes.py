@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from nanocache import files
+from nanocache import durable
 from tests.faults.calls import Call, Calls
 
 __all__ = ["Disk", "Kept", "Node", "Recording", "states"]
@@ -133,14 +133,14 @@ class Recording:
         return nodes
 
     def __enter__(self) -> Self:
-        self._sync_file_system = files._sync_file_system
-        files._sync_file_system = self._synced_all
+        self._sync_file_system = durable._sync_file_system
+        durable._sync_file_system = self._synced_all
         self._calls.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._calls.__exit__()
-        files._sync_file_system = self._sync_file_system
+        durable._sync_file_system = self._sync_file_system
         self._absorb()
         if self._faults:
             raise self._faults[0]

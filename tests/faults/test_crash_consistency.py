@@ -24,7 +24,7 @@ import pytest
 
 import nanocache
 from benchmarks.origin import Origin, content
-from nanocache import files, seed
+from nanocache import durable, seed
 from nanocache.store import FOLDERS, Store
 from nanocache.unpack import Unpack
 from tests.faults.checks import SOAK, check_visible, orphans, rounds, sweep_all
@@ -258,7 +258,7 @@ def test_a_publication_without_fsync_is_noticed(
 def test_a_product_that_is_not_synced_is_noticed(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "sync_tree", lambda *_: None)
+    monkeypatch.setattr(durable, "sync_tree", lambda *_: None)
     for name in ("product, a file", "product, a folder", "the seed's call by copy"):
         assert noticed(runs[name], tmp_path / name)
 
@@ -266,7 +266,7 @@ def test_a_product_that_is_not_synced_is_noticed(
 def test_a_name_that_is_not_synced_is_noticed(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "sync_folder", lambda *_: None)
+    monkeypatch.setattr(durable, "sync_folder", lambda *_: None)
     recording, _ = record(runs["fetch"], tmp_path / "recorded")
     last = states(recording, at=[len(recording.ops)])
     assert any(not any(path.startswith("blobs-v1/sha256") for path in disk.files()) for disk in last)
@@ -276,7 +276,7 @@ def test_a_seal_that_survives_its_bytes_is_believed_which_is_why_they_are_synced
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The recovery, too, notices: a wrong file with an intact seal is what no later call would look at."""
-    monkeypatch.setattr(files, "sync_tree", lambda *_: None)
+    monkeypatch.setattr(durable, "sync_tree", lambda *_: None)
     run = runs["the seed's call by copy"]
     recording, _ = record(run, tmp_path / "recorded")
     believed = 0

@@ -22,6 +22,7 @@ import pytest
 import nanocache
 from benchmarks.origin import MIB, Origin, content, digest
 from nanocache import Artifact, cache, files, partials, seal
+from nanocache.orphans import claim as claim_one
 from nanocache.store import Store
 from nanocache.unpack import Unpack
 from tests.faults.checks import SOAK, check_visible, orphans
@@ -326,14 +327,15 @@ def orphaned(base: Path, spawn: Callable[..., Any]) -> Store:
 
 
 def claim(store: Store) -> partials.Partial:
-    return partials.claim(store.partials("k"), base=store.base, modes=store.modes, judged=True)
+    return claim_one(store.partials("k"), base=store.base, modes=store.modes, judged=True)
 
 
 def test_a_partial_is_claimed_once_even_where_locks_let_everybody_in(
     orphaned: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two owners of one partial: what the slower one writes would land in a blob that the other has published."""
-    monkeypatch.setattr(partials, "try_lock", lambda path, mode: partials.Lock(None))
+    for module in ("orphans", "partials"):
+        monkeypatch.setattr(f"nanocache.{module}.try_lock", lambda path, mode: partials.Lock(None))
     with claim(orphaned) as one, claim(orphaned) as other:
         assert one.state == {"x": 1}
         assert other.state is None
@@ -344,7 +346,8 @@ def test_where_locks_cannot_be_had_an_orphan_is_still_resumed(orphaned: Store, m
     def refuse(path: str, mode: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(partials, "try_lock", refuse)
+    for module in ("orphans", "partials"):
+        monkeypatch.setattr(f"nanocache.{module}.try_lock", refuse)
     with claim(orphaned) as one, claim(orphaned) as other:
         assert one.state == {"x": 1}
         assert other.state is None
@@ -352,9 +355,9 @@ def test_where_locks_cannot_be_had_an_orphan_is_still_resumed(orphaned: Store, m
 
 def test_a_killed_claimants_partial_is_resumed_again(orphaned: Store, spawn: Callable[..., Any]) -> None:
     spawn(
-        "p = partials.claim(where, base=base, modes=files.Modes.of(0o755), judged=True); print(p.state); "
+        "p = orphans.claim(where, base=base, modes=files.Modes.of(0o755), judged=True); print(p.state); "
         "sys.stdout.flush(); os._exit(9)",
-        setup="import os, sys; from nanocache import files, partials",
+        setup="import os, sys; from nanocache import files, orphans",
         where=orphaned.partials("k"),
         base=orphaned.base,
     ).finish()

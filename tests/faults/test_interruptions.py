@@ -245,7 +245,8 @@ def nothing_stays() -> None:
     """Nothing that the process keeps is still the interrupted call's: its flight, its places, its cancellation."""
     assert not flights._table, "its flight is still joined"
     assert not +budget._budget.waiting, "it still counts as waiting for a connection"
-    assert len(pool._shared.threads) <= sum(t.name == "nanocache-fetch" for t in threading.enumerate()), "the pool shrank"
+    alive = sum(thread.name == "nanocache-fetch" for thread in threading.enumerate())
+    assert len(pool._shared.threads) <= alive, "the pool shrank"
     assert getattr(cancel._thread, "cancel", None) is None, "its cancellation is the thread's"
     assert not getattr(http._ours, "active", False), "the logs stay cut"
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import nanocache
 from benchmarks.origin import Origin
-from nanocache import Artifact, digest, errors, files, identity, names, partials, progress, records, refs, urls
+from nanocache import Artifact, digest, errors, files, identity, names, orphans, partials, progress, records, refs, urls
 from nanocache.cancel import Cancel
 from nanocache.errors import NanocacheError
 from nanocache.identity import Identity
@@ -276,7 +276,7 @@ def test_a_state_that_makes_no_sense_is_a_partial_of_nobody(store: Store, data: 
         partial.save(STATE)
         folder = Path(partial.folder or "")
     (folder / "state.json").write_bytes(data)
-    with partials.claim(store.partials("k"), base=store.base, modes=store.modes, judged=True) as again:
+    with orphans.claim(store.partials("k"), base=store.base, modes=store.modes, judged=True) as again:
         assert again.state is None or isinstance(again.state, dict)
         again.state = None
     for left in Path(store.partials("k")).glob("*"):

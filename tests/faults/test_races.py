@@ -73,7 +73,7 @@ def test_sixteen_processes_agree_round_after_round(
     (meeting := tmp_path / "meeting").mkdir()
     setup = (
         "import hashlib, os, pathlib, time, nanocache\n"
-        "from nanocache import http, locks, partials, transfer, waiting\n"
+        "from nanocache import http, locks, orphans, partials, transfer, waiting\n"
         # Where it works, a starved holder may well write its record half a second after it got the lock.
         f"waiting.DEAD = {5.0 if lock == 'works' else 0.5}\n{LOCKS[lock]}\nmeeting = pathlib.Path({str(meeting)!r})"
     )
