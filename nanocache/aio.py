@@ -37,15 +37,16 @@ async def fly(key: Hashable, work: Work[T]) -> T:
 
     loop = asyncio.get_running_loop()
     while True:
-        seat, done = Seat(key, key, work), loop.create_future()
+        seat: Seat[T] = Seat()
+        done = loop.create_future()
         try:
-            seat.take()
-            seat.flight.on_end(lambda done=done: _wake(loop, done))  # type: ignore[misc]
-            if not seat.flight.submitted:  # by whoever comes first, or by the next one if Ctrl-C kept him from it
-                pool.submit(seat.flight.run)
-                seat.flight.submitted = True
+            flight = seat.take(key, key, work)
+            flight.on_end(lambda done=done: _wake(loop, done))  # type: ignore[misc]
+            if not flight.submitted:  # by whoever comes first, or by the next one if Ctrl-C kept him from it
+                pool.submit(flight.run)
+                flight.submitted = True
             await done
-            return seat.flight.result(key)
+            return flight.result(key)
         except Interrupted:
             continue
         finally:

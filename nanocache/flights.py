@@ -90,23 +90,30 @@ class Flight(Generic[T]):
 
 
 class Seat(Generic[T]):
-    """One waiter's place in the running flight of `key`, or in a new one that does `work` once somebody runs it."""
+    """One waiter's place in a flight."""
 
-    def __init__(self, key: Hashable, asker: Hashable, work: Work[T]) -> None:
-        self.flight = Flight(key, asker, work)
+    def __init__(self) -> None:
+        self._flight: Flight[T] | None = None
 
-    def take(self) -> None:
-        """Join the flight of the key that is under way, if there is one. `leave` undoes it, also half done."""
+    def take(self, key: Hashable, asker: Hashable, work: Work[T]) -> Flight[T]:
+        """Join the running flight of `key`, or a new one that does `work` once somebody runs it.
+
+        `leave` undoes it, also half done.
+        """
         with _lock:
-            running = _table.get(self.flight.key)
-            if running is not None and not running.ended:
-                self.flight = running
-            self.flight.waiters.add(self)
-            _table[self.flight.key] = self.flight
+            flight: Flight[T] | None = _table.get(key)
+            if flight is None or flight.ended:
+                flight = Flight(key, asker, work)
+            self._flight = flight
+            flight.waiters.add(self)
+            _table[key] = flight
+        return flight
 
     def leave(self) -> None:
         """Wait no longer; the last one to leave cancels the work, and nobody joins it any more. Again is harmless."""
-        flight = self.flight
+        flight = self._flight
+        if flight is None:
+            return
         with _lock:
             flight.waiters.discard(self)
             last = not flight.waiters
@@ -142,26 +149,28 @@ def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
     Raises what the work raises, and Cancelled.
     """
     while True:
-        seat, wake, boarded = Seat(key, asker, work), threading.Event(), False
+        seat: Seat[T] = Seat()
+        wake = threading.Event()
+        flight: Flight[T] | None = None
 
         def leave(seat: Seat[T] = seat, wake: threading.Event = wake) -> None:
             seat.leave()
             wake.set()
 
         try:
-            seat.take()
-            if seat.flight.thread == threading.get_ident():
+            joined = seat.take(key, asker, work)
+            if joined.thread == threading.get_ident():
                 raise RuntimeError("a postprocess hook asked for its own product, and would wait for itself")
-            boarded = True
-            seat.flight.on_end(wake.set)
+            flight = joined
+            flight.on_end(wake.set)
             with cancel.watch(leave):
-                seat.flight.run()
+                flight.run()
                 wake.wait()
             cancel.check()
-            return seat.flight.result(asker)
+            return flight.result(asker)
         except Interrupted:
             continue
         finally:
-            if boarded and seat.flight.thread == threading.get_ident():  # Ctrl-C in the middle of its end
-                seat.flight.end()
+            if flight is not None and flight.thread == threading.get_ident():  # Ctrl-C in the middle of its end
+                flight.end()
             seat.leave()

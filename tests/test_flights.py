@@ -31,8 +31,8 @@ def in_threads(n: int, call: Callable[[int], object]) -> list[object]:
 
 
 def seat(work: Callable[[Cancel], object]) -> Seat[object]:
-    taken = Seat("k", "a", work)
-    taken.take()
+    taken: Seat[object] = Seat()
+    taken.take("k", "a", work)
     return taken
 
 
@@ -88,7 +88,7 @@ def test_last_waiter_to_leave_cancels_the_work_and_nobody_joins_it_any_more() ->
         cancel.check()
 
     first, second = seat(work), seat(work)
-    pool.submit(first.flight.run)
+    pool.submit(first._flight.run)
     assert started.wait(5)
     first.leave()
     first.leave()
@@ -96,7 +96,7 @@ def test_last_waiter_to_leave_cancels_the_work_and_nobody_joins_it_any_more() ->
     second.leave()
     assert cancelled.wait(5)
     third = seat(lambda cancel: None)
-    assert third.flight is not first.flight
+    assert third._flight is not first._flight
     third.leave()
 
 
