@@ -71,16 +71,17 @@ class Pair:
         import torch.distributed as dist
 
         self._peer, self._line = 1 - end, Line()
-        self._seconds = seconds = timeout or TIMEOUT
+        self._seconds = timeout or TIMEOUT
         self._header = torch.zeros(3, dtype=torch.int64)
         try:
             _meet(at, name, end)
-            store, patience = at.under(name), timedelta(seconds=seconds)
+            with at.under(name) as store:
+                self._group: Any = self._line.call(
+                    ANSWER + self._seconds, dist.ProcessGroupGloo, store, end, 2, timedelta(seconds=self._seconds)
+                )
         except CoordinatorLost as e:
             raise Lost(str(e)) from None
-        try:
-            self._group: Any = self._line.call(ANSWER + seconds, dist.ProcessGroupGloo, store, end, 2, patience)
-        except TimeoutError:  # gloo keeps to its time-out, so that the store does not answer
+        except TimeoutError:  # gloo keeps to its own, so that it is the store that does not answer
             raise Lost("no answer from the store") from None
         except (RuntimeError, ValueError) as e:
             raise Unreachable(str(e).split("\n", 1)[0]) from None

@@ -23,6 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -66,7 +67,7 @@ class Coordinator(Words):
         self.told: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
         self._job = ""
         self._pid = os.getpid()
-        self._building, self._builders = threading.Lock(), None
+        self._idle: list[Any] = []  # clients that torch built over
 
     def oldest(self) -> float:
         """Seconds since which words are of this attempt of the job, and not of one that died."""
@@ -78,14 +79,19 @@ class Coordinator(Words):
         self._job = self._job or self.compare_set("job", "", uuid.uuid4().hex)
         return self._job
 
-    def under(self, prefix: str) -> Any:
-        """The store under a further prefix, for what torch builds over one.
+    @contextmanager
+    def under(self, prefix: str) -> Iterator[Any]:
+        """The store under a further prefix, for what torch builds over one in the block.
 
-        Through a client of its own: torch blocks in it, and our signs of life must not wait for that.
+        Through a client that nobody else uses meanwhile: torch blocks in it while it waits for a peer, and neither our
+        signs of life nor what is built for another peer must wait for that one.
         """
-        with self._building:
-            self._builders = self._builders or self.ask(self.store.clone)
-        return torch_distributed().PrefixStore(prefix, self._builders)
+        try:
+            client = self._idle.pop()
+        except IndexError:
+            client = self.ask(self.store.clone)
+        yield torch_distributed().PrefixStore(prefix, client)
+        self._idle.append(client)  # unless the block raised: it may still be in use
 
     def leave(self) -> None:
         """Let go of the store, once those who wait on it have read, if it lives in this process."""
@@ -99,7 +105,8 @@ class Coordinator(Words):
         except CoordinatorLost:
             pass
         self.lost = self.lost or CoordinatorLost(address=str(self.where), reason="this process is ending")
-        self.store = self._builders = None
+        self.store = None
+        self._idle.clear()
 
 
 def pauses(world_size: int) -> Iterator[None]:

@@ -319,13 +319,15 @@ def test_store_that_dies_with_the_source_costs_downloads_and_not_the_file(
     assert max(run.last("took")) < 10
 
 
+@pytest.mark.parametrize("last", [1, 2])
 def test_node_that_gloo_cannot_reach_downloads_by_itself_and_tries_no_more(
-    ranks: Ranks, origin: Origin, tmp_path: Path
+    ranks: Ranks, origin: Origin, tmp_path: Path, last: int
 ) -> None:
     code = """
         if RANK == 1:
             os.environ["GLOO_SOCKET_IFNAME"] = "nowhere0"
-            time.sleep(0.3)
+        if RANK:
+            time.sleep(0.6 if RANK == last else 0.3)
         pair.TIMEOUT = relay.STEP = 2
     """
     run = ranks(
@@ -333,6 +335,7 @@ def test_node_that_gloo_cannot_reach_downloads_by_itself_and_tries_no_more(
         3,
         url=url_of(origin),
         other=url_of(origin, query="?2").replace("f.bin", "g.bin"),
+        last=last,
         sha256=digest(SIZE, 1),
         folder=str(tmp_path),
         env=disks(tmp_path, 3),
