@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import nanocache
 from benchmarks.origin import Origin, content, digest
 from nanodist.relay import Tree
 from tests.dist.conftest import Job, outcome
@@ -613,3 +614,32 @@ def test_auto_between_two_agents_asks_the_origin_once(
     assert run.codes == [0, 0], run.err
     assert right(run) == 2
     assert origin.downloads() == 1
+
+
+@pytest.mark.timeout(180)
+def test_three_agents_one_warm_one_cold_one_that_never_calls(
+    torchrun: Callable[..., list[Job]], origin: Origin, tmp_path: Path
+) -> None:
+    env = [{"NANOCACHE_DIR": str(tmp_path / name)} for name in ("warm", "cold", "silent")]
+    url, sha256 = url_of(origin), digest(SIZE, 1)
+    nanocache.fetch(url, sha256=sha256, base_dir=tmp_path / "warm")
+    code = """
+        import torch.distributed, nanodist.broadcast  # which takes seconds
+        disk = os.path.basename(os.environ["NANOCACHE_DIR"])
+        if disk == "silent":
+            while not os.path.exists(f"{folder}/over"):
+                time.sleep(0.01)
+        else:
+            begun = time.monotonic()
+            report(path=str(nanodist.fetch(url, sha256=sha256)))
+            report(disk=disk, took=time.monotonic() - begun)
+        if disk == "cold":
+            open(f"{folder}/over", "w").close()
+    """
+    run = outcome(torchrun(code, agents=3, each=1, env=env, url=url, sha256=sha256, folder=str(tmp_path)))
+    assert run.codes == [0] * 3, run.err
+    assert {Path(path).read_bytes() == content(SIZE, 1) for path in run.last("path")} == {True}
+    took = dict(zip(run.last("disk"), run.last("took"), strict=True))
+    assert took["warm"] < 0.5
+    assert took["cold"] < 2 + 2, "two seconds of silence, and the download"
+    assert origin.downloads() == 2
