@@ -128,7 +128,7 @@ def _open_folder(name: str | Path, *, dir_fd: int | None = None, fresh: bool) ->
     try:
         if fresh:  # the set-group-id bit is the cache's own: it keeps what is in the folder in the group that shares it
             os.fchmod(fd, 0o755 | (os.fstat(fd).st_mode & stat.S_ISGID))
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         os.close(fd)
         raise
     return fd
@@ -215,6 +215,7 @@ class Tree:
         self._folder, self._at = fd, folders
 
     def _leave(self) -> None:
-        if self._folder != self._root:
-            os.close(self._folder)
-        self._folder, self._at = self._root, ()
+        # Forgotten first: closed twice, after Ctrl-C in between, it could be another's by then.
+        folder, self._folder, self._at = self._folder, self._root, ()
+        if folder != self._root:
+            os.close(folder)

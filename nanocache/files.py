@@ -147,7 +147,7 @@ def _check_open(fd: int, path: str) -> None:
     try:
         if not stat.S_ISREG(mode := os.fstat(fd).st_mode):  # a fifo opens for reading at once, and says nothing
             raise _irregular(path, mode)
-    except OSError:
+    except BaseException:  # Ctrl-C, too
         os.close(fd)
         raise
 
