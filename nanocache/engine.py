@@ -160,7 +160,7 @@ def _held(store: Store, request: Request, cancel: Cancel, holding: Holding, disp
         holding.report(done, total)
         display.report(done, total)
 
-    stale = _stale(store, request)
+    stale = _stale(store, request, cancel)
     if stale is None:
         return _transfer(store, request, cancel, None, report)
     try:
@@ -172,12 +172,14 @@ def _held(store: Store, request: Request, cancel: Cancel, holding: Holding, disp
         return stale.digest
 
 
-def _stale(store: Store, request: Request) -> Ref | None:
+def _stale(store: Store, request: Request, cancel: Cancel) -> Ref | None:
     """The ref to revalidate: not fresh, and its blob intact."""
     if request.artifact.sha256 is not None or urls.is_file(request.artifact.url):
         return None
     ref = refs.read(store, request.url_key)
-    return ref if ref is not None and store.hit(ref.digest, request.name) is not None else None
+    if ref is None or not healing.heal(store, ref.digest, everything=request.rehash, cancel=cancel):
+        return None
+    return ref if store.hit(ref.digest, request.name) is not None else None
 
 
 def _transfer(

@@ -247,6 +247,19 @@ def test_an_unreadable_sector_is_damage_and_heals(base: Path, origin: Origin, mo
     assert origin.gets() == 2
 
 
+@pytest.mark.parametrize("answer", ["offline", "503", "304"])
+def test_a_blob_that_lost_its_seal_is_what_is_cached_when_its_url_is_asked_again(
+    base: Path, misbehaving: Callable[..., Misbehaving], monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """Right bytes that somebody touched: as good as untouched ones where the server cannot be asked, or has no news."""
+    monkeypatch.setenv("NANOCACHE_RETRIES", "0")
+    again = {"503": status(503), "304": serve(SMALL, etag='"1"')}
+    server = misbehaving()
+    url = server.route("/x.bin", in_turn(serve(SMALL, etag='"1"'), again.get(answer, status(404))))
+    os.utime(nanocache.fetch(url))
+    assert nanocache.fetch(url, max_age=0, offline=answer == "offline").read_bytes() == SMALL
+
+
 def test_a_failed_fsync_throws_the_bytes_away_and_is_never_tried_again(
     base: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
