@@ -247,11 +247,14 @@ class Job:
         assert self.forker.stdin is not None
         assert self.forker.stdout is not None
         for number in range(AGENTS):
-            meet = [*static, f"--node-rank={number}"] if self.draw.store == "static" else c10d
+            meet = [*static, f"--node-rank={number}"]
+            if self.draw.store != "static":
+                meet = [*c10d, f"--rdzv-conf=is_host={1 - number}"]
             argv = [f"--nnodes={AGENTS}", f"--nproc-per-node={EACH}", *meet]
             self.forker.stdin.write(json.dumps({"argv": argv, "env": env, "log": str(self.log(number))}) + "\n")
             self.forker.stdin.flush()
             self.agents.append(identity(int(self.forker.stdout.readline())))
+        self.meeting = self.agents[0]
         hellos = self.reports.wait(lambda lines: lines if len(hello(lines)) == AGENTS * EACH else None, 60)
         assert hellos is not None, self.story()
         for line in hello(hellos):

@@ -9,15 +9,15 @@ agent              SIGKILL: nothing, its ranks live on                nothing
                    as for a follower, or a leader if there was one
 host of the store  (an agent, or rank 0 where it serves the store)    no answer for ANSWER (to the first word for
                    the store is lost at once: fetch goes on with      RESOLVER) is a lost store; continued before
-                   file locks, leader_first is CoordinatorLost;       that, nothing
-                   with c10d the other agent may end its ranks too
+                   file locks, leader_first is CoordinatorLost        that, nothing
 
+An agent that ends takes the other one with it if both met in a store of its own (c10d), and that one ends its ranks.
 On top of it, clocks of some ranks jump by hours and back, or each answer of the store takes up to 300 ms.
 
 The end of each rank that nobody ended: the right bytes; or, of leader_first, one result, from one run, or LeaderLost or
 CoordinatorLost; or LeaderError (SystemExit) where a leader was asked to end and its handler raised that. Not later than
 `bound` after the signal: what the table says, and the time to do the work again. Then SIGTERM to what is left of the
-job: nothing lives 2 s later. Then a plain fetch has the right bytes at once, and nothing wrong is visible.
+job: no rank lives 2 s later. Then a plain fetch has the right bytes at once, and nothing wrong is visible.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ def ended_by_others(job: Job, victim: Identity) -> set[int]:
     if draw.signal == signal.SIGSTOP:
         return set()
     node = next((rank.node for rank in job.ranks.values() if rank.who == victim), None)
-    if node is None and draw.signal == signal.SIGTERM:
+    if node is None:
         node = job.agents.index(victim)
-    hosting = node == 0 or victim == job.agents[0]
-    whole = hosting and draw.store != "static"  # the agents of c10d meet where one of them is, and end without it
-    return {rank.number for rank in job.ranks.values() if whole or rank.node == node}
+    orphans = victim in job.agents and draw.signal == signal.SIGKILL
+    alone = draw.store == "static" or job.agents[node] != job.meeting
+    return {r.number for r in job.ranks.values() if (not orphans if r.node == node else not alone)}
 
 
 def wrong(job: Job, line: dict[str, Any]) -> str | None:
