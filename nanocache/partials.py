@@ -167,10 +167,12 @@ class Partial:
             else:
                 with suppress(OSError):  # then it is claimed once this process has ended
                     self._record(folder, self.state, left=True)
-            self._forget_record()
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+        finally:  # Ctrl-C may come in any of it, and a notebook keeps what its traceback holds
+            try:
+                self._forget_record()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
 
 def _own(folder: str, modes: files.Modes) -> Lock | None:
