@@ -184,15 +184,15 @@ def _follow(at: Coordinator, key: str, claim: Claim) -> tuple[Outcome | None, bo
     if at.check(out):
         return Outcome(json.loads(at.get(out))), False
     vital = _Vital(at, key, claim)
+    looks = pauses(at.world_size)
     with _reading(at):
-        for _ in pauses(at.world_size):
+        while True:
             # Life first: a leader that published and died at once is not lost.
             lost = vital.lost()
-            if at.check(out):
+            if at.wait(out, 0 if lost else GLANCE, looks):
                 return Outcome(json.loads(at.get(out))), True
             if lost:
                 return None, True
-    raise AssertionError("pauses never end")
 
 
 def _declare_lost(at: Coordinator, key: str, claim: Claim, name: str) -> Outcome:
@@ -209,14 +209,12 @@ class _Vital:
         self._at, self._beat, self._who = at, f"{key}/{claim.nonce}/beat", claim.who
         self._last = 0
         self._moved = time.monotonic()  # when the beat was last seen to move; one that never came counts from here
-        self._glance = self._listen = 0.0
+        self._listen = 0.0
 
     def lost(self) -> bool:
+        if self._who.alive is False:
+            return True
         now = time.monotonic()
-        if now >= self._glance:
-            self._glance = now + GLANCE
-            if self._who.alive is False:
-                return True
         if now >= self._listen:
             self._listen = now + STALE / 4
             self._hear(now)

@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["Line"]
 
 IDLE = 0.1  # seconds: longer than a pause between two looks, but in worlds that look seldom
-Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
+Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]] | None  # None: there will be no more
 
 
 class Line:
@@ -28,6 +28,7 @@ class Line:
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._guard = threading.Lock()
         self._running = False
+        self._thread: threading.Thread | None = None
 
     def call(self, seconds: float, function: Callable[..., Any], *args: Any) -> Any:
         """What `function(*args)` gives or raises. Raises TimeoutError after `seconds`; the call may yet be made."""
@@ -41,15 +42,24 @@ class Line:
         finally:
             del future  # or it holds an error whose traceback holds it, and what was called lives until it is collected
 
+    def end(self, seconds: float) -> None:
+        """Have the thread end, and wait for it, since one that is in torch while the interpreter ends aborts it."""
+        with self._guard:
+            if self._running:
+                self._calls.put(None)
+        if self._thread is not None:
+            self._thread.join(seconds)
+
     def _start(self) -> bool:
         """Whether there is a thread now: none can be had once the interpreter ends."""
         self._running = True
         try:
-            threading.Thread(target=self._run, name="nanodist-line", daemon=True).start()
+            self._thread = threading.Thread(target=self._run, name="nanodist-line", daemon=True)
+            self._thread.start()
         except RuntimeError:
-            self._running = False
+            self._running, self._thread = False, None
         except BaseException:  # Ctrl-C: a thread that never lived would be waited for
-            self._running = False
+            self._running, self._thread = False, None
             raise
         return self._running
 
@@ -62,12 +72,14 @@ class Line:
                 future.set_exception(e)
             del call, future, function, args  # what they hold must not live until the next one comes
 
-    def _next(self) -> Call | None:
+    def _next(self) -> Call:
         try:
-            return self._calls.get(timeout=IDLE)
+            call = self._calls.get(timeout=IDLE)
         except queue.Empty:
+            call = None
+        if call is None:
             with self._guard:
                 if not self._calls.empty():
                     return self._calls.get()
                 self._running = False
-                return None
+        return call

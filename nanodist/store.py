@@ -39,6 +39,7 @@ __all__ = ["Address", "Coordinator", "address", "connect", "coordination", "join
 logger = logging.getLogger("nanodist")
 
 LINGER = 1.0  # seconds that a process which hosts the store stays for those who still read; some of them may be dead
+ENDING = 0.5  # seconds for what is under way at the end of the process
 RESOLVER = (
     15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, which is no error
 )
@@ -105,6 +106,7 @@ class Coordinator(Words):
         except CoordinatorLost:
             pass
         self.lost = self.lost or CoordinatorLost(address=str(self.where), reason="this process is ending")
+        self.line.end(ENDING)
         self.store = None
         self._idle.clear()
 

@@ -1,4 +1,4 @@
-"""The words that ranks leave in a store: five operations under one prefix, each of which ends.
+"""The words that ranks leave in a store: a few operations under one prefix, each of which ends.
 
 Every one of them raises CoordinatorLost once the store is out of reach: refused, reset, or silent for `ANSWER`.
 Invariants: a store that is lost is asked nothing any more, because a late answer would be taken for the next one's; no
@@ -7,6 +7,8 @@ word is ever taken away, because torch waits for one that is missing, and whoeve
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from .errors import CoordinatorLost
@@ -23,10 +25,23 @@ class Words:
     def __init__(self, address: str, client: Any, prefix: str) -> None:
         self.lost: CoordinatorLost | None = None
         self.store: Any = torch_distributed().PrefixStore(prefix, client)
-        self._address, self._line = address, Line()
+        self._address, self.line = address, Line()
 
     def check(self, key: str) -> bool:
         return bool(self.ask(self.store.check, [key]))
+
+    def wait(self, key: str, seconds: float, looks: Iterator[None]) -> bool:
+        """Whether the key is there, after `seconds` at most of looking for it at each of `looks`; one look at least."""
+
+        def look() -> bool:
+            deadline = time.monotonic() + seconds
+            while not self.store.check([key]):
+                if time.monotonic() >= deadline:
+                    return False
+                next(looks)
+            return True
+
+        return bool(self.ask(look))  # and not each look: to hand one to the thread costs as much as the look itself
 
     def get(self, key: str) -> str:
         """The value of a key that is there; a missing one would be waited for."""
@@ -47,7 +62,7 @@ class Words:
         if self.lost is not None:
             raise self.lost
         try:
-            return self._line.call(ANSWER, question, *args)
+            return self.line.call(ANSWER, question, *args)
         except TimeoutError:
             self.lost = CoordinatorLost(address=self._address, reason=f"no answer within {ANSWER:g} s")
         except RuntimeError as e:  # torch's DistError, and what its socket code throws

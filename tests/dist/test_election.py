@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +35,10 @@ class FakeStore:
         if key not in self.values and self.later:
             self.later.pop(0)()
         return key in self.values
+
+    def wait(self, key: str, seconds: float, looks: Iterator[None]) -> bool:
+        next(looks)
+        return self.check(key)
 
     def get(self, key: str) -> str:
         return self.values[key]  # the real one would block

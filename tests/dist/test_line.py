@@ -65,6 +65,15 @@ def test_no_thread_outlives_its_work_by_a_second() -> None:
     assert lined[0].call(5, int) == 0, "and there is a new one for the next call"
 
 
+def test_line_that_is_ended_has_no_thread_and_takes_calls_again() -> None:
+    line = Line()
+    line.end(5)
+    mine = line.call(5, threading.current_thread)
+    line.end(5)
+    assert not mine.is_alive()
+    assert line.call(5, int) == 0
+
+
 def test_error_keeps_alive_nothing_of_the_call() -> None:
     """A gloo group whose connection broke ends with its last reference, and its thread with it."""
 
