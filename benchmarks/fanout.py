@@ -7,6 +7,8 @@ It starts so many real torchrun agents, each a node with a disk (a base director
 broadcast   nanodist.fetch(scope="broadcast"): one rank downloads, the bytes go from disk to disk
   of it     the part from the end of the download to the last published file: file to file, verified, synced
 disk        nanodist.fetch(scope="disk"): every node downloads by itself, at the same time
+nginx       the same from an nginx on loopback, which is faster than the counting origin: what a node gets that has the
+            network to itself; "of it" is to be measured against this (left out where no nginx is on the PATH)
 job         nanodist.fetch(scope="job"), with one base directory for all: what a shared disk would cost
 memory      what people write: rank 0 downloads, reads the whole file, dist.broadcast, the others write it; neither
             verified nor synced, and the file is in memory three times
@@ -30,7 +32,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,10 +41,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a script, this file finds its own folder only
 
-from benchmarks.origin import OriginProcess, digest, reset, stats  # noqa: E402
+from benchmarks.nginx import Nginx  # noqa: E402
+from benchmarks.origin import OriginProcess, content, digest, reset, stats  # noqa: E402
 
 MIB, MB = 1 << 20, 1_000_000
-WAYS = ("broadcast", "disk", "job", "memory")
+WAYS = ("broadcast", "disk", "nginx", "job", "memory")
 
 Row = dict[str, Any]
 
@@ -85,6 +89,7 @@ def worker(plan: dict[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
+    import nanocache
     import nanodist
     from nanodist import broadcast
 
@@ -100,6 +105,8 @@ def worker(plan: dict[str, Any]) -> None:
         folder = f"{plan['folder']}/{way}{turn}/{0 if way == 'job' else node}"
         if way == "memory":
             return lambda: in_memory(url, sha256, folder, size)
+        if way == "nginx":
+            return lambda: nanocache.fetch(plan["nginx"], sha256=sha256, base_dir=folder, progress=False)
         return lambda: nanodist.fetch(url, sha256=sha256, base_dir=folder, scope=way, progress=False)
 
     def largest(value: float) -> float:
@@ -110,6 +117,8 @@ def worker(plan: dict[str, Any]) -> None:
     rows = []
     for turn in range(plan["repeat"]):
         for way in WAYS:
+            if way == "nginx" and not plan["nginx"]:
+                continue
             sent.clear()
             if rank == 0:
                 reset(origin)
@@ -119,7 +128,7 @@ def worker(plan: dict[str, Any]) -> None:
             ended, began_to_send, most = largest(time.time()), largest(sent[0] if sent else 0.0), largest(memory)
             row = {"way": way, "seconds": ended - begun, "memory": most}
             if rank == 0:
-                row |= {name: stats(origin)[name] for name in ("downloads", "bytes")}
+                row |= {name: stats(origin)[name] for name in ("downloads", "bytes") if way != "nginx"}
                 shutil.rmtree(f"{plan['folder']}/{way}{turn}")
             rows.append(row)
             if way == "broadcast":
@@ -145,6 +154,16 @@ def agents(count: int, each: int, plan: dict[str, Any]) -> list[Row]:
         raise SystemExit("an agent failed")
     rows: list[Row] = json.loads(Path(plan["folder"], "rows.json").read_text())
     return rows
+
+
+@contextmanager
+def nginx(folder: Path, size: int) -> Iterator[str | None]:
+    """The address of the file at an nginx."""
+    if shutil.which("nginx") is None:
+        yield None
+        return
+    with Nginx(folder / "nginx", workers=2) as server:
+        yield server.add("file.bin", content(size, 1))
 
 
 def medians(rows: list[Row], size: int) -> list[Row]:
@@ -184,9 +203,14 @@ def main() -> None:
     results["date"] = datetime.now(UTC).isoformat(timespec="seconds")
     size = arguments.mib * MIB
     for count in arguments.agents:
-        with OriginProcess() as origin, tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        with (
+            OriginProcess() as origin,
+            tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
+            nginx(Path(folder), size) as other,
+        ):
             url = origin.url(f"/bytes/{size}/1/file.bin")
             plan = {"size": size, "url": url, "sha256": digest(size, 1), "origin": origin.base, "folder": folder}
+            plan["nginx"] = other
             rows = medians(agents(count, arguments.each, plan | {"repeat": arguments.repeat}), size)
         print(f"{count} agents, {arguments.each} rank(s) each, {arguments.mib} MiB\n{table(rows)}\n")
         results[f"{count} agents"] = rows
