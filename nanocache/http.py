@@ -5,9 +5,10 @@ of httpx, rather than on `httpx.Client`, which keeps cookies, logs whole URLs, r
 end a connection attempt that nobody waits for any more; a small file costs it half as much again. What httpx knows
 about URLs, proxies and certificates is used from there.
 
-Invariants: nothing else imports httpx or httpcore; one connection is used by one thread at a time; a cancelled
-exchange ends at once in every phase but the look-up of the host's name; nothing is sent while offline; a forked child
-uses no connection of its parent; no text of ours or of httpcore's log holds a query, a password or a header's value.
+Invariants: nothing else imports httpx, and httpcore only `network` below; one connection is used by one thread at a
+time; a cancelled exchange ends at once in every phase but the look-up of the host's name; nothing is sent offline; a
+forked child uses no connection of its parent; no text of ours or of httpcore's log holds a query, a password or a
+header's value.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import atexit
 import functools
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,16 +26,14 @@ from typing import Any
 from . import environment, sockets
 from .cancel import Cancel
 from .config import Settings
-from .retry import Failure, Offline, Pace
-from .sockets import READ, Wire
+from .network import CONNECT_TIMEOUT, LONGEST_HEAD, Network, failures, quiet, without_values
+from .retry import Failure, Offline
 from .urls import origin
 
 __all__ = ["Response", "exchange"]
 
-CONNECT_TIMEOUT = 10.0  # seconds for all addresses of a host together; less if the timeout is
 IDLE = 15.0  # seconds that an idle connection may be used again; servers drop theirs after 60 as a rule
 IDLE_CONNECTIONS = 64  # kept open at most, less one for each origin
-LONGEST_HEAD = 2 * READ  # bytes until the head is whole; h11 bounds each head, but not how many 1xx come before it
 
 
 @dataclass(slots=True)
@@ -82,7 +80,7 @@ class _Line:
         import httpcore
 
         _register()
-        self.key, self.network, self.since, self.used = key, _Network(), 0.0, False
+        self.key, self.network, self.since, self.used = key, Network(), 0.0, False
         options: dict[str, Any] = {
             "ssl_context": _trust(*environment.certificates()) if target.scheme == b"https" else None,
             "keepalive_expiry": IDLE,
@@ -99,7 +97,7 @@ class _Line:
     @contextmanager
     def ask(self, request: Any, url: str, timeout: float, cancel: Cancel) -> Iterator[Response]:
         asked = time.monotonic()
-        with _failures(cancel, timeout), _quiet():
+        with failures(cancel, timeout), quiet():
             answer = self._send(request)
         latency = time.monotonic() - asked
         body, wire = _body(answer, cancel, timeout), self.network.wire
@@ -193,7 +191,7 @@ def _close_idle() -> None:
 def _register() -> None:
     atexit.register(_close_idle)
     os.register_at_fork(after_in_child=_forget)
-    logging.getLogger("httpcore.http11").addFilter(_without_values)
+    logging.getLogger("httpcore.http11").addFilter(without_values)
 
 
 def _forget() -> None:
@@ -201,81 +199,7 @@ def _forget() -> None:
     sockets.close_all()
 
 
-class _Network:
-    """How httpcore reaches the network: its backend and its stream in one, since there is one connection at a time.
-
-    Not derived from httpcore's classes, which would import it with this module.
-    """
-
-    def __init__(self) -> None:
-        self.wire, self.pace = Wire(), Pace()
-        self.head: int | None = None  # bytes that the head may still have, while it comes
-
-    def begin(self) -> None:
-        self.pace, self.wire.waited = Pace(), 0.0
-
-    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any) -> _Network:
-        import httpcore
-
-        try:
-            self.wire.connect(host, port, timeout or CONNECT_TIMEOUT)
-        except TimeoutError as e:
-            raise httpcore.ConnectTimeout(str(e)) from e
-        except (OSError, UnicodeError) as e:  # a label of a host name that is empty or too long
-            raise httpcore.ConnectError(str(e)) from e
-        return self
-
-    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
-        import httpcore
-
-        if (outer := self.wire.secured) is not None:  # https through a proxy that itself speaks https
-            from httpcore._backends.sync import TLSinTLSStream
-
-            return TLSinTLSStream(outer, ssl_context, server_hostname, timeout)
-        try:
-            self.wire.secure(ssl_context, server_hostname, timeout)
-        except TimeoutError as e:
-            raise httpcore.ConnectTimeout(str(e)) from e
-        except OSError as e:
-            raise httpcore.ConnectError(e) from e  # as its argument, since httpcore drops the cause
-        return self
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        import httpcore
-
-        try:
-            data = self.wire.read(timeout)
-        except TimeoutError as e:
-            raise httpcore.ReadTimeout(str(e)) from e
-        except OSError as e:
-            raise httpcore.ReadError(str(e)) from e
-        self.pace.check(len(data))
-        if self.head is not None:
-            self.head -= len(data)
-            if self.head < 0:
-                raise httpcore.RemoteProtocolError("the head has no end")
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        import httpcore
-
-        try:
-            self.wire.write(buffer, timeout)
-        except TimeoutError as e:
-            raise httpcore.WriteTimeout(str(e)) from e
-        except OSError as e:
-            raise httpcore.WriteError(str(e)) from e
-
-    def close(self) -> None:
-        self.wire.close()
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable":
-            return self.wire.readable()
-        return self.wire.secured if info == "ssl_object" else None
-
-
-# --- requests, answers, failures --------------------------------------------------------------------------------------
+# --- requests and answers ---------------------------------------------------------------------------------------------
 
 
 def _request(url: str, headers: Iterable[tuple[str, str]], timeout: float) -> Any:
@@ -306,61 +230,15 @@ def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def _body(answer: Any, cancel: Cancel, timeout: float) -> Iterator[bytes]:
     chunks = answer.iter_stream()
-    with _failures(cancel, timeout):
+    with failures(cancel, timeout):
         while (chunk := _next(chunks)) is not None:
             yield chunk
     cancel.check()  # a body that ends with its connection also ends when the socket is shut down
 
 
 def _next(chunks: Iterator[bytes]) -> bytes | None:
-    with _quiet():
+    with quiet():
         return next(chunks, None)
-
-
-@contextmanager
-def _failures(cancel: Cancel, timeout: float) -> Iterator[None]:
-    import httpcore
-
-    try:
-        yield
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as e:
-        cancel.check()  # a socket that was shut down fails in one of these ways
-        raise _failure(e, timeout) from None
-    except httpcore.UnsupportedProtocol:
-        raise Failure("the proxy of the environment has a scheme that cannot be used", lasting=True) from None
-
-
-def _failure(e: Exception, timeout: float) -> Failure:
-    import ssl
-
-    import httpcore
-
-    match e:
-        case httpcore.ConnectTimeout():
-            return Failure(f"no connection within {min(CONNECT_TIMEOUT, timeout):g} s")
-        case httpcore.TimeoutException():
-            return Failure(f"not a byte for {timeout:g} s")
-        case httpcore.ConnectError(args=(ssl.SSLCertVerificationError(verify_message=reason),)):
-            return Failure(f"its certificate is not trusted: {reason}; SSL_CERT_FILE names other ones", lasting=True)
-        case httpcore.ConnectError():
-            return Failure(f"cannot connect: {e}")
-        case httpcore.NetworkError():
-            return Failure(f"the connection broke: {e}")
-        case httpcore.ProxyError():
-            text = str(e)  # the status, and a reason in the proxy's own words, which are not ours to show
-            status = text[:3] if text[:3].isdigit() else text
-            return Failure(f"the proxy refused: {status}", lasting=status.startswith("4"))
-        case httpcore.LocalProtocolError():
-            return Failure("a header of the request is not valid", lasting=True)  # h11's own text holds its value
-        case _:
-            return Failure(_broken_off(str(e)))
-
-
-def _broken_off(text: str) -> str:
-    # h11's texts quote what the server sent, a Location perhaps.
-    if "closed" in text or "disconnected" in text:
-        return "the connection ended before the answer was complete"
-    return "the answer is no valid HTTP"
 
 
 # --- proxies and trust ------------------------------------------------------------------------------------------------
@@ -393,26 +271,3 @@ def _trust(file: str | None, folder: str | None) -> Any:
     if file or folder:
         return ssl.create_default_context(cafile=file or None, capath=None if file else folder)
     return httpx.create_ssl_context(trust_env=False)
-
-
-# --- what httpcore logs -----------------------------------------------------------------------------------------------
-
-_ours = threading.local()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie; and h11's errors,
-    # which quote a line that is no header, ours or theirs. Only lines of our own exchanges are cut, since the logger is
-    # everybody's.
-    _ours.active = True
-    try:
-        yield
-    finally:
-        _ours.active = False
-
-
-def _without_values(record: logging.LogRecord) -> bool:
-    if getattr(_ours, "active", False):
-        record.msg = str(record.msg).split(" return_value=")[0].split(" exception=")[0]
-    return True

@@ -70,7 +70,8 @@ def test_a_lock_that_does_nothing_costs_bandwidth_and_never_a_wrong_byte(
     base: Path, origin: Origin, spawn: Spawn, locks: str
 ) -> None:
     url, sha256 = url_of(origin, MIB, "?delay=0.2")
-    setup = f"import os, nanocache\nfrom nanocache import locks, orphans, partials, waiting\nwaiting.DEAD = 0.5\n{LOCKS_THAT[locks]}"
+    imports = "import os, nanocache\nfrom nanocache import locks, orphans, partials, waiting"
+    setup = f"{imports}\nwaiting.DEAD = 0.5\n{LOCKS_THAT[locks]}"
     assert len(set(spawn(CHECKED, 8, setup=setup, url=url, sha256=sha256).outputs())) == 1
     assert 1 <= origin.gets() <= 8
     assert not list((base / "partials-v1").glob("[0-9a-f]*"))

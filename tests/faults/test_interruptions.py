@@ -35,7 +35,7 @@ import pytest
 
 import nanocache
 from benchmarks.origin import MIB, Origin, content, digest
-from nanocache import budget, cancel, flights, http, pool
+from nanocache import budget, cancel, flights, network, pool
 from nanocache.unpack import Unpack
 from tests.conftest import Processes
 from tests.faults.calls import Call, Calls
@@ -287,7 +287,7 @@ def nothing_stays() -> None:
     alive = sum(thread.name == "nanocache-fetch" for thread in threading.enumerate())
     assert len(pool._shared.threads) <= alive, "the pool shrank"
     assert getattr(cancel._thread, "cancel", None) is None, "its cancellation is the thread's"
-    assert not getattr(http._ours, "active", False), "the logs stay cut"
+    assert not getattr(network._ours, "active", False), "the logs stay cut"
 
 
 def in_time(call: Do) -> Any:
