@@ -281,9 +281,9 @@ def _record(buffer: Buffer, size: int) -> dict[str, Any]:
 def _outlets(tree: Tree) -> Iterator[list[_Outlet]]:
     """The edges downwards. They end with a BYE; if the block raises, those below find them closed."""
     outlets = [_Outlet(tree, child) for child in tree.children()]
-    for outlet in outlets:
-        outlet.start()
     try:
+        for outlet in outlets:
+            outlet.start()
         yield outlets
         for outlet in outlets:
             outlet.join()
@@ -292,4 +292,5 @@ def _outlets(tree: Tree) -> Iterator[list[_Outlet]]:
             outlet.cut()
         deadline = time.monotonic() + ENDING
         for outlet in outlets:
-            outlet.join(max(0.0, deadline - time.monotonic()))
+            with suppress(RuntimeError):  # Ctrl-C came before it was started
+                outlet.join(max(0.0, deadline - time.monotonic()))
