@@ -2,7 +2,7 @@
 
 Python runs one thread at a time. A second one helps while the first waits for a disk or a server; once they keep a core
 busy between them, each further one only has the others wait for the interpreter at every call that lets go of it:
-16 threads took 1.2 times as long as two for 500 small files on a fast disk. So a pool begins with a few, and doubles
+16 threads took 1.5 times as long as two for 500 small files on a fast disk. So a pool begins with a few, and doubles
 as long as jobs wait and its threads do, too.
 
 Not concurrent.futures: its threads idle until the process ends, so every later fork warns (Python 3.12), and they are
@@ -24,8 +24,8 @@ __all__ = ["Pool", "submit"]
 
 LIMIT = 16  # threads that `afetch` hops to
 FEW = 2  # threads to begin with
-LOOK = 0.01  # seconds between two looks at how busy they are
-BUSY = 0.7  # of a core: beyond it more threads are no help
+LOOK = 0.03  # seconds between two looks at how busy they are
+BUSY = 0.5  # of a core: beyond it more threads are no help
 IDLE = 0.5  # seconds
 
 
