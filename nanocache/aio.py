@@ -7,10 +7,10 @@ thread while it waits; the loop is never held; the last task to be cancelled can
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import pool
-from .flights import Interrupted, Seat, Work
+from .flights import Flight, Interrupted, Seat, Work
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,15 +20,30 @@ __all__ = ["fly"]
 T = TypeVar("T")
 
 
-def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
+# Who waits for a flight in a loop. One call into it tells them all: a thousand calls fought it for the interpreter.
+_waiting: dict[tuple[asyncio.AbstractEventLoop, Flight[Any]], list[asyncio.Future[None]]] = {}
+
+
+def _end_of(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """A future that is done once the flight has ended. In the loop's own thread."""
+    waiting = _waiting.get((loop, flight))
+    if waiting is None:
+        flight.on_end(lambda: _tell(flight, loop))
+        waiting = _waiting[loop, flight] = []
+    waiting.append(done := loop.create_future())
+    return done
+
+
+def _tell(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> None:
     def settle() -> None:
-        if not done.done():
-            done.set_result(None)
+        for done in _waiting.pop((loop, flight), ()):
+            if not done.done():
+                done.set_result(None)
 
     try:
         loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        pass  # the loop was closed with the task still waiting: nobody is there to be told
+    except RuntimeError:  # the loop was closed with tasks still waiting: nobody is there to be told
+        _waiting.pop((loop, flight), None)
 
 
 async def fly(key: Hashable, work: Work[T]) -> T:
@@ -38,10 +53,9 @@ async def fly(key: Hashable, work: Work[T]) -> T:
     loop = asyncio.get_running_loop()
     while True:
         seat: Seat[T] = Seat()
-        done = loop.create_future()
         try:
             flight = seat.take(key, key, work)
-            flight.on_end(lambda done=done: _wake(loop, done))  # type: ignore[misc]
+            done = _end_of(flight, loop)
             if not flight.submitted:  # by whoever comes first, or by the next one if Ctrl-C kept him from it
                 pool.submit(flight.run)
                 flight.submitted = True
