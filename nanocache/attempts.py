@@ -196,6 +196,7 @@ class Attempts:
         with self._work.changed:
             received, total = self._work.ledger.received, self._work.ledger.total
         self._report(received, total)
+        self._partial.check_owner()  # the report may have forked, and in the child no connection's thread is there
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

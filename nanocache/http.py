@@ -195,8 +195,8 @@ def _register() -> None:
 
 
 def _forget() -> None:
-    _idle.clear()
     sockets.close_all()
+    _idle.clear()
 
 
 # --- requests and answers ---------------------------------------------------------------------------------------------

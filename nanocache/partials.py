@@ -38,7 +38,7 @@ NEW, DATA, STATE = "new-", "data", "state.json"
 
 
 class Abandoned(Exception):
-    """This process was stopped for so long that its partial may be another's: start a new one."""
+    """The partial is another process's, or may be: this one was stopped for long, or forked. Start a new one."""
 
 
 class Home(NamedTuple):
@@ -59,6 +59,7 @@ class Partial:
         self._home, self._lock = home, lock
         self._written = time.clock_gettime(_CLOCK)
         self._state_fd = -1
+        self._pid = os.getpid()  # a forked child may unwind through our frames, or go on in them
 
     def __enter__(self) -> Partial:
         return self
@@ -80,21 +81,22 @@ class Partial:
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`. Raises Abandoned, OSError."""
-        self._check_pause()
+        self.check_owner()
         view = memoryview(data)
         while view:
             count = os.pwrite(self.fd, view, offset)
             view, offset = view[count:], offset + count
 
-    def _check_pause(self) -> None:
+    def check_owner(self) -> None:
+        """Raise Abandoned unless this is still ours, to all that can be told."""
         now = time.clock_gettime(_CLOCK)
-        if now - self._written > LONGEST_PAUSE:
+        if now - self._written > LONGEST_PAUSE or os.getpid() != self._pid:
             raise Abandoned
         self._written = now
 
     def save(self, state: dict[str, Any]) -> None:
         """Record what a later owner may build on: 20 us, not synced. From now on the partial can be claimed."""
-        self._check_pause()
+        self.check_owner()
         if (folder := self.folder) is None:  # not before: most artifacts are small, and over before that
             folder = self._settle()
         self._record(folder, state, left=False)
@@ -131,7 +133,8 @@ class Partial:
                 os.close(fd)
 
     def reset(self) -> None:
-        """Forget the bytes and the state: they are known to be wrong."""
+        """Forget the bytes and the state: they are known to be wrong. Raises Abandoned, OSError."""
+        self.check_owner()
         os.ftruncate(self.fd, 0)
         self._forget_record()
         if (folder := self.folder) is not None:
@@ -162,17 +165,21 @@ class Partial:
         try:
             with suppress(OSError):  # NFS says of a write that it failed; what counts was synced before
                 os.close(fd)
-            if self.state is None or (folder := self.folder) is None:
-                self.discard()
-            else:
-                with suppress(OSError):  # then it is claimed once this process has ended
-                    self._record(folder, self.state, left=True)
+            if os.getpid() == self._pid:
+                self._leave()
         finally:  # Ctrl-C may come in any of it, and a notebook keeps what its traceback holds
             try:
                 self._forget_record()
             finally:
                 if self._lock is not None:
                     self._lock.release()
+
+    def _leave(self) -> None:
+        if self.state is None or (folder := self.folder) is None:
+            self.discard()
+            return
+        with suppress(OSError):  # then it is claimed once this process has ended
+            self._record(folder, self.state, left=True)
 
 
 def _own(folder: str, modes: files.Modes) -> Lock | None:

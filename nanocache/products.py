@@ -63,15 +63,10 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
 
 
 def _build(store: Store, key: str, hook: Hook, source: Path, path: str, cancel: Cancel) -> Path:
-    private = os.path.join(store.partials(key), files.random_name())
-    try:
-        store.folder(private)
-        built = os.path.join(private, os.path.basename(path))
+    with store.private(key) as folder:
+        built = os.path.join(folder, os.path.basename(path))
         hooks.run(hook, source, Path(built), cancel)
         publish(store, built, path)
-    finally:
-        files.remove(private)
-        files.remove_empty(os.path.dirname(private))
     return Path(path)
 
 

@@ -98,7 +98,13 @@ class Holding:
         self._done: int | None = None
         self._total: int | None = None
         self._over: Event | None = None  # ends the signs of life
+        self._pid = os.getpid()
         self._write_new()
+
+    @property
+    def _ours(self) -> bool:
+        # Not in a forked child: one that unwound through our frames took its parent's word away.
+        return os.getpid() == self._pid
 
     def _record(self) -> dict[str, Any]:
         elapsed = time.monotonic() - self._begun
@@ -124,7 +130,7 @@ class Holding:
         self._replace(self._record(), self._mode)
 
     def _replace(self, record: dict[str, Any], mode: int) -> None:
-        if self._path is not None:
+        if self._path is not None and self._ours:
             with suppress(OSError):  # a sign of life that can't be given is no reason to fail a download
                 files.write_json(self._path, record, scratch=self._scratch, mode=mode)
 
@@ -168,6 +174,6 @@ class Holding:
     def clear(self) -> None:
         """Leave nothing: it went well, or was interrupted and the next one takes over."""
         self._end()
-        if self._path is not None:
+        if self._path is not None and self._ours:
             with suppress(OSError):
                 os.unlink(self._path)

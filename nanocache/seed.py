@@ -92,10 +92,8 @@ def _placed(store: Store, request: Request, digest: str, target: str) -> bool:
 
 def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[str], Any] | None, label: str) -> None:
     """Run the hook on a private link, then make the name appear."""
-    private = os.path.join(store.partials(key), files.random_name())
     target = os.path.join(store.base, relative)
-    try:
-        store.folder(private)
+    with store.private(key) as private:
         if hook is not None:
             own = os.path.join(private, "hook", relative)
             os.makedirs(os.path.dirname(own))
@@ -109,9 +107,6 @@ def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[s
         os.rename(fresh, target)
         for parent in (folder, *parents):
             durable.sync_folder(parent)
-    finally:
-        files.remove(private)
-        files.remove_empty(os.path.dirname(private))
 
 
 def _missing(folder: str) -> list[str]:

@@ -20,7 +20,8 @@ import os
 import shutil
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import digest as digests
@@ -129,6 +130,18 @@ class Store:
     def folder(self, path: str) -> list[str]:
         """Make the folder `path` of ours; the folders that now have a new one in them, innermost first."""
         return files.make_folder(path, below=self.base, mode=self.modes.folder)
+
+    @contextmanager
+    def private(self, key: str) -> Iterator[str]:
+        """A folder of this process's own beside the key's partials; after the block it goes, with what is left in it."""
+        folder, pid = os.path.join(self.partials(key), files.random_name()), os.getpid()
+        try:
+            self.folder(folder)
+            yield folder
+        finally:
+            if os.getpid() == pid:  # not by a forked child that unwinds through it
+                files.remove(folder)
+                files.remove_empty(os.path.dirname(folder))
 
     def trusted(self, st: os.stat_result) -> bool:
         return self._owners is None or st.st_uid in self._owners

@@ -15,7 +15,7 @@ import pytest
 
 import nanocache
 from benchmarks.origin import MIB, Origin
-from tests.faults.checks import check_visible, orphans, sweep_all
+from tests.faults.checks import check_visible, orphans
 from tests.test_fork import FORKING
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -44,6 +44,14 @@ def unwinding():
     if (pid := os.fork()) == 0:
         pids.append(0)
         sys.exit(5)  # as a script may that knows nothing of us: through every frame of ours
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # the parent goes on once the child has done what it can do
+    return pid
+
+def returning():
+    if (pid := os.fork()) == 0:
+        pids.append(0)
+        return 0  # and on with our frames, as its parent does
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     return pid
 
 def in_a_thread(call):
@@ -58,6 +66,8 @@ def in_a_thread(call):
 
 def children():
     for pid in pids:
+        if pid == 0:  # the child's own list
+            os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         say("ended", code)
 """
@@ -104,7 +114,7 @@ def test_a_child_of_the_thread_that_works_fetches_and_its_parent_goes_on(
 @pytest.mark.parametrize("where", ["the main thread", "a thread"])
 @pytest.mark.parametrize("call", ["a download", "a hook"])
 def test_a_child_that_unwinds_through_our_frames_takes_nothing_from_its_parent(
-    call: str, where: str, base: Path, urls: dict[str, str], spawn: Callable[..., Any]
+    call: str, where: str, base: Path, origin: Origin, urls: dict[str, str], spawn: Callable[..., Any]
 ) -> None:
     """`sys.exit` in a child, as a script may that knows nothing of us."""
     run = (
@@ -115,6 +125,17 @@ def test_a_child_that_unwinds_through_our_frames_takes_nothing_from_its_parent(
     assert sorted(ended.out.splitlines()) == sorted([f"parent {SIZE}", "ended 5"])
     assert nanocache.fetch(urls["url"]).stat().st_size == SIZE
     check_visible(base)
-    assert len(orphans(base)) <= 1  # it may have noted what had come
-    sweep_all(base)
+    assert not orphans(base)
+    assert origin.gets(f"/bytes/{SIZE}/1/w.bin") == 1
+
+
+def test_a_child_that_goes_on_in_our_frames_downloads_for_itself(
+    base: Path, origin: Origin, urls: dict[str, str], spawn: Callable[..., Any]
+) -> None:
+    """A callback that forks and returns twice: neither spoils the other's bytes."""
+    run = f"say('got', {CALLS['a download']}.stat().st_size)"
+    (ended,) = spawn(f"child = returning\n{run}\nchildren()", setup=SETUP, **urls).finish()
+    assert ended.code == 0, ended.err
+    assert sorted(ended.out.splitlines()) == ["ended 0", f"got {SIZE}", f"got {SIZE}"]
+    check_visible(base)
     assert not orphans(base)
