@@ -133,7 +133,7 @@ class Store:
 
     @contextmanager
     def private(self, key: str) -> Iterator[str]:
-        """A folder of this process's own beside the key's partials; after the block it goes, with what is left in it."""
+        """A folder of this process's own, beside the key's partials. It goes after the block, with what is in it."""
         folder, pid = os.path.join(self.partials(key), files.random_name()), os.getpid()
         try:
             self.folder(folder)
