@@ -40,9 +40,7 @@ logger = logging.getLogger("nanodist")
 
 LINGER = 1.0  # seconds that a process which hosts the store stays for those who still read; some of them may be dead
 ENDING = 0.5  # seconds for what is under way at the end of the process
-RESOLVER = (
-    15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, which is no error
-)
+RESOLVER = 15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, no error
 
 
 @dataclass(frozen=True, slots=True)
