@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from .answers import StartOver, check_part, read_offer
 from .errors import NoSpace
 from .http import Response
-from .partials import Partial
 from .ranges import Claim
 from .retry import Failure
 from .work import Work
 
-__all__ = ["Wanted", "accept", "available"]
+__all__ = ["Wanted", "accept"]
 
 WORTH_ASKING = 1 << 16  # bytes; smaller ones find out as soon when they are written
 PAGES = (".htm", ".html", ".xhtml")
@@ -84,15 +83,6 @@ def _set_total(work: Work, wanted: Wanted, claim: Claim, total: int) -> None:
     work.check_limit(total)
     if total < WORTH_ASKING:
         return
-    room, needed = available(work.partial), total - os.fstat(work.partial.fd).st_blocks * 512
+    room, needed = work.partial.room, total - os.fstat(work.partial.fd).st_blocks * 512
     if room is not None and needed > room:
         raise NoSpace(path=work.partial.base, needed=needed, available=room)
-
-
-def available(partial: Partial) -> int | None:
-    """Bytes that fit beside what is there; None if the mount doesn't know."""
-    try:
-        st = os.statvfs(partial.base)
-    except OSError:
-        return None
-    return st.f_bavail * st.f_frsize if st.f_blocks else None

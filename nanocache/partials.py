@@ -74,6 +74,11 @@ class Partial:
         return self._home.base
 
     @property
+    def room(self) -> int | None:
+        """Bytes that fit beside what is there; None if the mount doesn't know."""
+        return files.available(self._home.base)
+
+    @property
     def folder(self) -> str | None:
         """Its own; None until something was saved."""
         folder, name = os.path.split(self.data)

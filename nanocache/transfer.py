@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
-from .accept import Wanted, available
+from .accept import Wanted
 from .attempts import Attempts, NotModified, Received
 from .cancel import Cancel
 from .config import Settings
@@ -70,7 +70,7 @@ def download(
 
 
 def _no_space(partial: Partial, needed: int | None) -> NoSpace:
-    room = available(partial)
+    room = partial.room
     partial.discard()
     return NoSpace(path=partial.base, needed=needed, available=room)
 
