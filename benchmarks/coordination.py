@@ -32,14 +32,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for benchmarks.origin, which is not installed
+sys.path.insert(0, str(ROOT))  # for tests.servers.origin, which is not installed
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 import nanocache  # noqa: E402
 import nanodist  # noqa: E402
-from benchmarks.origin import OriginProcess, digest  # noqa: E402
+from tests.servers.origin import OriginProcess, digest  # noqa: E402
 
 ACT = 0.2  # seconds
 SHORT = 2.0  # seconds: the time-out of the groups that are to run into it
@@ -206,8 +206,8 @@ def takeover(trials: int, folder: Path) -> list[float]:
 
 
 def die_or_replace(trial: int, folder: Path) -> None:
-    from nanodist.election import decide
-    from nanodist.store import coordination
+    from nanodist.coordination.coordinator import coordination
+    from nanodist.coordination.election import decide
 
     def act() -> None:
         killed = folder / f"killed{trial}"

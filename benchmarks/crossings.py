@@ -13,14 +13,15 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # started as a script, it finds its own folder only
 
-import nanocache  # noqa: E402
-from benchmarks.origin import Origin, digest  # noqa: E402
+import nanocache
+from tests.servers.origin import Origin, digest
 
 PACKAGE = str(Path(nanocache.__file__).parent)
 SIZE = 200_000  # bytes
@@ -57,7 +58,7 @@ def main() -> None:
             visited = crossings(url, digest(SIZE, n), cache, returns=options.returns)
     print(f"{len(set(visited))} modules, {len(visited) - 1} changes of module")
     if options.verbose:
-        for (a, b), times in Counter(zip(visited, visited[1:], strict=False)).most_common():
+        for (a, b), times in Counter(pairwise(visited)).most_common():
             print(f"{times:5}  {a} -> {b}")
 
 

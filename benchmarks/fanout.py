@@ -41,8 +41,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a script, this file finds its own folder only
 
-from benchmarks.nginx import Nginx  # noqa: E402
-from benchmarks.origin import OriginProcess, content, digest, reset, stats  # noqa: E402
+from tests.servers.nginx import Nginx  # noqa: E402
+from tests.servers.origin import OriginProcess, content, digest, reset, stats  # noqa: E402
 
 MIB, MB = 1 << 20, 1_000_000
 WAYS = ("broadcast", "disk", "nginx", "job", "memory")
@@ -91,7 +91,7 @@ def worker(plan: dict[str, Any]) -> None:
 
     import nanocache
     import nanodist
-    from nanodist import broadcast
+    from nanodist.broadcast import broadcast
 
     sent: list[float] = []
     parcel = broadcast.parcel

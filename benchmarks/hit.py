@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a script, this file finds its own folder only
 
 import nanocache  # noqa: E402
-from benchmarks.origin import Origin, digest  # noqa: E402
+from tests.servers.origin import Origin, digest  # noqa: E402
 
 BATCHES, CALLS, IMPORTS = 200, 200, 30
 SIZE = 1 << 20

@@ -39,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a script, this file finds its own folder only
 
-from benchmarks.origin import OriginProcess, digest  # noqa: E402
+from tests.servers.origin import OriginProcess, digest  # noqa: E402
 
 KIB, MIB, MB = 1 << 10, 1 << 20, 1_000_000
 TIMES = ("first", "median", "last", "spread")

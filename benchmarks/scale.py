@@ -35,7 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 RANKS = 8
-FANOUT, CHUNK = 2, 4 << 20  # as in nanodist.relay and nanodist.pair
+FANOUT, CHUNK = 2, 4 << 20  # as in nanodist.broadcast.tree and nanodist.broadcast.link
 POLL = 0.00002  # seconds between a rank's looks at the store, times the ranks of the job; at least 5 ms
 
 Row = dict[str, Any]
@@ -71,9 +71,9 @@ def measure() -> Costs:
     """The costs on this machine; each the median of a few."""
     import torch.distributed as dist
 
-    from nanodist import pair
+    from nanodist.broadcast import link as pair
+    from nanodist.coordination.coordinator import Address, Coordinator
     from nanodist.rank import topology
-    from nanodist.store import Address, Coordinator
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     other = dist.TCPStore("127.0.0.1", store.port, is_master=False, wait_for_workers=False)

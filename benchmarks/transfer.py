@@ -38,8 +38,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # started as a script, this file finds its own folder only
 
-from benchmarks.nginx import Nginx  # noqa: E402
-from benchmarks.origin import OriginProcess, content  # noqa: E402
+from tests.servers.nginx import Nginx  # noqa: E402
+from tests.servers.origin import OriginProcess, content  # noqa: E402
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 RATE = 20_000_000  # bytes/s for each request of the limited server

@@ -25,9 +25,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for benchmarks.origin, which is not installed
+sys.path.insert(0, str(ROOT))  # for tests.servers.origin, which is not installed
 
-from benchmarks.origin import Origin, digest  # noqa: E402
+from tests.servers.origin import Origin, digest  # noqa: E402
 
 FOLDER = ROOT / "build" / "demo"  # emptied when the demo starts, left for you to look at
 CACHE = FOLDER / "cache"

@@ -29,11 +29,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for benchmarks.origin, which is not installed
+sys.path.insert(0, str(ROOT))  # for tests.servers.origin, which is not installed
 
 import nanocache  # noqa: E402
 import nanodist  # noqa: E402
-from benchmarks.origin import OriginProcess, digest, stats  # noqa: E402
+from tests.servers.origin import OriginProcess, digest, stats  # noqa: E402
 
 SIZE = 100_000  # bytes of raw data: two make a line
 LINE = len("12+34=046\n")

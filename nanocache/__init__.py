@@ -12,8 +12,10 @@ TYPE_CHECKING = False  # what type checkers take for true; importing typing for 
 
 if TYPE_CHECKING:
     from .api import afetch, fetch, fetch_many, get_base_dir, lookup
-    from .artifact import Artifact
+    from .archives.unpack import Decompress, Unpack
+    from .artifact.artifact import Artifact
     from .cache import Cache
+    from .compat import download_file_with_lock
     from .errors import (
         ChecksumMismatch,
         DownloadFailed,
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
         UnsafeCache,
     )
     from .progress import Progress
-    from .seed import download_file_with_lock
-    from .unpack import Decompress, Unpack
 
     __version__: str
 
@@ -37,12 +37,12 @@ _HOMES = {
     "fetch_many": "api",
     "get_base_dir": "api",
     "lookup": "api",
-    "Artifact": "artifact",
+    "Artifact": "artifact.artifact",
     "Cache": "cache",
     "Progress": "progress",
-    "Unpack": "unpack",
-    "Decompress": "unpack",
-    "download_file_with_lock": "seed",
+    "Unpack": "archives.unpack",
+    "Decompress": "archives.unpack",
+    "download_file_with_lock": "compat",
     "NanocacheError": "errors",
     "ChecksumMismatch": "errors",
     "DownloadFailed": "errors",

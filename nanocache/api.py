@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from .artifact.hooks import Postprocess
 from .cache import Cache, Headers, PathLike
-from .hooks import Postprocess
 from .progress import ProgressOption
 
 __all__ = ["afetch", "fetch", "fetch_many", "get_base_dir", "lookup"]

@@ -11,14 +11,17 @@ from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 
-from . import config, engine, hooks, records, urls
-from .artifact import Artifact
+from . import config
+from .artifact import hooks, urls
+from .artifact.artifact import Artifact
+from .artifact.hooks import Postprocess
+from .artifact.request import Request
 from .cancel import Cancel, ambient
-from .hits import Hits
-from .hooks import Postprocess
+from .coordination import holder
+from .engine import steps
 from .progress import ProgressOption
-from .request import Request
-from .store import Store
+from .store.blobs import Store
+from .store.hits import Hits
 
 __all__ = ["Cache", "PathLike"]
 
@@ -112,7 +115,7 @@ class Cache:
         asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
         if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
             return path
-        from . import aio  # asyncio is half of what using nanocache would load
+        from .coordination import tasks  # asyncio is half of what using nanocache would load
 
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
 
@@ -120,7 +123,7 @@ class Cache:
             request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
             return opened.fetch(request, asked, cancel)
 
-        return await aio.fly(("afetch", opened.store.base, artifact, rehash, max_age, offline), work)
+        return await tasks.fly(("afetch", opened.store.base, artifact, rehash, max_age, offline), work)
 
     def fetch_many(
         self,
@@ -136,7 +139,7 @@ class Cache:
         The first error stops the rest and is raised; with `return_exceptions` errors come back in place. One bar for
         the set. `workers` defaults to the connections that one host may get. Raises what `fetch` raises.
         """
-        from . import many  # here, with concurrent.futures: most callers fetch one at a time
+        from .engine import many  # here, with concurrent.futures: most callers fetch one at a time
 
         wanted = [item if isinstance(item, Artifact) else Artifact(item) for item in artifacts]
         fetch = partial(self._fetch_one, self._opened(), offline)
@@ -167,7 +170,7 @@ class Cache:
         if asked is not None and (path := opened.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, (), None, postprocess)
-        return engine.lookup(opened.store, Request.of(artifact, offline=True, progress=False))
+        return steps.lookup(opened.store, Request.of(artifact, offline=True, progress=False))
 
 
 class _Opened:
@@ -179,8 +182,8 @@ class _Opened:
 
     def fetch(self, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
         path = self.store.ref(request.url_key)
-        ref = None if request.artifact.sha256 is not None else (path, records.stamp(path))
-        found = engine.fetch(self.store, request, cancel)
+        ref = None if request.artifact.sha256 is not None else (path, holder.stamp(path))
+        found = steps.fetch(self.store, request, cancel)
         self.store.mark_recent(found.digest)
         # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
         if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import urls
+from .archives.unpack import Decompress, Unpack
+from .artifact import urls
 from .cache import Cache
 from .errors import ChecksumMismatch, NanocacheError, NotCached
-from .unpack import Decompress, Unpack
 
 __all__ = ["main"]
 

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from . import config
-from .records import Record
+from .coordination.holder import Record
 
 __all__ = ["Display", "Progress", "ProgressOption", "shown"]
 

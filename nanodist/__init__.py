@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from nanocache import download_file_with_lock, get_base_dir
 
     from .artifacts import fetch, fetch_many
-    from .console import ColoredFormatter, DummyWandb, print_banner, setup_default_logging
-    from .device import autodetect_device_type, set_tf32
+    from .compute.console import ColoredFormatter, DummyWandb, print_banner, setup_default_logging
+    from .compute.device import autodetect_device_type, set_tf32
+    from .compute.group import compute_cleanup, compute_init
+    from .compute.peaks import get_peak_bandwidth, get_peak_flops
+    from .compute.seeds import data_seed, seed_all, worker_init_fn
+    from .coordination.leader import leader_first
     from .errors import CoordinatorLost, LeaderError, LeaderLost, NanodistError, NotVisible
-    from .group import compute_cleanup, compute_init
-    from .leader import leader_first
-    from .peaks import get_peak_bandwidth, get_peak_flops
     from .rank import get_dist_info, is_ddp, is_ddp_initialized, is_ddp_requested, print0, topology
-    from .seeds import data_seed, seed_all, worker_init_fn
 
     COMPUTE_DTYPE: torch.dtype
     COMPUTE_DTYPE_REASON: str
@@ -68,21 +68,21 @@ __all__ = [
 _HOMES = {
     "nanocache": ("get_base_dir", "download_file_with_lock"),
     ".artifacts": ("fetch", "fetch_many"),
-    ".console": ("ColoredFormatter", "DummyWandb", "print_banner", "setup_default_logging"),
-    ".device": ("autodetect_device_type", "set_tf32"),
+    ".compute.console": ("ColoredFormatter", "DummyWandb", "print_banner", "setup_default_logging"),
+    ".compute.device": ("autodetect_device_type", "set_tf32"),
     ".errors": ("NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"),
-    ".group": ("compute_init", "compute_cleanup"),
-    ".leader": ("leader_first",),
-    ".peaks": ("get_peak_flops", "get_peak_bandwidth"),
+    ".compute.group": ("compute_init", "compute_cleanup"),
+    ".coordination.leader": ("leader_first",),
+    ".compute.peaks": ("get_peak_flops", "get_peak_bandwidth"),
     ".rank": ("topology", "get_dist_info", "is_ddp", "is_ddp_initialized", "is_ddp_requested", "print0"),
-    ".seeds": ("seed_all", "data_seed", "worker_init_fn"),
+    ".compute.seeds": ("seed_all", "data_seed", "worker_init_fn"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name in ("COMPUTE_DTYPE", "COMPUTE_DTYPE_REASON"):
-        from .dtype import compute_dtype
+        from .compute.dtype import compute_dtype
 
         value = compute_dtype()[name == "COMPUTE_DTYPE_REASON"]
     elif name in _HOME:

@@ -23,14 +23,14 @@ from typing import Any
 
 import nanocache
 from nanocache import Artifact, Cache, Progress
-from nanocache.identity import me
+from nanocache.coordination.process import me
 
-from . import roll
-from .disk import VISIBLE, disk_name, wait_visible
-from .election import Verdict, decide
+from .broadcast import roll_call
+from .coordination.coordinator import Coordinator, coordination, joined
+from .coordination.election import Verdict, decide
 from .errors import CoordinatorLost, NotVisible, from_record, to_record
 from .rank import topology
-from .store import Coordinator, coordination, joined
+from .shared_disk import VISIBLE, disk_name, wait_visible
 
 __all__ = ["fetch", "fetch_many"]
 
@@ -187,7 +187,7 @@ class _Call:
                 return act(self.wanted)
             castable = castable and self._casts()
             if castable:
-                roll.name(at, domain)  # each rank, so that whoever acts knows when all disks have been heard of
+                roll_call.name(at, domain)  # each rank, so that whoever acts knows when all disks have been heard of
             shared = _Shared(at, lambda: self._act(at, domain, act, castable=castable), self.base)
             return shared.get(f"fetch/{domain}/{self.identity}")
         except CoordinatorLost as e:
@@ -199,7 +199,7 @@ class _Call:
     def _act(self, at: Coordinator, disk: str, act: Act, *, castable: bool) -> Got:
         if not castable:
             return act(self.wanted)
-        from .broadcast import Broadcast  # loads much more of nanocache than a hit needs
+        from .broadcast.broadcast import Broadcast  # loads much more of nanocache than a hit needs
 
         cast = Broadcast(
             at, self._cast_key, disk, self.wanted, self.base, self.workers, self.return_exceptions, self.progress
@@ -223,10 +223,10 @@ class _Call:
         at = joined()
         if at is None and self.scope == "broadcast" and topology().world_size > 1:
             at = coordination()
-        if at is None or roll.said(self._cast_key, self.base) or not self._casts():
+        if at is None or roll_call.said(self._cast_key, self.base) or not self._casts():
             return
         try:
-            roll.have(at, self._cast_key, self.base)
+            roll_call.have(at, self._cast_key, self.base)
         except CoordinatorLost as e:
             logger.debug("%s", e)
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.origin import Origin
-from tests.misbehave import Misbehaving
+from tests.servers.misbehave import Misbehaving
+from tests.servers.origin import Origin
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = (

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import Origin
 from nanocache import Artifact, Cache, NanocacheError, config
+from tests.servers.origin import Origin
 
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # of b"test"
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import Origin, content, digest
-from nanocache import pool
-from tests.misbehave import Misbehaving, silent, stalled
+from nanocache.coordination import threads as pool
+from tests.servers.misbehave import Misbehaving, silent, stalled
+from tests.servers.origin import Origin, content, digest
 
 Server = Callable[..., Misbehaving]
 MIB = 1 << 20

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin, content
 from nanocache import cli, config
-from tests.misbehave import Misbehaving, html, redirect, serve, status
+from tests.servers.misbehave import Misbehaving, html, redirect, serve, status
+from tests.servers.origin import MIB, Origin, content
 
 BODY = b"test"
 DIGEST = hashlib.sha256(BODY).hexdigest()

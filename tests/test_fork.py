@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin
-from tests.misbehave import CERTIFICATE, Misbehaving, serve
+from tests.servers.misbehave import CERTIFICATE, Misbehaving, serve
+from tests.servers.origin import MIB, Origin
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 

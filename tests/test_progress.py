@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin
 from nanocache import Artifact, Progress
+from tests.servers.origin import MIB, Origin
 
 Fetch = Callable[..., Path]
 
@@ -220,7 +220,7 @@ def test_a_callback_is_told_of_a_small_file_and_not_of_a_hit(fetch: Fetch, base:
 
 
 def test_an_unknown_size_is_none(fetch: Fetch, base: Path, misbehaving: Callable[..., Any]) -> None:
-    from tests.misbehave import chunked
+    from tests.servers.misbehave import chunked
 
     told: list[Progress] = []
     fetch(misbehaving().route("/stream.bin", chunked(bytes(300_000))), progress=told.append)

@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from nanocache import http, sweep
-from nanocache.store import FOLDERS
+from nanocache.http import exchange
+from nanocache.store import sweep
+from nanocache.store.blobs import FOLDERS
 
 __all__ = ["SOAK", "check_visible", "nothing_leaks", "orphans", "rounds", "sweep_all"]
 
@@ -58,7 +59,7 @@ def sweep_all(base: Path) -> None:
     past = time.time() - 8 * sweep.DAY
     for path in [*(base / "partials-v1").rglob("*"), *(base / "trash-v1").rglob("*")]:
         os.utime(path, (past, past), follow_symlinks=False)
-    from nanocache.store import Store
+    from nanocache.store.blobs import Store
 
     sweep.daily(Store(str(base)))
 
@@ -84,12 +85,12 @@ def _freeze() -> None:
 @contextmanager
 def nothing_leaks(*, on: str = "", patience: float = 2.0) -> Iterator[None]:
     """No thread of ours is left by the block, and no descriptor on a file whose name holds `on`."""
-    http._close_idle()
+    exchange._close_idle()
     _freeze()
     gc.collect()
     before, threads = descriptors(), set(threading.enumerate())
     yield
-    http._close_idle()
+    exchange._close_idle()
     deadline = time.monotonic() + patience
     while True:
         left = {one for one in descriptors() - before if on in one}

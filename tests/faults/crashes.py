@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from nanocache import durable
+from nanocache.disk import durable
 from tests.faults.calls import Call, Calls
 
 __all__ = ["Disk", "Kept", "Node", "Recording", "states"]
@@ -85,7 +85,7 @@ class Disk:
 
     def write_to(self, base: Path) -> None:
         """Make it real. An hour has passed, and it is another boot."""
-        from nanocache.identity import me
+        from nanocache.coordination.process import me
 
         base.mkdir()
         made: dict[int, Path] = {}

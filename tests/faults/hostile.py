@@ -26,14 +26,14 @@ from typing import Any, Self
 import pytest
 
 import nanocache
-from benchmarks.origin import Request
 from nanocache.errors import ChecksumMismatch, DownloadFailed, NanocacheError, NoSpace
-from tests import misbehave as m
-from tests.misbehave import FIN, KIB, RST, Handler, Misbehaving, Step
+from tests.servers import misbehave as m
+from tests.servers.misbehave import FIN, KIB, RST, Handler, Misbehaving, Step
+from tests.servers.origin import Request
 
 __all__ = ["BODY", "CASES", "OURS", "THEIRS", "Case", "Scene"]
 
-TLS = Path(__file__).parent.parent / "tls"
+TLS = Path(__file__).parent.parent / "servers" / "tls"
 RETRIES = 1
 TRIES = RETRIES + 1
 OURS = "s3cret"  # in the caller's headers, userinfo, query, netrc: for the URL's own origin alone, and for no eye
@@ -202,7 +202,7 @@ def url_of(path: str, wire: str | None = None) -> Stage:
 
 
 class Certified(Misbehaving):
-    """Speaks https with a certificate of `tests/tls`."""
+    """Speaks https with a certificate of `tests/servers/tls`."""
 
     def __init__(self, certificate: str) -> None:
         super().__init__(tls=True)

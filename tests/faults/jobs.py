@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanocache import identity as identities
-from nanocache.identity import Identity
-from tests.dist.conftest import QUIET
+from nanocache.coordination import process as identities
+from nanocache.coordination.process import Identity
 from tests.faults.checks import SOAK
+from tests.nanodist.conftest import QUIET
 
 __all__ = ["AGENTS", "EACH", "PHASES", "RATE", "ROLES", "ROOT", "SIGNALS", "SIZE", "Draw", "Job"]
 

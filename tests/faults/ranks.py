@@ -24,11 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import nanocache
-import nanodist.leader
-from nanocache import deposit, partials, waiting
-from nanocache import store as stores
-from nanocache.identity import me
-from nanodist import artifacts, broadcast, election, frames, pair, relay, store, words
+import nanodist.coordination.leader
+from nanocache import peers
+from nanocache.coordination import waiting
+from nanocache.coordination.process import me
+from nanocache.store import blobs as stores
+from nanocache.store import partials
+from nanodist import artifacts
+from nanodist.broadcast import broadcast, buffers, link, tree
+from nanodist.coordination import coordinator, election, store_client
 
 PLAN = "NANODIST_FAULT_PLAN"
 PATIENCE = {  # where nanodist's and nanocache's patience is stated, in seconds
@@ -36,12 +40,12 @@ PATIENCE = {  # where nanodist's and nanocache's patience is stated, in seconds
     "BEAT": election,
     "SILENT": waiting,
     "DEAD": waiting,
-    "TIMEOUT": pair,
-    "MEETING": pair,
-    "STEP": relay,
-    "STALL": frames,
-    "ANSWER": words,
-    "RESOLVER": store,
+    "TIMEOUT": link,
+    "MEETING": link,
+    "STEP": tree,
+    "STALL": buffers,
+    "ANSWER": store_client,
+    "RESOLVER": coordinator,
 }
 real_time = time.time
 
@@ -70,8 +74,8 @@ class Rank:
     def watch(self) -> None:
         self._before(election, "_lead", self._lead)
         self._before(broadcast, "send", self._send)
-        self._before(pair.Pair, "send", lambda _, kind, *rest: self._pass_on(kind))
-        self._before(deposit.Deposit, "write", lambda *_: self.enter("broadcast"))
+        self._before(link.Pair, "send", lambda _, kind, *rest: self._pass_on(kind))
+        self._before(peers.Deposit, "write", lambda *_: self.enter("broadcast"))
         self._before(partials.Partial, "write", lambda *_: self._download())
         self._before(stores.Store, "publish", lambda *_: self.enter("commit", again=True))
         self._before(election, "_publish", lambda at, key, *_: self._publish(key))
@@ -94,8 +98,8 @@ class Rank:
     def _send(self, *_: Any) -> None:
         self._source = True
 
-    def _pass_on(self, kind: pair.Kind) -> None:
-        if self._source and kind is pair.Kind.DATA:
+    def _pass_on(self, kind: link.Kind) -> None:
+        if self._source and kind is link.Kind.DATA:
             self.enter("broadcast")
             time.sleep(self.plan["pace"])
 
@@ -112,8 +116,8 @@ class Rank:
     def prepare(self) -> None:
         for name, seconds in self.plan["patience"].items():
             setattr(PATIENCE[name], name, seconds)
-        store.ANSWER = words.ANSWER
-        pair.CHUNK = frames.CHUNK = 1 << 18
+        coordinator.ANSWER = store_client.ANSWER
+        link.CHUNK = buffers.CHUNK = 1 << 18
         if self.plan["handler"]:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         os.environ["NANOCACHE_DIR"] = self.plan["bases"][int(os.environ["GROUP_RANK"])]

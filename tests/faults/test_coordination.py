@@ -39,11 +39,11 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import Origin, content, digest
-from nanocache.identity import Identity
-from tests.dist.conftest import QUIET
+from nanocache.coordination.process import Identity
 from tests.faults.checks import SOAK, check_visible, orphans, rounds
 from tests.faults.jobs import AGENTS, EACH, PHASES, RATE, ROLES, ROOT, SIGNALS, SIZE, Draw, Job
+from tests.nanodist.conftest import QUIET
+from tests.servers.origin import Origin, content, digest
 
 TEARDOWN = 2.0
 WORK = 4.0  # seconds for the call, done once more, on a machine that is busy

@@ -23,12 +23,13 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import Origin, content
-from nanocache import durable, seed
-from nanocache.store import FOLDERS, Store
-from nanocache.unpack import Unpack
+from nanocache import compat
+from nanocache.archives.unpack import Unpack
+from nanocache.disk import durable
+from nanocache.store.blobs import FOLDERS, Store
 from tests.faults.checks import SOAK, check_visible, orphans, rounds, sweep_all
 from tests.faults.crashes import Disk, Recording, states
+from tests.servers.origin import Origin, content
 
 SMALL = content(3000, "small")
 LARGE = content(1_300_000, "large")  # over the size from which on a state is kept
@@ -107,7 +108,7 @@ def runs(origin: Origin) -> dict[str, Run]:
     def place(base: Path) -> str:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NANOCACHE_DIR", str(base))
-            return seed.download_file_with_lock(small, "data/words.txt", placed)
+            return compat.download_file_with_lock(small, "data/words.txt", placed)
 
     def place_copy(base: Path) -> str:
         with without_links():

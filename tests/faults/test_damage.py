@@ -20,13 +20,15 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin, content, digest
-from nanocache import Artifact, cache, files, partials, seal
-from nanocache.orphans import claim as claim_one
-from nanocache.store import Store
-from nanocache.unpack import Unpack
+from nanocache import Artifact, cache
+from nanocache.archives.unpack import Unpack
+from nanocache.disk import files
+from nanocache.store import partials, seal
+from nanocache.store.blobs import Store
+from nanocache.store.orphans import claim as claim_one
 from tests.faults.checks import SOAK, check_visible, orphans
-from tests.misbehave import Misbehaving, in_turn, serve, status, truncated
+from tests.servers.misbehave import Misbehaving, in_turn, serve, status, truncated
+from tests.servers.origin import MIB, Origin, content, digest
 
 LARGE = content(2 * MIB, "large")
 LARGE_SHA256 = digest(2 * MIB, "large")
@@ -332,7 +334,7 @@ def orphaned(base: Path, spawn: Callable[..., Any]) -> Store:
     spawn(
         "p = partials.create(where, base=base, modes=files.Modes.of(0o755))\n"
         "p.write(b'half', 0); p.save({'x': 1}); os._exit(9)",
-        setup="import os; from nanocache import files, partials",
+        setup="import os; from nanocache.disk import files; from nanocache.store import partials",
         where=store.partials("k"),
         base=store.base,
     ).finish()
@@ -370,7 +372,7 @@ def test_a_killed_claimants_partial_is_resumed_again(orphaned: Store, spawn: Cal
     spawn(
         "p = orphans.claim(where, base=base, modes=files.Modes.of(0o755), judged=True); print(p.state); "
         "sys.stdout.flush(); os._exit(9)",
-        setup="import os, sys; from nanocache import files, orphans",
+        setup="import os, sys; from nanocache.disk import files; from nanocache.store import orphans",
         where=orphaned.partials("k"),
         base=orphaned.base,
     ).finish()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin
 from tests.faults.checks import check_visible, orphans
+from tests.servers.origin import MIB, Origin
 from tests.test_fork import FORKING
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

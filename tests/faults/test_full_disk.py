@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import Origin, content, digest
-from nanocache.unpack import Unpack
+from nanocache.archives.unpack import Unpack
 from tests.faults.checks import check_visible, orphans, rounds
-from tests.misbehave import Misbehaving, chunked
+from tests.servers.misbehave import Misbehaving, chunked
+from tests.servers.origin import Origin, content, digest
 
 LARGE = 512 * 1024  # bytes of the artifact
 

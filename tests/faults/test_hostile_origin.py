@@ -20,10 +20,10 @@ import pytest
 import nanocache
 from nanocache.cancel import Cancel
 from nanocache.errors import NanocacheError
-from tests import misbehave as m
+from tests.download.downloads import MIB
 from tests.faults.checks import check_visible, nothing_leaks, orphans
 from tests.faults.hostile import BODY, CASES, OURS, RETRIES, THEIRS, Case, Scene
-from tests.transfers import MIB
+from tests.servers import misbehave as m
 
 LOGIN = f"me:{OURS}-userinfo"
 HEADERS = {"X-Api-Key": f"{OURS}-header", "Cookie": f"session={OURS}-cookie", "Private-Token": f"{OURS}-token"}
@@ -79,7 +79,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], list[float]]:
         if case.limit is not None:
             monkeypatch.setenv("NANOCACHE_MAX_ARTIFACT", str(case.limit))
         if case.window is not None:
-            monkeypatch.setattr("nanocache.retry.SPEED_WINDOW", case.window)
+            monkeypatch.setattr("nanocache.download.retry.SPEED_WINDOW", case.window)
         if not case.waits:
             monkeypatch.setattr(Cancel, "sleep", sleep)
         return slept

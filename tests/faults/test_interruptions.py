@@ -34,12 +34,15 @@ from typing import Any, NamedTuple
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin, content, digest
-from nanocache import budget, cancel, flights, network, pool
-from nanocache.unpack import Unpack
+from nanocache import cancel
+from nanocache.archives.unpack import Unpack
+from nanocache.coordination import flights
+from nanocache.coordination import threads as pool
+from nanocache.http import backend, slots
 from tests.conftest import Processes
 from tests.faults.calls import Call, Calls
 from tests.faults.checks import SOAK, check_visible, nothing_leaks, orphans, rounds, sweep_all
+from tests.servers.origin import MIB, Origin, content, digest
 
 SMALL, LARGE, HUGE = content(5000, 1), content(3 * MIB, 1), content(20 * MIB, 1)
 OURS = str(Path(nanocache.__file__).parent)
@@ -270,7 +273,7 @@ def consequences(
             assert took < 4, f"the next call took {took:.1f} s"
             del error, result
             gc.collect()
-            assert not any(budget._budget.used.values()), "it keeps a connection of the origin's"
+            assert not any(slots._budget.used.values()), "it keeps a connection of the origin's"
         check_visible(base, foreign="w")
         sweep_all(base)
         assert not orphans(base)
@@ -283,11 +286,11 @@ def consequences(
 def nothing_stays() -> None:
     """Nothing that the process keeps is still the interrupted call's: its flight, its places, its cancellation."""
     assert not flights._table, "its flight is still joined"
-    assert not +budget._budget.waiting, "it still counts as waiting for a connection"
+    assert not +slots._budget.waiting, "it still counts as waiting for a connection"
     alive = sum(thread.name == "nanocache-fetch" for thread in threading.enumerate())
     assert len(pool._shared.threads) <= alive, "the pool shrank"
     assert getattr(cancel._thread, "cancel", None) is None, "its cancellation is the thread's"
-    assert not getattr(network._ours, "active", False), "the logs stay cut"
+    assert not getattr(backend._ours, "active", False), "the logs stay cut"
 
 
 def in_time(call: Do) -> Any:
@@ -390,7 +393,7 @@ def test_ctrl_c_where_a_connections_thread_starts_comes_out_and_keeps_no_place(
         assert right(in_time(call))
     del raised
     gc.collect()
-    assert not any(budget._budget.used.values())
+    assert not any(slots._budget.used.values())
     check_visible(base)
 
 
@@ -416,8 +419,9 @@ def test_ctrl_c_while_many_are_handed_out_stops_those_that_run(
 
 SETUP = """
 import asyncio, signal, sys, nanocache
-from nanocache import http, transfer
-from nanocache.unpack import Unpack
+from nanocache.http import exchange as http
+from nanocache.download import download as transfer
+from nanocache.archives.unpack import Unpack
 import httpx, httpcore
 
 def finish(*_):

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin, content, digest
-from nanocache.unpack import Unpack
+from nanocache.archives.unpack import Unpack
 from tests.conftest import Processes
 from tests.faults.calls import Call, Calls
 from tests.faults.checks import SOAK, check_visible, orphans, rounds, sweep_all
+from tests.servers.origin import MIB, Origin, content, digest
 
 SIZE = 2 * MIB
 BODY, SHA256 = content(SIZE, "kills"), digest(SIZE, "kills")
@@ -55,8 +55,9 @@ def slow_copy(src: Path, dst: Path) -> None:
 slow_copy.key = "slow-copy"  # type: ignore[attr-defined]
 SETUP = """
 import nanocache
-from nanocache import http, transfer
-from nanocache.unpack import Unpack
+from nanocache.http import exchange as http
+from nanocache.download import download as transfer
+from nanocache.archives.unpack import Unpack
 from tests.faults.calls import Calls, die
 from tests.faults.test_kills import slow_copy
 import httpcore, httpx

@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 import nanocache
-from benchmarks.origin import Request
-from nanocache import pool, seal, urls
-from nanocache.store import FOLDERS
+from nanocache.artifact import urls
+from nanocache.coordination import threads
+from nanocache.store import seal
+from nanocache.store.blobs import FOLDERS
 from tests.faults.checks import SOAK, orphans, rounds
-from tests.misbehave import Misbehaving, serve, silent, stalled, status
+from tests.servers.misbehave import Misbehaving, serve, silent, stalled, status
+from tests.servers.origin import Request
 
 URLS = range(3)
 VERSIONS = range(3)
@@ -236,7 +238,7 @@ class Machine(RuleBasedStateMachine):
 
         asyncio.run(main())
         deadline = time.monotonic() + 5
-        while len(pool._shared.threads) > pool._shared.idle:  # it works no more
+        while len(threads._shared.threads) > threads._shared.idle:  # it works no more
             assert time.monotonic() < deadline
             time.sleep(0.001)
         self.cancelled += 1

@@ -22,15 +22,20 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import nanocache
-from benchmarks.origin import Origin
-from nanocache import Artifact, digest, errors, files, identity, names, orphans, partials, progress, records, refs, urls
+from nanocache import Artifact, errors, progress
+from nanocache.artifact import digest, filenames, urls
 from nanocache.cancel import Cancel
+from nanocache.coordination import holder as records
+from nanocache.coordination import process
+from nanocache.coordination.holder import Record
+from nanocache.coordination.process import Identity
+from nanocache.coordination.waiting import Wait
+from nanocache.disk import files
 from nanocache.errors import NanocacheError
-from nanocache.identity import Identity
-from nanocache.records import Record
-from nanocache.store import Store
-from nanocache.waiting import Wait
+from nanocache.store import orphans, partials, refs
+from nanocache.store.blobs import Store
 from tests.faults.checks import rounds
+from tests.servers.origin import Origin
 
 often = settings(
     deadline=None, max_examples=rounds(200, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -82,7 +87,7 @@ def written(record: dict[str, Any]) -> bytes:
     return json.dumps(record).encode()
 
 
-ME = identity.me().to_json()
+ME = process.me().to_json()
 REF = {
     "url": "http://h/x",
     "digest": "a" * 64,
@@ -223,7 +228,7 @@ def test_whatever_a_record_says_who_waits_takes_over_in_the_end(
     store: Store, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
 ) -> None:
     """Nobody holds the lock in truth, and it is refused only for a moment."""
-    from nanocache import waiting
+    from nanocache.coordination import waiting
 
     turns = iter(range(1000))
     with monkeypatch.context() as patch:
@@ -239,7 +244,7 @@ def test_whatever_a_record_says_who_waits_takes_over_in_the_end(
 
 
 def records_lock() -> Any:
-    from nanocache.locks import Lock
+    from nanocache.coordination.lock import Lock
 
     return Lock(None)
 
@@ -257,7 +262,7 @@ def test_an_identity_names_one_process_or_none(record: dict[str, Any]) -> None:
         return
     assert one.pid > 0
     assert one.alive in (True, False, None)
-    assert one.alive is not True or one == identity.me() or one.pid != os.getpid()
+    assert one.alive is not True or one == process.me() or one.pid != os.getpid()
     assert Identity.parse(json.loads(json.dumps(one.to_json()))) == one
 
 
@@ -370,7 +375,7 @@ def test_a_url_is_refused_or_has_a_name_a_key_and_an_origin(url: str) -> None:
         artifact = Artifact(url)
     except ValueError:
         return
-    assert names.check(artifact.name) == artifact.name
+    assert filenames.check(artifact.name) == artifact.name
     key = urls.url_key(artifact.url)
     assert len(key) == 64
     scheme, host, port = urls.origin(artifact.url)
@@ -412,7 +417,7 @@ def test_a_digest_is_sixty_four_hex_digits_or_a_value_error(text: str) -> None:
 @given(anything | st.text(st.characters(), max_size=300))
 def test_a_name_is_one_segment_that_can_be_made_or_a_value_error(tmp_path_factory: Any, name: str) -> None:
     try:
-        names.check(name)
+        filenames.check(name)
     except ValueError:
         return
     folder = tmp_path_factory.getbasetemp() / "names"

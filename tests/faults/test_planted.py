@@ -1,6 +1,7 @@
 """What others plant where we write: links, fifos, sockets, devices and folders, in every place and inside of a partial.
 
-`tests/test_shared.py` has links and fifos at each path, and the several users; here is whatever else can stand there.
+`tests/store/test_shared.py` has links and fifos at each path, and the several users; here is whatever else can stand
+there.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin, content, digest
-from nanocache import UnsafeCache, urls
-from nanocache.store import FOLDERS, Store
+from nanocache import UnsafeCache
+from nanocache.artifact import urls
+from nanocache.store.blobs import FOLDERS, Store
 from tests.conftest import Processes
 from tests.faults.checks import check_visible, sweep_all
+from tests.servers.origin import MIB, Origin, content, digest
 
 BODY = b"test" * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -144,7 +146,10 @@ with partials.create(where, base=base, modes=files.Modes.of(0o755)) as partial:
     partial.save(state | {{"done": [[0, {SIZE // 2}]]}})
     os._exit(9)
 """
-    setup = "import os; from nanocache import files, partials, urls; from benchmarks.origin import content"
+    setup = (
+        "import os; from nanocache.artifact import urls; from nanocache.disk import files; "
+        "from nanocache.store import partials; from tests.servers.origin import content"
+    )
     spawn(code, setup=setup, where=store.partials(digest(SIZE, 1)), base=str(base), url=url).finish()
     (path,) = base.glob("partials-v1/*/*/data")
     return path.parent, url

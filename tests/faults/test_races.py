@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import Origin, content, digest
-from nanocache import partials, seal, urls
-from nanocache.store import FOLDERS, Store
+from nanocache.artifact import urls
+from nanocache.store import partials, seal
+from nanocache.store.blobs import FOLDERS, Store
 from tests.conftest import Processes
+from tests.coordination.test_processes import LOCKS_THAT
 from tests.faults.checks import SOAK, check_visible, orphans, rounds, sweep_all
-from tests.test_processes import LOCKS_THAT
+from tests.servers.origin import Origin, content, digest
 
 Spawn = Callable[..., Processes]
 PROCESSES = 16
@@ -73,7 +74,9 @@ def test_sixteen_processes_agree_round_after_round(
     (meeting := tmp_path / "meeting").mkdir()
     setup = (
         "import hashlib, os, pathlib, time, nanocache\n"
-        "from nanocache import http, locks, orphans, partials, transfer, waiting\n"
+        "from nanocache.coordination import waiting, lock as locks\n"
+        "from nanocache.download import download\nfrom nanocache.http import exchange\n"
+        "from nanocache.store import orphans, partials\n"
         # Where it works, a starved holder may well write its record half a second after it got the lock.
         f"waiting.DEAD = {5.0 if lock == 'works' else 0.5}\n{LOCKS[lock]}\nmeeting = pathlib.Path({str(meeting)!r})"
     )
@@ -183,8 +186,9 @@ def test_a_fetch_beside_somebody_who_deletes_succeeds(kind: str, base: Path, ori
     ]
     setup = """
 import hashlib, pathlib, time, nanocache
-from nanocache import http, transfer
-from nanocache.unpack import Unpack
+from nanocache.http import exchange as http
+from nanocache.download import download as transfer
+from nanocache.archives.unpack import Unpack
 import httpx, httpcore
 """
     group = spawn(

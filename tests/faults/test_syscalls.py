@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 import nanocache
-from benchmarks.origin import MIB, Origin, content, digest
-from nanocache import files, seed
-from nanocache.unpack import Unpack
+from nanocache import compat
+from nanocache.archives.unpack import Unpack
+from nanocache.disk import files
 from tests.faults.calls import Call, Calls, fail
 from tests.faults.checks import SOAK, check_visible, nothing_leaks, orphans, rounds, sweep_all
+from tests.servers.origin import MIB, Origin, content, digest
 
 CODES = [getattr(errno, name) for name in ("EIO", "ENOSPC", "EDQUOT", "EMFILE", "EACCES", "EROFS", "ESTALE", "EINTR")]
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -110,7 +111,7 @@ def place(url: str) -> Do:
     def call(base: Path) -> str:
         os.environ["NANOCACHE_DIR"] = str(base)
         try:
-            return seed.download_file_with_lock(url, "data/words.txt", placed)
+            return compat.download_file_with_lock(url, "data/words.txt", placed)
         finally:
             del os.environ["NANOCACHE_DIR"]
 

@@ -1,0 +1,59 @@
+"""SHA-256 digests: how they are written, and the digest of what lies on disk.
+
+No other hash. Invariant: inside the library a digest is 64 lower-case hex digits, and a prefix of one is never
+enough (torch.hub's `-<8 hex>.` in a file name also matched the empty prefix).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+
+from ..cancel import Cancel
+
+__all__ = ["hash_file", "parse"]
+
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_OTHER_HASH = re.compile(r"(md5|sha1|sha224|sha384|sha512|blake2b|blake3|crc32c?|xxh\w*)[:=-]", re.IGNORECASE)
+CHUNK = 1 << 20  # bytes a read; hashlib lets other threads run while it hashes that much
+
+
+def parse(sha256: str) -> str:
+    """64 lower-case hex digits from hex in any case, `"sha256:<hex>"` or SRI `"sha256-<base64>"`.
+
+    Raises ValueError for anything else, another algorithm and a shortened digest included.
+    """
+    if not isinstance(sha256, str):
+        raise ValueError(f"sha256 must be a str, got {type(sha256).__name__}")
+    text = sha256[7:] if sha256.startswith("sha256:") else sha256
+    if _HEX.fullmatch(text):
+        return text.lower()
+    if sha256.startswith("sha256-") and (hexed := _from_base64(sha256[7:])):
+        return hexed
+    if other := _OTHER_HASH.match(sha256):
+        raise ValueError(
+            f"sha256 must be a SHA-256, got {other[1]}: {sha256!r}; `nanocache fetch URL` prints the SHA-256 to use"
+        )
+    raise ValueError(f"sha256 must be 64 hex digits, 'sha256:<hex>' or 'sha256-<base64>', got {sha256!r}")
+
+
+def _from_base64(text: str) -> str | None:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return raw.hex() if len(raw) == 32 else None
+
+
+def hash_file(fd: int, cancel: Cancel | None = None) -> str:
+    """The SHA-256 of the whole file behind `fd`; its offset stays. Raises Cancelled, OSError."""
+    hasher, offset, buffer = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
+    while count := os.preadv(fd, [buffer], offset):
+        if cancel is not None:
+            cancel.check()
+        hasher.update(buffer[:count])
+        offset += count
+    return hasher.hexdigest()

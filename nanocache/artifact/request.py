@@ -1,0 +1,83 @@
+"""One call's request: the artifact, how it is to be had, and the environment as it was when the call was made.
+
+Pure: it decides nothing about the disk or the network. Invariant: everything that can be wrong with a call is a
+ValueError here, before any I/O.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from .. import config
+from ..config import Settings
+from ..coordination.holder import Asker
+from ..progress import ProgressOption
+from . import hooks, urls
+from .artifact import Artifact
+from .hooks import Hook
+
+__all__ = ["Request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the engine works with."""
+
+    artifact: Artifact
+    name: str
+    hook: Hook | None
+    url_key: str
+    settings: Settings
+    rehash: bool
+    max_age: float | None
+    progress: ProgressOption
+    began: float  # seconds since the epoch: what is fetched later is fresh, whatever `max_age` says
+
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        *,
+        rehash: bool = False,
+        max_age: float | None = None,
+        offline: bool | None = None,
+        progress: ProgressOption = None,
+    ) -> Request:
+        """Check what was asked. Raises ValueError."""
+        if max_age is not None and artifact.sha256 is not None:
+            raise ValueError(
+                "max_age asks whether a URL's content changed, and sha256 says which it is: give one of them"
+            )
+        if max_age is not None and not max_age >= 0:
+            raise ValueError(f"max_age must be a number of seconds, at least 0, got {max_age!r}")
+        return cls(
+            artifact=artifact,
+            name=artifact.name,
+            hook=None if artifact.postprocess is None else hooks.identify(artifact.postprocess),
+            url_key=urls.url_key(artifact.url, artifact.headers),
+            settings=Settings.read(offline=offline),
+            rehash=rehash,
+            max_age=max_age,
+            progress=config.progress() if progress is None else progress,
+            began=time.time(),
+        )
+
+    @property
+    def key(self) -> str:
+        """What is locked, and what a partial is filed under."""
+        return self.artifact.sha256 or f"u-{self.url_key}"
+
+    @property
+    def asker(self) -> Asker:
+        """What decides whether another one's failure would have been ours: sources and credentials."""
+        return self.artifact.url, self.artifact.mirrors, self.artifact.headers, self.artifact.size
+
+    @property
+    def shown_url(self) -> str:
+        return urls.redact(self.artifact.url)
+
+    def sources(self) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+        """(URL, headers) in the order to try; headers go to URLs of the artifact's own origin only."""
+        artifact, own = self.artifact, urls.origin(self.artifact.url)
+        return [(url, artifact.headers if urls.origin(url) == own else ()) for url in (artifact.url, *artifact.mirrors)]

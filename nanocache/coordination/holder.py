@@ -1,0 +1,179 @@
+"""Who holds a lock, how far it is, and how it failed: `locks-v1/9f/<key>.json` beside the lock.
+
+Not the lock. Invariants: whatever is unreadable or unparsable counts as absent; the record of a holder names no URL and
+has the lock's mode, so that the other users of a group cache see that somebody is at work; the record of a failure is
+0600, because its salted hash of URLs and headers could be used to try passwords.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+from ..disk import files
+from ..errors import NanocacheError
+from .process import Identity, me
+
+__all__ = ["Asker", "Holding", "Record", "read", "stamp"]
+
+REWRITE = 1.0  # seconds between two rewrites: the sign of life that other hosts go by
+
+Asker = tuple[Any, ...]  # what was asked, credentials included: plain values whose repr is stable
+
+
+def fingerprint(asker: Asker, salt: str) -> str:
+    return hashlib.sha256(f"{salt}\n{asker!r}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """What changes whenever the record is replaced or rewritten: one stat. None if there is none."""
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return None
+    return st.st_ino, st.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a waiter reads. `error` is set after a failure, and then only `asked_by` matters."""
+
+    holder: Identity | None
+    done: int | None
+    total: int | None
+    rate: float | None  # bytes a second
+    error: NanocacheError | None
+    salt: str
+    asker: str
+
+    def asked_by(self, asker: Asker) -> bool:
+        """Whether the one whose failure this is asked exactly what `asker` asks."""
+        return bool(self.asker) and fingerprint(asker, self.salt) == self.asker
+
+
+def read(path: str) -> Record | None:
+    """The record at `path`; None if it is absent, not ours to read, or damaged."""
+    raw = files.read_json(path)
+    if raw is None:
+        return None
+    error = raw.get("error")
+    try:
+        return Record(
+            holder=Identity.parse(raw.get("holder") or {}),
+            done=_size(raw.get("done")),
+            total=_size(raw.get("total")),
+            rate=_rate(raw.get("rate")),
+            error=NanocacheError.from_json(error) if error else None,
+            salt=str(raw.get("salt", "")),
+            asker=str(raw.get("asker", "")),
+        )
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _size(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _rate(value: Any) -> float | None:
+    return value if isinstance(value, float) and 0 <= value < float("inf") else None
+
+
+class Holding:
+    """The holder's side: writes the record while it works, and leaves the error if it fails.
+
+    Without a lock `path` is None and nothing is written: the record there is the real holder's.
+    """
+
+    def __init__(self, path: str | None, *, scratch: str, mode: int) -> None:
+        self._path, self._scratch, self._mode = path, scratch, mode
+        self._begun = self._wrote = time.monotonic()
+        self._start: int | None = None  # bytes that were there at the first report: they are no rate
+        self._done: int | None = None
+        self._total: int | None = None
+        self._over: Event | None = None  # ends the signs of life
+        self._pid = os.getpid()
+        self._write_new()
+
+    @property
+    def _ours(self) -> bool:
+        # Not in a forked child: one that unwound through our frames took its parent's word away.
+        return os.getpid() == self._pid
+
+    def _record(self) -> dict[str, Any]:
+        elapsed = time.monotonic() - self._begun
+        fresh = (self._done or 0) - (self._start or 0)
+        rate = round(fresh / elapsed, 1) if elapsed > 0 and self._done is not None else None
+        return {"holder": me().to_json(), "done": self._done, "total": self._total, "rate": rate}
+
+    def _write_new(self) -> None:
+        # In place and not through a rename: most artifacts are small and nobody waits, so this must be cheap. A reader
+        # that meets half a record takes it for none, and looks again in a few milliseconds.
+        if self._path is None:
+            return
+        record = self._record()
+        with suppress(OSError):
+            try:
+                files.create_json(self._path, record, mode=self._mode)
+            except FileExistsError:  # of a holder that was killed, or failed
+                os.unlink(self._path)
+                files.create_json(self._path, record, mode=self._mode)
+
+    def _rewrite(self) -> None:
+        self._wrote = time.monotonic()
+        self._replace(self._record(), self._mode)
+
+    def _replace(self, record: dict[str, Any], mode: int) -> None:
+        if self._path is not None and self._ours:
+            with suppress(OSError):  # a sign of life that can't be given is no reason to fail a download
+                files.write_json(self._path, record, scratch=self._scratch, mode=mode)
+
+    def report(self, done: int, total: int | None) -> None:
+        """Say how far the work is; written at most once a second. Cheap enough for every chunk."""
+        if self._start is None:
+            self._start = done
+        self._done, self._total = done, total
+        if time.monotonic() - self._wrote >= REWRITE:
+            self._rewrite()
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Give a sign of life every second while the block runs: it is the caller's hook and reports nothing."""
+        over = self._over = Event()
+
+        def beat() -> None:
+            while not over.wait(REWRITE):
+                self._rewrite()
+
+        thread = Thread(target=beat, name="nanocache-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _end(self) -> None:
+        # Once more than the block does: Ctrl-C in the middle of its end left a heart that beat for ever.
+        if self._over is not None:
+            self._over.set()
+
+    def failed(self, error: NanocacheError, asker: Asker) -> None:
+        """Leave the error for those who wait and asked the same."""
+        self._end()
+        salt = files.random_name()
+        record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(asker, salt)}
+        self._replace(record, 0o600)
+
+    def clear(self) -> None:
+        """Leave nothing: it went well, or was interrupted and the next one takes over."""
+        self._end()
+        if self._path is not None and self._ours:
+            with suppress(OSError):
+                os.unlink(self._path)

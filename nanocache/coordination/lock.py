@@ -1,0 +1,54 @@
+"""The lock of a key: one attempt, no waiting. The only module that knows filelock.
+
+How long and for whom one waits is `waiting`'s. Invariants: one FileLock instance per attempt, because a shared one
+nests instead of excluding; no fallback to a soft lock, whose orphaned marker blocks for ever; a lock file is never
+unlinked here. Correctness never rests on a lock: where it lets everybody in, only bandwidth is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..disk import files
+
+__all__ = ["Lock", "try_lock"]
+
+logger = logging.getLogger("nanocache")
+
+
+class Lock:
+    """A lock that is held, by this thread; of None, what stands for one where none is to be had."""
+
+    def __init__(self, held: object | None) -> None:
+        self._held = held
+
+    def release(self) -> None:
+        if self._held is None:
+            return
+        try:
+            self._held.release()  # type: ignore[attr-defined]
+        except OSError as e:  # EIO on close in some bind mounts: the descriptor is closed all the same
+            logger.debug("releasing a lock: %s", e)
+
+
+def try_lock(path: str, *, mode: int) -> Lock | None:
+    """The lock at `path` if it is free, else None. The file is made with `mode`; its folder must exist.
+
+    Raises UnsafeCache if something other than a regular file stands there, and OSError where locks can't be had
+    (ENOSYS, ENOLCK, EOPNOTSUPP...). EACCES from flock(2) reads as "not free": filelock takes it for contention.
+    """
+    from filelock import FileLock, Timeout
+
+    files.check_regular(path)
+    lock = FileLock(path, mode=mode | 0o600, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+        return Lock(lock)
+    except Timeout:
+        return None
+    except RuntimeError:
+        # filelock's own deadlock check: this thread holds it already, through another instance.
+        return None
+    except BaseException:  # Ctrl-C just now: a notebook keeps the traceback, and with it a lock that nobody owns
+        lock.release()
+        raise

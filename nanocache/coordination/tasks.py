@@ -1,0 +1,67 @@
+"""The one hop that `afetch` makes: a flight that a thread of the pool runs and any number of tasks await.
+
+Nothing of a download is here, and no lock, partial or response crosses between threads. Invariants: a task costs no
+thread while it waits; the loop is never held; the last task to be cancelled cancels the work, and nobody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import threads
+from .flights import Flight, Interrupted, Seat, Work
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["fly"]
+
+T = TypeVar("T")
+
+
+# Who waits for a flight in a loop. One call into it tells them all: a thousand calls fought it for the interpreter.
+_waiting: dict[tuple[asyncio.AbstractEventLoop, Flight[Any]], list[asyncio.Future[None]]] = {}
+
+
+def _end_of(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """A future that is done once the flight has ended. In the loop's own thread."""
+    waiting = _waiting.get((loop, flight))
+    if waiting is None:
+        flight.on_end(lambda: _tell(flight, loop))
+        waiting = _waiting[loop, flight] = []
+    waiting.append(done := loop.create_future())
+    return done
+
+
+def _tell(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> None:
+    def settle() -> None:
+        for done in _waiting.pop((loop, flight), ()):
+            if not done.done():
+                done.set_result(None)
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:  # the loop was closed with tasks still waiting: nobody is there to be told
+        _waiting.pop((loop, flight), None)
+
+
+async def fly(key: Hashable, work: Work[T]) -> T:
+    """The result of `key`'s flight, from a thread of the pool; takes over from an interrupted one."""
+    import asyncio  # here: a script that never awaits should not pay 30 ms for it
+
+    loop = asyncio.get_running_loop()
+    while True:
+        seat: Seat[T] = Seat()
+        try:
+            flight = seat.take(key, key, work)
+            done = _end_of(flight, loop)
+            if not flight.submitted:  # by whoever comes first, or by the next one if Ctrl-C kept him from it
+                threads.submit(flight.run)
+                flight.submitted = True
+            await done
+            return flight.result(key)
+        except Interrupted:
+            continue
+        finally:
+            seat.leave()

@@ -1,0 +1,247 @@
+"""The file calls that a cache needs and the standard library lacks: private, unfollowed, atomic.
+
+Knows nothing of blobs or refs. Invariants: nothing here follows a symlink below the base directory; modes come from
+the base directory alone, by chmod, so that no umask takes away what a group was promised; what is renamed into place
+is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UnsafeCache
+
+__all__ = [
+    "Modes",
+    "make_folder",
+    "move",
+    "open_private",
+    "random_name",
+    "read_json",
+    "remove",
+    "remove_empty",
+]
+
+RACES = 16  # rounds against somebody who removes empty folders while we make them
+LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """What the base directory's mode makes of ours: folders get it whole, so that setgid is passed on."""
+
+    folder: int
+    lock: int
+    blob: int
+
+    @classmethod
+    def of(cls, base_mode: int) -> Modes:
+        bits = stat.S_IMODE(base_mode)
+        return cls(folder=bits, lock=bits & 0o666, blob=bits & 0o444)
+
+    def trusts(self, st: os.stat_result) -> bool:
+        """Whether a file may be built on: anybody's where others may write, else this user's and root's."""
+        return bool(self.folder & 0o022) or st.st_uid in (os.geteuid(), 0)
+
+
+def random_name() -> str:
+    """16 hex digits that nobody else picks, nor can foresee."""
+    return os.urandom(8).hex()  # `secrets` says no more, and imports hmac and base64 for it
+
+
+def make_folder(path: str, *, below: str, mode: int) -> list[str]:
+    """Make `path` and what is missing above it, the base directory `below` included; the folders that now have a new
+    one in them, innermost first.
+
+    Top down, and each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since
+    everything that is written later would land where it points. The base directory itself is made with the umask.
+    """
+    grown: list[str] = []
+    for _ in range(RACES):
+        parent = below
+        try:
+            for name in path[len(below) + 1 :].split("/"):
+                if _make_one(folder := f"{parent}/{name}", mode):
+                    grown.insert(0, parent)
+                parent = folder
+            return grown
+        except FileNotFoundError:  # somebody removed the parent again, or the base directory, by hand
+            os.makedirs(below, exist_ok=True)
+    raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
+
+
+def _make_one(path: str, mode: int) -> bool:
+    try:
+        _check_folder(path)
+        return False
+    except FileNotFoundError:
+        pass
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        _check_folder(path)
+        return False
+    with suppress(FileNotFoundError):  # somebody cleared the base directory by hand meanwhile
+        os.chmod(path, mode)
+    return True
+
+
+def _check_folder(path: str) -> None:
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISDIR(mode):
+        raise UnsafeCache(path=path, reason=f"a folder of the cache should be there, not {kind(mode)}")
+
+
+def names(folder: str) -> list[str]:
+    """What is in a folder of ours, nothing if it isn't there. Raises UnsafeCache, OSError."""
+    try:
+        _check_folder(folder)
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def kind(mode: int) -> str:
+    """What a file of this mode is, for a person."""
+    names = {stat.S_IFLNK: "a symlink", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFIFO: "a fifo"}
+    return names.get(stat.S_IFMT(mode), "a device or socket")
+
+
+def check_regular(path: str) -> os.stat_result | None:
+    """lstat of the regular file at `path`, None if nothing is there; UnsafeCache if it is anything else."""
+    try:
+        st = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(st.st_mode):
+        raise _irregular(path, st.st_mode)
+    return st
+
+
+def _irregular(path: str, mode: int) -> UnsafeCache:
+    return UnsafeCache(path=path, reason=f"a regular file should be there, not {kind(mode)}")
+
+
+def open_private(path: str, flags: int, mode: int = 0o600) -> int:
+    """os.open that follows no symlink at the last step and waits for no fifo; UnsafeCache if it is no regular file."""
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO):
+            check_regular(path)
+        raise
+    if not flags & os.O_EXCL:
+        _check_open(fd, path)
+    return fd
+
+
+def _check_open(fd: int, path: str) -> None:
+    try:
+        if not stat.S_ISREG(mode := os.fstat(fd).st_mode):  # a fifo opens for reading at once, and says nothing
+            raise _irregular(path, mode)
+    except BaseException:  # Ctrl-C, too
+        os.close(fd)
+        raise
+
+
+def create(path: str, data: bytes, mode: int) -> None:
+    """Write a new file with exactly this mode, whole or not at all. Raises FileExistsError, OSError."""
+    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        try:
+            os.fchmod(fd, mode)
+            if os.write(fd, data) < len(data):  # cut where the disk was full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        finally:
+            os.close(fd)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def create_json(path: str, value: Any, *, mode: int) -> None:
+    """Write a new file with `value` as JSON. Not synced: what is lost in a power cut is unparsable, which is absent.
+
+    Raises FileExistsError, OSError.
+    """
+    create(path, json.dumps(value, separators=(",", ":")).encode(), mode)
+
+
+def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
+    """Replace `path` by `value` as JSON, atomically, through a new file in the folder `scratch`. Not synced."""
+    fresh = os.path.join(scratch, f"new-{random_name()}")
+    create_json(fresh, value, mode=mode)
+    try:
+        os.rename(fresh, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(fresh)
+        raise
+
+
+def read_json(path: str, *, trusts: Callable[[os.stat_result], bool] | None = None) -> dict[str, Any] | None:
+    """The JSON object at `path`; None if it is absent, unreadable, unparsable or a stranger's, as far as `trusts` says.
+
+    UnsafeCache if it is no file.
+    """
+    try:
+        fd = open_private(path, os.O_RDONLY)
+    except OSError as e:
+        if isinstance(e, UnsafeCache):
+            raise
+        return None
+    try:
+        if trusts is not None and not trusts(os.fstat(fd)):
+            return None
+        text = os.read(fd, LONGEST_RECORD)
+        value = json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(fd)
+    return value if isinstance(value, dict) else None
+
+
+def move(source: str, target: str, *, base: str) -> None:
+    """os.rename between folders of ours; EXDEV is an error that says what is wrong with the base directory."""
+    try:
+        os.rename(source, target)
+    except OSError as e:
+        if e.errno == errno.EXDEV:
+            raise UnsafeCache(path=base, reason="the base directory must be one file system") from e
+        raise
+
+
+def remove(path: str) -> None:
+    """Delete a file or a folder; what is gone already, or can't be deleted, is left to the next sweep."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError:  # EISDIR on Linux, EPERM on macOS, EACCES where it isn't ours
+        with suppress(OSError):  # some come through in spite of ignore_errors
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_empty(folder: str) -> None:
+    """rmdir, if nothing is in it and it may be removed."""
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def available(path: str) -> int | None:
+    """Bytes that this user may still write there; None where the mount does not know (some report no blocks at all)."""
+    try:
+        st = os.statvfs(path)
+    except OSError:
+        return None
+    return st.f_bavail * st.f_frsize if st.f_blocks else None

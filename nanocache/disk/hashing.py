@@ -1,0 +1,73 @@
+"""The SHA-256 of what lies on disk, followed while it grows.
+
+One design for one stream, many ranges and a resume: the bytes are read back behind the contiguous frontier, so the
+digest is that of the file and not of what we believe to have written. They come from the page cache. Invariant: nothing
+is hashed before it was written, nothing twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+
+from ..http.validation import StartOver
+
+__all__ = ["Frontier"]
+
+BLOCK = 1 << 20  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms with SHA instructions
+WRITEBACK = 8 << 20  # bytes between two nudges to the disk
+SYNC_FILE_RANGE_WRITE = 2
+
+
+@functools.cache
+def _nudge() -> Callable[[int, int, int, int], int] | None:
+    """sync_file_range(2), which has the disk begin to write and waits for nothing; None where there is none.
+
+    The kernel leaves a GiB in memory, and the fsync before publication then waits for all of it: a sixth of the time.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes
+    except ImportError:  # a Python that was built without libffi: it only costs time
+        return None
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return call
+
+
+class Frontier:
+    """Hashes the file behind `fd` from its first byte on."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._hasher, self._buffer = fd, hashlib.sha256(), memoryview(bytearray(0))
+        self.hashed = self._nudged = 0  # bytes
+
+    def follow(self, end: int) -> bool:
+        """Hash a block more, at most up to `end`; False if there was nothing to do."""
+        want = min(end - self.hashed, BLOCK)
+        if want <= 0:
+            return False
+        if want > len(self._buffer):
+            self._buffer = memoryview(bytearray(want))
+        count = os.preadv(self._fd, [self._buffer[:want]], self.hashed)
+        if not count:
+            raise StartOver("bytes that were written are gone from the disk")
+        self._hasher.update(self._buffer[:count])
+        self.hashed += count
+        if self.hashed - self._nudged >= WRITEBACK:
+            self._begin_writing()
+        return True
+
+    def _begin_writing(self) -> None:
+        if (nudge := _nudge()) is not None:  # its errors are those of a file system that doesn't know it
+            nudge(self._fd, self._nudged, self.hashed - self._nudged, SYNC_FILE_RANGE_WRITE)
+        self._nudged = self.hashed
+
+    def digest(self) -> str:
+        """64 hex digits, of what was hashed so far."""
+        return self._hasher.hexdigest()

@@ -1,0 +1,88 @@
+"""The head of the first answer: is it the artifact at all, from which byte on, and is there room for it?
+
+A page instead of the file, another size than expected, a file that is larger than the limit or the disk: all of it is
+known before the body, and refused then.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ..errors import NoSpace
+from ..http.exchange import Response
+from ..http.validation import StartOver, check_part, read_offer
+from .ledger import Claim
+from .retry import Failure
+from .transfer import Work
+
+__all__ = ["Wanted", "accept"]
+
+WORTH_ASKING = 1 << 16  # bytes; smaller ones find out as soon when they are written
+PAGES = (".htm", ".html", ".xhtml")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is known of the artifact before anybody is asked."""
+
+    digest: str | None
+    size: int | None  # bytes
+    condition: tuple[str | None, str | None] | None  # (ETag, Last-Modified) of what is here already
+    name: str
+
+    @property
+    def judged(self) -> bool:
+        """Whether a digest tells right bytes from wrong ones."""
+        return self.digest is not None
+
+    @property
+    def known(self) -> bool:
+        return self.digest is not None or self.size is not None
+
+
+def accept(work: Work, wanted: Wanted, response: Response, claim: Claim | None) -> tuple[Claim, int | None]:
+    """(the claim that the body fulfils, where the body ends as far as that is known).
+
+    `claim`: the range that was asked for, None for a plain GET. Raises StartOver, Failure, NoSpace.
+    """
+    if response.status == 206 and claim is not None:
+        ends, total = check_part(response.headers, work.offer, claim.pos, claim.end)
+        if total is None:
+            raise StartOver("it sent a part without saying of how much")
+        work.pieced = True
+        _set_total(work, wanted, claim, total)
+        return claim, ends
+    if response.status != 200:
+        raise StartOver(f"it answered {response.status} to a {'range' if claim else 'plain GET'}")
+    if claim is not None:
+        work.restart()  # no range, or another version: this answer is the new beginning
+    work.offer = read_offer(response.headers)
+    _check_page(work, wanted)
+    whole = work.ledger.claim_rest()
+    assert whole is not None
+    if work.offer.total is not None:
+        _set_total(work, wanted, whole, work.offer.total)
+    return whole, work.offer.total
+
+
+def _check_page(work: Work, wanted: Wanted) -> None:
+    meant = "text/html" in (work.source.header("accept") or "") or wanted.name.lower().endswith(PAGES)
+    if work.offer.page and not wanted.known and not meant:
+        raise Failure(
+            "a web page came instead of the file (a login, or a notice?); Accept: text/html takes it", lasting=True
+        )
+
+
+def _set_total(work: Work, wanted: Wanted, claim: Claim, total: int) -> None:
+    if wanted.size is not None and total != wanted.size:
+        raise Failure(f"it has {total:,} bytes where {wanted.size:,} were expected", lasting=True)
+    work.ledger.total = total
+    if claim.end is None:
+        claim.end = total
+    work.check_limit(total)
+    if total < WORTH_ASKING:
+        return
+    room, needed = work.partial.room, total - os.fstat(work.partial.fd).st_blocks * 512
+    if room is not None and needed > room:
+        raise NoSpace(path=work.partial.base, needed=needed, available=room)

@@ -1,0 +1,109 @@
+"""Products: what a hook built from a blob, visible only when complete and synced.
+
+    products-v1/<digest>/<hook key>/<name>
+
+Invariants: one build under contention; a failed hook publishes nothing and runs again next time; a product is built in
+a private folder and renamed; if another published it meanwhile, ours goes to trash. Not sealed: who writes into one
+changes it for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from ..artifact import hooks
+from ..artifact.hooks import Hook
+from ..artifact.request import Request
+from ..cancel import Cancel
+from ..coordination.flights import fly
+from ..coordination.waiting import Wait, hold
+from ..disk import durable, files
+from ..errors import UnsafeCache
+from ..store.blobs import Store
+
+__all__ = ["build", "find"]
+
+
+def find(store: Store, digest: str, hook: Hook, artifact_name: str) -> Path | None:
+    """The product if it is there: one lstat. UnsafeCache for a symlink or a stranger's."""
+    path = store.product(digest, hook.key, hook.product_name(artifact_name))
+    try:
+        st = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
+        raise UnsafeCache(path=path, reason=f"a product should be there, not {files.kind(st.st_mode)}")
+    if not store.trusted(st):
+        raise UnsafeCache(path=path, reason=f"it belongs to user {st.st_uid}, a stranger to this cache")
+    return Path(path)
+
+
+def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cancel) -> Path | None:
+    """The product of `hook` for the blob of `digest`; None if the blob is gone meanwhile.
+
+    Raises PostprocessFailed and what else the hook raises of ours, LockTimeout, Cancelled, OSError.
+    """
+    path = store.product(digest, hook.key, hook.product_name(request.name))
+    key = "p-" + hashlib.sha256(os.path.relpath(path, store.base).encode()).hexdigest()
+    asker = (hook.key, digest)
+
+    def work(own: Cancel) -> Path | None:
+        wait = Wait(lambda: os.path.lexists(path), asker, own, request.settings.lock_timeout, lambda _: None)
+        with hold(store, key, wait) as holding:
+            if (there := find(store, digest, hook, request.name)) is not None:
+                return there
+            if holding is None or (source := store.hit(digest, request.name)) is None:
+                return None
+            with holding.alive():
+                return _build(store, key, hook, source, path, own)
+
+    return fly(("product", store.base, key), asker, work, cancel)
+
+
+def _build(store: Store, key: str, hook: Hook, source: Path, path: str, cancel: Cancel) -> Path:
+    with store.private(key) as folder:
+        built = os.path.join(folder, os.path.basename(path))
+        hooks.run(hook, source, Path(built), cancel)
+        publish(store, built, path)
+    return Path(path)
+
+
+def publish(store: Store, built: str, path: str) -> None:
+    """Rename what was built to `path`, durable. What another published there meanwhile stays."""
+    _share(built, store.modes)
+    durable.sync_tree(built)
+    parent = os.path.dirname(path)
+    grown = store.folder(parent)
+    if os.path.lexists(path):
+        store.set_aside(built)
+        return
+    try:
+        files.move(built, path, base=store.base)
+    except OSError as e:
+        if isinstance(e, UnsafeCache) or not os.path.lexists(path):
+            raise
+        store.set_aside(built)
+    for folder in (parent, *grown):
+        durable.sync_folder(folder)
+
+
+def _share(built: str, modes: files.Modes) -> None:
+    """Give a product the base directory's modes: a hook made it with this user's umask."""
+    if not os.path.isdir(built):
+        os.chmod(built, _file_mode(built, modes))
+        return
+    for folder, _, names in os.walk(built):
+        os.chmod(folder, modes.folder)
+        for name in names:
+            file = os.path.join(folder, name)
+            if not os.path.islink(file):
+                os.chmod(file, _file_mode(file, modes))
+
+
+def _file_mode(path: str, modes: files.Modes) -> int:
+    own = stat.S_IMODE(os.stat(path).st_mode) & 0o700
+    readers = modes.blob
+    return own | readers | (readers >> 2 if own & 0o100 else 0)

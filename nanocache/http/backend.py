@@ -1,0 +1,168 @@
+"""What httpcore meets below it: a network that can be called off and that counts, names for its failures, quiet logs.
+
+Not an exchange (`http`) and not a socket (`sockets`). Invariants: what fails is a Failure in our own words, since those
+of h11 and of a proxy quote what a server sent; no line of httpcore's log about an exchange of ours holds a value.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..cancel import Cancel
+from ..download.retry import Failure, Pace
+from .socket import READ, Wire
+
+__all__ = ["CONNECT_TIMEOUT", "LONGEST_HEAD", "Network", "failures", "quiet", "without_values"]
+
+CONNECT_TIMEOUT = 10.0  # seconds for all addresses of a host together; less if the timeout is
+LONGEST_HEAD = 2 * READ  # bytes until the head is whole; h11 bounds each head, but not how many 1xx come before it
+
+
+class Network:
+    """How httpcore reaches the network: its backend and its stream in one, since there is one connection at a time.
+
+    Not derived from httpcore's classes, which would import it with this module.
+    """
+
+    def __init__(self) -> None:
+        self.wire, self.pace = Wire(), Pace()
+        self.head: int | None = None  # bytes that the head may still have, while it comes
+
+    def begin(self) -> None:
+        self.pace, self.wire.waited = Pace(), 0.0
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any) -> Network:
+        import httpcore
+
+        try:
+            self.wire.connect(host, port, timeout or CONNECT_TIMEOUT)
+        except TimeoutError as e:
+            raise httpcore.ConnectTimeout(str(e)) from e
+        except (OSError, UnicodeError) as e:  # a label of a host name that is empty or too long
+            raise httpcore.ConnectError(str(e)) from e
+        return self
+
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
+        import httpcore
+
+        if (outer := self.wire.secured) is not None:  # https through a proxy that itself speaks https
+            from httpcore._backends.sync import TLSinTLSStream
+
+            return TLSinTLSStream(outer, ssl_context, server_hostname, timeout)
+        try:
+            self.wire.secure(ssl_context, server_hostname, timeout)
+        except TimeoutError as e:
+            raise httpcore.ConnectTimeout(str(e)) from e
+        except OSError as e:
+            raise httpcore.ConnectError(e) from e  # as its argument, since httpcore drops the cause
+        return self
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        import httpcore
+
+        try:
+            data = self.wire.read(timeout)
+        except TimeoutError as e:
+            raise httpcore.ReadTimeout(str(e)) from e
+        except OSError as e:
+            raise httpcore.ReadError(str(e)) from e
+        self.pace.check(len(data))
+        if self.head is not None:
+            self.head -= len(data)
+            if self.head < 0:
+                raise httpcore.RemoteProtocolError("the head has no end")
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        import httpcore
+
+        try:
+            self.wire.write(buffer, timeout)
+        except TimeoutError as e:
+            raise httpcore.WriteTimeout(str(e)) from e
+        except OSError as e:
+            raise httpcore.WriteError(str(e)) from e
+
+    def close(self) -> None:
+        self.wire.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            return self.wire.readable()
+        return self.wire.secured if info == "ssl_object" else None
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def failures(cancel: Cancel, timeout: float) -> Iterator[None]:
+    import httpcore
+
+    try:
+        yield
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as e:
+        cancel.check()  # a socket that was shut down fails in one of these ways
+        raise _failure(e, timeout) from None
+    except httpcore.UnsupportedProtocol:
+        raise Failure("the proxy of the environment has a scheme that cannot be used", lasting=True) from None
+
+
+def _failure(e: Exception, timeout: float) -> Failure:
+    import ssl
+
+    import httpcore
+
+    match e:
+        case httpcore.ConnectTimeout():
+            return Failure(f"no connection within {min(CONNECT_TIMEOUT, timeout):g} s")
+        case httpcore.TimeoutException():
+            return Failure(f"not a byte for {timeout:g} s")
+        case httpcore.ConnectError(args=(ssl.SSLCertVerificationError(verify_message=reason),)):
+            return Failure(f"its certificate is not trusted: {reason}; SSL_CERT_FILE names other ones", lasting=True)
+        case httpcore.ConnectError():
+            return Failure(f"cannot connect: {e}")
+        case httpcore.NetworkError():
+            return Failure(f"the connection broke: {e}")
+        case httpcore.ProxyError():
+            text = str(e)  # the status, and a reason in the proxy's own words, which are not ours to show
+            status = text[:3] if text[:3].isdigit() else text
+            return Failure(f"the proxy refused: {status}", lasting=status.startswith("4"))
+        case httpcore.LocalProtocolError():
+            return Failure("a header of the request is not valid", lasting=True)  # h11's own text holds its value
+        case _:
+            return Failure(_broken_off(str(e)))
+
+
+def _broken_off(text: str) -> str:
+    # h11's texts quote what the server sent, a Location perhaps.
+    if "closed" in text or "disconnected" in text:
+        return "the connection ended before the answer was complete"
+    return "the answer is no valid HTTP"
+
+
+# --- what httpcore logs -----------------------------------------------------------------------------------------------
+
+_ours = threading.local()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie; and h11's errors,
+    # which quote a line that is no header, ours or theirs. Only lines of our own exchanges are cut, since the logger is
+    # everybody's.
+    _ours.active = True
+    try:
+        yield
+    finally:
+        _ours.active = False
+
+
+def without_values(record: logging.LogRecord) -> bool:
+    if getattr(_ours, "active", False):
+        record.msg = str(record.msg).split(" return_value=")[0].split(" exception=")[0]
+    return True

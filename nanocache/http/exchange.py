@@ -1,0 +1,273 @@
+"""One HTTP exchange: a GET goes out, the head of its answer comes back, the body waits to be read.
+
+Not a policy: no redirect is followed here, no credential chosen, nothing tried again. It stands on httpcore, the engine
+of httpx, rather than on `httpx.Client`, which keeps cookies, logs whole URLs, reads the bodies of redirects, and can't
+end a connection attempt that nobody waits for any more; a small file costs it half as much again. What httpx knows
+about URLs, proxies and certificates is used from there.
+
+Invariants: nothing else imports httpx, and httpcore only `network` below; one connection is used by one thread at a
+time; a cancelled exchange ends at once in every phase but the look-up of the host's name; nothing is sent offline; a
+forked child uses no connection of its parent; no text of ours or of httpcore's log holds a query, a password or a
+header's value.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ..artifact.urls import origin
+from ..cancel import Cancel
+from ..config import Settings
+from ..download.retry import Failure, Offline
+from . import environment, socket
+from .backend import CONNECT_TIMEOUT, LONGEST_HEAD, Network, failures, quiet, without_values
+
+__all__ = ["Response", "exchange"]
+
+IDLE = 15.0  # seconds that an idle connection may be used again; servers drop theirs after 60 as a rule
+IDLE_CONNECTIONS = 64  # kept open at most, less one for each origin
+
+
+@dataclass(slots=True)
+class Response:
+    """The head of an answer, and its body: raw bytes as they were sent, which come once."""
+
+    status: int
+    url: str  # may hold secrets: redact it before it is seen
+    headers: dict[str, str]  # names in lower case; repeated ones joined by a comma
+    body: Iterator[bytes]  # raises Failure and Cancelled
+    latency: float = 0.0  # seconds from the request to the head, a new connection included
+    waited: Callable[[], float] = lambda: 0.0  # seconds so far in which the socket had nothing to read
+
+
+@contextmanager
+def exchange(url: str, headers: Iterable[tuple[str, str]], *, settings: Settings, cancel: Cancel) -> Iterator[Response]:
+    """GET `url` with exactly these headers (and Host), for as long as the block runs.
+
+    A body that was read to its end leaves the connection to the next exchange; any other end closes it.
+    Raises Failure, Cancelled, Offline.
+    """
+    if settings.offline:
+        raise Offline
+    request = _request(url, headers, settings.timeout)
+    line = _take(environment.proxy(*origin(url)), request.url.origin)
+    try:
+        with cancel.watch(line.network.wire.shutdown), line.ask(request, url, settings.timeout, cancel) as response:
+            yield response
+    except BaseException:
+        line.close()
+        raise
+    _give_back(line)
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+_idle: dict[tuple[Any, ...], list[_Line]] = {}  # lists, whose append and pop are atomic, so that no fork meets a lock
+
+
+class _Line:
+    """A connection to one origin (through one proxy), opened when needed and reopened when it was closed."""
+
+    def __init__(self, key: tuple[Any, ...], target: Any, proxy: str | None) -> None:
+        import httpcore
+
+        _register()
+        self.key, self.network, self.since, self.used = key, Network(), 0.0, False
+        options: dict[str, Any] = {
+            "ssl_context": _trust(*environment.certificates()) if target.scheme == b"https" else None,
+            "keepalive_expiry": IDLE,
+            "network_backend": self.network,
+        }
+        self._open: Callable[[], Any]
+        if proxy is None:  # without the pool of connections around it, which costs a small artifact a tenth of its time
+            self._open = lambda: httpcore.HTTPConnection(target, **options)
+        else:
+            through = _proxy(proxy)
+            self._open = lambda: httpcore.ConnectionPool(proxy=through, max_connections=1, **options)
+        self._connection: Any = None
+
+    @contextmanager
+    def ask(self, request: Any, url: str, timeout: float, cancel: Cancel) -> Iterator[Response]:
+        asked = time.monotonic()
+        with failures(cancel, timeout), quiet():
+            answer = self._send(request)
+        latency = time.monotonic() - asked
+        body, wire = _body(answer, cancel, timeout), self.network.wire
+        try:
+            yield Response(answer.status, url, _decoded(answer.headers), body, latency, lambda: wire.waited)
+        finally:
+            answer.close()
+
+    def _send(self, request: Any) -> Any:
+        import httpcore
+
+        self.network.begin()
+        used, self.used = self.used, True
+        try:
+            return self._ask_once(request)
+        except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
+            if not used or self.network.wire.dead:
+                raise
+        # The server closed the connection that was kept, in the very moment we used it again. A GET may be repeated.
+        return self._ask_once(request)
+
+    def _ask_once(self, request: Any) -> Any:
+        if self._connection is None or not self.idle or any(c.has_expired() for c in self._connections):
+            self.close()
+            self._connection = self._open()
+        self.network.head = LONGEST_HEAD
+        answer = self._connection.handle_request(request)
+        self.network.head = None
+        return answer
+
+    @property
+    def _connections(self) -> list[Any]:
+        return getattr(self._connection, "connections", [self._connection])
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can carry another request: it is open, and nothing came behind the last answer."""
+        return any(c.is_idle() and not c.is_closed() and not _unread(c) for c in self._connections)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _take(proxy: str | None, target: Any) -> _Line:
+    key = (target.scheme, target.host, target.port, proxy, *environment.certificates())
+    while lines := _idle.get(key):
+        with suppress(IndexError):  # another thread was faster
+            line = lines.pop()
+            if time.monotonic() - line.since < IDLE:
+                return line
+            line.close()
+    return _Line(key, target, proxy)
+
+
+def _give_back(line: _Line) -> None:
+    if line.network.wire.dead or not line.idle:
+        line.close()
+        return
+    line.since = time.monotonic()
+    _idle.setdefault(line.key, []).append(line)
+    if sum(1 + len(lines) for lines in list(_idle.values())) > IDLE_CONNECTIONS:
+        _close_some()
+
+
+def _unread(connection: Any) -> bool:
+    """Whether bytes came behind the answer: whoever asked next would take them for his own. So it is if nobody can
+    tell: httpcore knows, but does not say."""
+    while connection is not None:
+        if (state := getattr(connection, "_h11_state", None)) is not None:
+            return bool(state.trailing_data[0])
+        connection = getattr(connection, "_connection", None)
+    return True
+
+
+def _close_some() -> None:
+    """Close what is idle to the origin that was not asked for the longest."""
+    newest = {key: max((line.since for line in list(lines)), default=0.0) for key, lines in list(_idle.items())}
+    lines = _idle.pop(min(newest, key=lambda key: newest[key], default=()), [])
+    while lines:
+        with suppress(IndexError):  # another thread took it
+            lines.pop().close()
+
+
+def _close_idle() -> None:
+    while _idle:
+        _close_some()
+
+
+@functools.cache
+def _register() -> None:
+    atexit.register(_close_idle)
+    os.register_at_fork(after_in_child=_forget)
+    logging.getLogger("httpcore.http11").addFilter(without_values)
+
+
+def _forget() -> None:
+    socket.close_all()
+    _idle.clear()
+
+
+# --- requests and answers ---------------------------------------------------------------------------------------------
+
+
+def _request(url: str, headers: Iterable[tuple[str, str]], timeout: float) -> Any:
+    import httpcore
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+        raw = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers]
+    except (httpx.InvalidURL, UnicodeError, TypeError, ValueError):
+        raise Failure("the address or a header of the request is not valid", lasting=True) from None
+    connect = min(CONNECT_TIMEOUT, timeout)
+    return httpcore.Request(
+        "GET",
+        httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path or b"/"),
+        headers=[(b"Host", parsed.netloc), *raw],
+        extensions={"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": connect}},
+    )
+
+
+def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    read: dict[str, str] = {}
+    for name, value in headers:
+        key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace")
+        read[key] = f"{read[key]}, {text}" if key in read else text
+    return read
+
+
+def _body(answer: Any, cancel: Cancel, timeout: float) -> Iterator[bytes]:
+    chunks = answer.iter_stream()
+    with failures(cancel, timeout):
+        while (chunk := _next(chunks)) is not None:
+            yield chunk
+    cancel.check()  # a body that ends with its connection also ends when the socket is shut down
+
+
+def _next(chunks: Iterator[bytes]) -> bytes | None:
+    with quiet():
+        return next(chunks, None)
+
+
+# --- proxies and trust ------------------------------------------------------------------------------------------------
+
+
+def _proxy(url: str) -> Any:
+    import httpcore
+    import httpx
+
+    try:
+        proxy = httpx.Proxy(url)
+    except (httpx.InvalidURL, ValueError):
+        raise Failure("the proxy of the environment is no address of a proxy", lasting=True) from None
+    target = proxy.url
+    return httpcore.Proxy(
+        httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path),
+        auth=proxy.raw_auth,
+        ssl_context=_trust(*environment.certificates()) if target.scheme == "https" else None,
+    )
+
+
+@functools.lru_cache(maxsize=4)  # 20 ms each
+def _trust(file: str | None, folder: str | None) -> Any:
+    # httpx's own rule, but of the variables as they were read for the key: were they read again, a change in between
+    # would leave one pair's trust under the other's name for good.
+    import ssl
+
+    import httpx
+
+    if file or folder:
+        return ssl.create_default_context(cafile=file or None, capath=None if file else folder)
+    return httpx.create_ssl_context(trust_env=False)

@@ -1,0 +1,108 @@
+"""What the head of an answer promises, and whether it is what was asked for.
+
+Pure. Source: RFC 9110, above all 8.8 (validators), 13.1.5 (If-Range), 14.4 (Content-Range), 15.3.7 (206). Invariant:
+bytes of two versions never end up in one file: a part is taken only at the place, of the length and of the version that
+the first answer gave; on any doubt the transfer starts over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from ..download.ledger import parse_content_range
+from ..download.retry import Failure
+
+__all__ = ["Offer", "StartOver", "check_part", "part_headers", "read_offer", "strong_validator"]
+
+Headers = Mapping[str, str]  # names in lower case
+CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")  # an error names them, and nothing else a server says
+
+
+class StartOver(Failure):
+    """The bytes so far are not to be built on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the answer with status 200 says about the artifact. Sizes in bytes."""
+
+    total: int | None = None
+    validator: str | None = None  # strong, as If-Range wants it
+    etag: str | None = None
+    last_modified: str | None = None
+    ranges: bool = False  # announced, and of use
+    framed: bool = True  # the end can be told from a cut
+    encoding: str | None = None  # sent in spite of `identity`: one of CODINGS, or "unknown"
+    page: bool = False  # HTML
+
+
+def read_offer(headers: Headers) -> Offer:
+    """The offer in the head of a 200."""
+    chunked = "transfer-encoding" in headers
+    length = headers.get("content-length", "").split(",")[0].strip()
+    total = int(length) if length.isdigit() and not chunked else None
+    encoding = headers.get("content-encoding", "").strip().lower()
+    plain = encoding in ("", "identity")
+    units = {unit.strip().lower() for unit in headers.get("accept-ranges", "").split(",")}
+    return Offer(
+        total=total,
+        # What was encoded on the way out may be encoded otherwise the next time: its offsets mean nothing.
+        validator=strong_validator(headers) if plain else None,
+        etag=headers.get("etag"),
+        last_modified=headers.get("last-modified"),
+        ranges=plain and "bytes" in units,
+        framed=chunked or total is not None,
+        encoding=None if plain else encoding if encoding in CODINGS else "unknown",
+        page=headers.get("content-type", "").split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"),
+    )
+
+
+def strong_validator(headers: Headers) -> str | None:
+    """The validator that proves two parts to be of one version, or None: a strong ETag, else a Last-Modified that is
+    at least a minute older than the answer (RFC 9110 8.8.2.2; within it the file may have changed twice)."""
+    etag = headers.get("etag", "").strip()
+    if etag:
+        return etag if len(etag) >= 2 and etag[0] == etag[-1] == '"' else None
+    try:
+        modified, date = (parsedate_to_datetime(headers[name]) for name in ("last-modified", "date"))
+        return headers["last-modified"] if (date - modified).total_seconds() >= 60 else None
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return None
+
+
+def part_headers(start: int, end: int | None, validator: str | None) -> list[tuple[str, str]]:
+    """What to send for [start, end), to the end of the artifact if `end` is None."""
+    headers = [("Range", f"bytes={start}-{'' if end is None else end - 1}")]
+    return headers if validator is None else [*headers, ("If-Range", validator)]
+
+
+def check_part(headers: Headers, offer: Offer, start: int, end: int | None) -> tuple[int, int | None]:
+    """(where the part in a 206 ends, the artifact's size as far as known); raises StartOver unless it begins at `start`
+    and is of the version on offer. It may be shorter than [start, end), which is legal."""
+    if headers.get("content-type", "").strip().lower().startswith("multipart/"):
+        raise StartOver("it sent multipart ranges to one range")
+    if (part := parse_content_range(headers.get("content-range"))) is None:
+        raise StartOver("it sent a part without saying which")
+    got_start, got_end, total = part
+    if got_start != start or (end is not None and got_end > end):
+        raise StartOver(
+            f"it sent bytes {got_start:,}-{got_end - 1:,} where {start:,}-{'' if end is None else end - 1}"
+            " was asked for"
+        )
+    if offer.total is not None and total not in (None, offer.total):
+        raise StartOver(f"its size changed from {offer.total:,} to {total:,} bytes")
+    if offer.validator is not None and not _same(headers, offer.validator):
+        raise StartOver("it changed meanwhile")
+    if (length := headers.get("content-length", "")).isdigit() and int(length) != got_end - start:
+        raise StartOver("it sent a part of another length than it said")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise StartOver("it sent a part in another encoding")
+    return got_end, offer.total if total is None else total
+
+
+def _same(headers: Headers, validator: str) -> bool:
+    # A server that let If-Range pass may leave out what it had to repeat (RFC 9110 15.3.7); another value is a no.
+    name = "etag" if validator.startswith('"') else "last-modified"
+    return headers.get(name, validator).strip() == validator

@@ -1,0 +1,259 @@
+"""The store that the ranks of a job agree through: where it is, this process's one client of it, and how to wait on it.
+
+    torchrun                    the agent's TCPStore, which outlives every worker
+    MASTER_ADDR, MASTER_PORT    a TCPStore in rank 0's process, shared with a later init_process_group
+    a group made by hand        the TCPStore under it
+    none of these, a worker of  no store: None, and locks alone coordinate
+    a DataLoader, after a fork
+
+It carries words, never an artifact's bytes. Invariants: waiting is asking again (`pauses`), never a blocking call of
+torch, which sees no signal before it ends (torchrun then kills after 30 s) and prints two warnings per time-out; a
+client is never used on both sides of a fork, which gave wrong values; a lost store is one CoordinatorLost, and nothing
+is asked of it any more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from ..errors import CoordinatorLost
+from ..rank import Topology, initialized_group, integer, is_ddp_initialized, topology
+from .clock import process_age
+from .store_client import ANSWER, Words, torch_distributed
+from .torch_calls import Line
+
+__all__ = ["Address", "Coordinator", "address", "connect", "coordination", "joined", "pauses"]
+
+logger = logging.getLogger("nanodist")
+
+LINGER = 1.0  # seconds that a process which hosts the store stays for those who still read; some of them may be dead
+ENDING = 0.5  # seconds for what is under way at the end of the process
+RESOLVER = 15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, no error
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the store is. `hosting`: this process serves it. `lasting`: it outlives the ranks (torchrun's agent)."""
+
+    host: str
+    port: int
+    hosting: bool
+    lasting: bool
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Coordinator(Words):
+    """This process's place at the store. Every method raises CoordinatorLost once the store is out of reach."""
+
+    def __init__(self, where: Address, here: Topology, client: Any) -> None:
+        super().__init__(str(where), client, f"nanodist/{_attempt(here)}")
+        self.where, self.rank, self.world_size = where, here.rank, here.world_size
+        self._fenced = not _several_agents(here)
+        self.told: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
+        self._job = ""
+        self._pid = os.getpid()
+        self._idle: list[Any] = []  # clients that torch built over
+
+    def oldest(self) -> float:
+        """Seconds since which words are of this attempt of the job, and not of one that died."""
+        return float("inf") if self._fenced else process_age()
+
+    @property
+    def job(self) -> str:
+        """32 hex digits that all ranks of this job have in common, and no other job has."""
+        self._job = self._job or self.compare_set("job", "", uuid.uuid4().hex)
+        return self._job
+
+    @contextmanager
+    def under(self, prefix: str) -> Iterator[Any]:
+        """The store under a further prefix, for what torch builds over one in the block.
+
+        Through a client that nobody else uses meanwhile: torch blocks in it while it waits for a peer, and neither our
+        signs of life nor what is built for another peer must wait for that one.
+        """
+        try:
+            client = self._idle.pop()
+        except IndexError:
+            client = self.ask(self.store.clone)
+        yield torch_distributed().PrefixStore(prefix, client)
+        self._idle.append(client)  # unless the block raised: it may still be in use
+
+    def leave(self) -> None:
+        """Let go of the store, once those who wait on it have read, if it lives in this process."""
+        if os.getpid() != self._pid:
+            return  # a forked child at its own end: a word of it would garble the parent's connection
+        try:
+            if self.where.hosting:
+                deadline = time.monotonic() + LINGER
+                while self.add("following", 0) > 0 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+        except CoordinatorLost:
+            pass
+        self.lost = self.lost or CoordinatorLost(address=str(self.where), reason="this process is ending")
+        self.line.end(ENDING)
+        self.store = None
+        self._idle.clear()
+
+
+def pauses(world_size: int) -> Iterator[None]:
+    """Sleep between two looks: a thousandth of the time waited so far, so that a wait is late by no more than that.
+
+    At least half a millisecond, at most 5; longer in big worlds, so that all ranks together ask the store 50,000 times
+    a second at most (8 us of its time each, measured).
+    """
+    begun = time.monotonic()
+    least = max(0.0005, world_size * 0.00002)
+    most = max(0.005, least)
+    while True:
+        time.sleep(min(max((time.monotonic() - begun) / 1000, least), most))
+        yield
+
+
+_lock = threading.Lock()
+_place: Coordinator | None = None
+_refused: tuple[Address | None, bool] | None = None  # what no store answered to; asked again once a group is there
+_forked = False
+
+
+def coordination() -> Coordinator | None:
+    """This process's place at the store, taken at the first call; None where there is none, with one warning."""
+    global _place, _refused
+    if _forked or _in_worker():
+        return None
+    with _lock:
+        if _place is not None:
+            return _place if _place.lost is None else None
+        asked = (address(), is_ddp_initialized())
+        if _refused != asked:
+            _place = _join(asked[0])
+            _refused = asked if _place is None else None
+        return _place
+
+
+def joined() -> Coordinator | None:
+    """This process's place at the store if it has one already; never takes one, never loads torch."""
+    return None if _forked or _place is None or _place.lost is not None or _in_worker() else _place
+
+
+def _join(where: Address | None) -> Coordinator | None:
+    if where is None:
+        logger.warning(
+            "the ranks of this job have no store to agree through, so that file locks alone coordinate; "
+            "set MASTER_ADDR and MASTER_PORT to the host of rank 0 and a free port"
+        )
+        return None
+    try:
+        place = Coordinator(where, topology(), connect(where, ANSWER))
+    except CoordinatorLost as e:
+        logger.warning("%s; file locks alone coordinate", e)
+        return None
+    atexit.register(place.leave)
+    return place
+
+
+def address() -> Address | None:
+    """Where the job's store is, by the environment, else by the initialised group; None if neither says."""
+    host, port = os.environ.get("MASTER_ADDR"), integer(("MASTER_PORT",))
+    if host and port is not None:
+        lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        return Address(host, port, hosting=not lasting and topology().rank == 0, lasting=lasting)
+    return _under_group()
+
+
+def _under_group() -> Address | None:
+    dist = initialized_group()
+    if dist is None:
+        return None
+    try:
+        store = dist.group.WORLD.get_group_store()
+    except (AttributeError, RuntimeError):  # an older torch; a backend without a store (MPI)
+        return None
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return Address(store.host, store.port, hosting=False, lasting=False) if isinstance(store, dist.TCPStore) else None
+
+
+def connect(where: Address, timeout: float) -> Any:
+    """A new client of the store (and its server, where this process hosts it), within `timeout` seconds.
+
+    Waits for nobody but the server: `dist.rendezvous` would hold rank 0 until every rank has come. Raises
+    CoordinatorLost.
+    """
+    if not where.hosting:
+        _reach(where, timeout)
+    patience = max(timeout, RESOLVER)
+
+    def make() -> Any:
+        return torch_distributed().TCPStore(
+            where.host,
+            where.port,
+            is_master=where.hosting,
+            wait_for_workers=False,
+            multi_tenant=True,  # a later init_process_group of this process finds our server at its port, and shares it
+            timeout=timedelta(seconds=patience),
+        )
+
+    try:
+        return Line().call(patience, make)
+    except TimeoutError:
+        reason = f"it took a connection, and gave no answer within {patience:g} s"
+    except RuntimeError as e:
+        reason = str(e).split("\n", 1)[0]
+    raise CoordinatorLost(address=str(where), reason=reason)
+
+
+def _reach(where: Address, timeout: float) -> None:
+    # Here and not inside torch's constructor, which no signal interrupts while it tries.
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((where.host, where.port), timeout=1).close()
+            return
+        except OSError as e:
+            if time.monotonic() > deadline:
+                reason = f"no answer within {timeout:g} s ({e})"
+                raise CoordinatorLost(address=str(where), reason=reason) from None
+        time.sleep(0.05)
+
+
+def _several_agents(here: Topology) -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ and here.local_world_size != here.world_size
+
+
+def _attempt(here: Topology) -> str:
+    """What tells this start of the ranks from an earlier one, as far as the environment knows.
+
+    The agent's store keeps the keys of dead attempts. One agent counts its restarts; several do not agree on the number
+    (one said 0 and one 1 in the same generation), so there `oldest` decides what matters.
+    """
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"{run}/all" if _several_agents(here) else f"{run}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+
+
+def _in_worker() -> bool:
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None
+
+
+def _after_fork() -> None:
+    global _lock, _forked
+    _lock = threading.Lock()
+    # A child of a rank that has a client is no rank. One of a process that never had one may be: launchers fork too.
+    _forked = _forked or _place is not None
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,148 @@
+"""What the tests of the transfer share: a partial of one's own, a call of `download` with defaults, and clocks that
+do not wait."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanocache.cancel import Cancel
+from nanocache.config import Settings
+from nanocache.disk import files
+from nanocache.download import download as transfer
+from nanocache.download.download import NotModified, Received, Source
+from nanocache.store import orphans, partials
+from tests.servers.misbehave import Handler, Step, _spoilt
+from tests.servers.origin import Loopback, Request
+
+MIB = 1 << 20
+MODES = files.Modes.of(0o755)
+
+
+def body(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def settings(**changes: Any) -> Settings:
+    defaults: dict[str, Any] = {
+        "timeout": 5.0,
+        "retries": 3,
+        "connections": 4,
+        "lock_timeout": None,
+        "max_artifact": None,
+        "offline": False,
+    }
+    return Settings(**(defaults | changes))
+
+
+@dataclass
+class Download:
+    """A call of `download` after the other, each claiming what the one before left; `reports` of the last one."""
+
+    base: Path
+    reports: list[tuple[int, int | None]] = field(default_factory=list)
+
+    def __call__(
+        self,
+        *urls: str | Source,
+        digest: str | None = None,
+        size: int | None = None,
+        condition: tuple[str | None, str | None] | None = None,
+        name: str = "artifact.bin",
+        cancel: Cancel | None = None,
+        **changes: Any,
+    ) -> bytes:
+        """The bytes that lie on disk, which `received` describes."""
+        self.reports.clear()
+        with self.partial(judged=digest is not None) as partial:
+            received = transfer.download(
+                [url if isinstance(url, Source) else Source(url) for url in urls],
+                partial,
+                digest=digest,
+                size=size,
+                condition=condition,
+                name=name,
+                settings=settings(**changes),
+                cancel=cancel or Cancel(),
+                report=lambda done, total: self.reports.append((done, total)),
+            )
+            self.received = received
+            partial.state = None  # published, or the same as before: nothing to resume
+            return b"" if isinstance(received, NotModified) else Path(partial.data).read_bytes()
+
+    @property
+    def got(self) -> Received:
+        assert isinstance(self.received, Received)
+        return self.received
+
+    def partial(self, *, judged: bool = True) -> partials.Partial:
+        return orphans.claim(str(self.base / "partials-v1" / "key"), base=str(self.base), modes=MODES, judged=judged)
+
+    def left(self) -> dict[str, Any] | None:
+        """The state that the last call left behind, None if nothing."""
+        with closing(self.partial()) as partial:
+            return partial.state
+
+
+@pytest.fixture
+def download(base: Path) -> Download:
+    return Download(base)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have the transfer ask again at once; the seconds it would have waited are appended to the list."""
+    slept: list[float] = []
+
+    def sleep(cancel: Cancel, seconds: float) -> None:
+        cancel.check()
+        slept.append(seconds)
+
+    monkeypatch.setattr(Cancel, "sleep", sleep)
+    return slept
+
+
+def asked(server: Loopback, path: str | None = None) -> list[str | None]:
+    """The Range header of each request, without its unit."""
+    return [r.range and r.range.removeprefix("bytes=") for r in server.requests(path)]
+
+
+def paced(data: bytes, rate: float, **manners: Any) -> Handler:
+    """`serve`, at `rate` bytes per second for each request."""
+
+    def spoil(payload: bytes) -> Iterator[Step]:
+        step = max(1, int(rate / 200))
+        for at in range(0, len(payload), step):
+            yield payload[at : at + step]
+            yield 0.005
+
+    return _spoilt(data, spoil, **manners)
+
+
+class Crowd:
+    """Lets a handler through, and remembers the most requests that were under way at the same moment."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler, self.now, self.most, self.lock = handler, 0, 0, threading.Lock()
+
+    def __call__(self, request: Request) -> Iterator[Step]:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            yield from self.handler(request)
+        finally:
+            with self.lock:
+                self.now -= 1

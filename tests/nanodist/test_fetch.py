@@ -1,0 +1,362 @@
+"""nanodist.fetch on real processes: one download, the same file or the same error on every rank."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nanocache
+import nanodist
+from tests.servers.origin import Origin, content, digest
+
+Ranks = Callable[..., Any]
+SIZE = 100_000
+
+
+def url_of(origin: Origin, seed: int = 1, size: int = SIZE, query: str = "") -> str:
+    return origin.url(f"/bytes/{size}/{seed}/f.bin{query}")
+
+
+def disks(tmp_path: Path, n: int = 8) -> list[dict[str, str]]:
+    """Environments for n ranks, half of them on one disk and half on another."""
+    return [{"NANOCACHE_DIR": str(tmp_path / f"disk{rank * 2 // n}")} for rank in range(n)]
+
+
+def test_eight_ranks_download_once_and_all_have_the_file(ranks: Ranks, origin: Origin, base: Path) -> None:
+    url = url_of(origin, query="?delay=0.3")
+    run = ranks("report(path=str(nanodist.fetch(url, sha256=sha256)))", url=url, sha256=digest(SIZE, 1))
+    assert run.codes == [0] * 8, run.err
+    paths = {Path(path) for path in run.last("path")}
+    assert len(paths) == 1
+    assert paths.pop().read_bytes() == content(SIZE, 1)
+    assert origin.gets() == 1
+    assert not run.err
+
+
+def test_without_a_digest_too(ranks: Ranks, origin: Origin, base: Path) -> None:
+    url = url_of(origin, query="?delay=0.3")
+    run = ranks("for _ in range(2): report(path=str(nanodist.fetch(url)))", url=url)
+    assert run.codes == [0] * 8, run.err
+    assert len({one["path"] for one in run.all()}) == 1
+    assert origin.gets() == 1
+
+
+def test_leaders_error_is_every_ranks_error_within_50_ms(ranks: Ranks, origin: Origin, base: Path) -> None:
+    url = url_of(origin, query="?delay=0.5")
+    run = ranks("failing(lambda: nanodist.fetch(url, sha256='ab' * 32))", url=url)
+    errors = run.all()
+    assert [one["error"] for one in errors] == ["ChecksumMismatch"] * 8, run.err
+    assert all("ValueError" in one["mro"] and one["facts"] == errors[0]["facts"] for one in errors)
+    assert max(one["at"] for one in errors) - min(one["at"] for one in errors) < 0.05
+    assert origin.gets() <= 2  # nanocache's own second try
+
+
+def test_error_binds_who_comes_a_moment_later(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        time.sleep(RANK / 2)
+        failing(lambda: nanodist.fetch(url, sha256='ab' * 32))
+    """
+    run = ranks(code, 3, url=url_of(origin))
+    assert run.last("error") == ["ChecksumMismatch"] * 3, run.err
+    assert origin.gets() <= 2
+
+
+def test_asking_again_is_a_new_try_for_all_who_do(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        failing(lambda: nanodist.fetch(url, sha256=sha256))
+        time.sleep(1)  # until the origin has the right bytes
+        failing(lambda: nanodist.fetch(url, sha256=sha256))
+    """
+    url = origin.add("/f.bin", b"wrong")
+    right = content(SIZE, 1)
+    timer = threading.Timer(0.8, origin.add, ("/f.bin", right))
+    timer.start()
+    run = ranks(code, 4, url=url, sha256=digest(SIZE, 1))
+    timer.join()
+    assert run.last("error") == ["ChecksumMismatch"] * 4
+    assert len(run.last("value")) == 4, run.err
+    assert origin.gets() <= 3
+
+
+def test_bad_argument_is_the_callers_own_error_before_any_word(ranks: Ranks, base: Path) -> None:
+    run = ranks("failing(lambda: nanodist.fetch('http://127.0.0.1:9/f', sha256='md5:' + 'a' * 32))", 2)
+    assert run.last("error") == ["ValueError"] * 2
+
+
+def test_killed_leader_is_replaced_within_two_seconds(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        def watch(progress):
+            if progress.holder is None and progress.done:
+                if not os.path.exists(marker):
+                    open(marker, "w").close()
+                    report(killed=time.time())
+                    os.kill(os.getpid(), 9)
+                report(leads=time.time())
+        report(path=str(nanodist.fetch(url, sha256=sha256, progress=watch)))
+    """
+    size = 2_000_000
+    run = ranks(
+        code,
+        url=url_of(origin, size=size, query="?rate=1000000"),
+        sha256=digest(size, 1),
+        marker=str(base.parent / "marker"),
+    )
+    assert sorted(run.codes) == [-9] + [0] * 7, run.err
+    killed = next(one["killed"] for one in run.all() if "killed" in one)
+    assert min(one["leads"] for one in run.all() if "leads" in one) - killed < 2
+    paths = run.last("path")
+    assert len(paths) == 7
+    assert {Path(path).read_bytes() == content(size, 1) for path in paths} == {True}
+
+
+def test_rank_that_never_calls_holds_up_nobody(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        if RANK:
+            report(path=str(nanodist.fetch(url)))
+        else:
+            time.sleep(1.5)
+            report(left=True)
+    """
+    run = ranks(code, 4, url=url_of(origin))
+    assert len(run.last("path")) == 3, run.err
+    left = next(one["at"] for one in run.all() if "left" in one)
+    assert all(one["at"] < left for one in run.all() if "path" in one)
+
+
+def test_auto_finds_separate_disks_and_one_rank_acts_on_each(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
+    code = "report(path=str(nanodist.fetch(url)))"
+    run = ranks(code, url=url_of(origin, query="?delay=0.5"), env=disks(tmp_path))
+    assert run.codes == [0] * 8, run.err
+    assert all(Path(path).is_relative_to(tmp_path / f"disk{n // 4}") for n, path in enumerate(run.last("path")))
+    assert len(set(run.last("path"))) == 2
+    assert origin.gets() == 2
+
+
+def test_auto_finds_one_disk_behind_two_paths(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "disk0").mkdir()
+    (tmp_path / "disk1").symlink_to("disk0")
+    run = ranks("report(path=str(nanodist.fetch(url)))", url=url_of(origin, query="?delay=0.5"), env=disks(tmp_path))
+    assert run.codes == [0] * 8, run.err
+    assert len(set(run.last("path"))) == 2, "each by its own path text"
+    assert origin.gets() == 1
+
+
+def test_job_told_of_a_shared_disk_that_is_none_is_not_visible(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
+    run = ranks(
+        "failing(lambda: nanodist.fetch(url, scope='job'))",
+        url=url_of(origin, query="?delay=0.5"),
+        env=disks(tmp_path),
+    )
+    values, errors = run.last("value"), run.last("error")
+    assert (len(values), errors) == (4, ["NotVisible"] * 4), run.err
+    assert origin.gets() == 1
+    wrong = next(one for one in run.all() if "error" in one)
+    assert "FileNotFoundError" in wrong["mro"]
+    assert "NANODIST_SCOPE" in wrong["text"]
+    ended = [one["at"] for one in run.all()]
+    assert max(ended) - min(ended) < 2
+
+
+@pytest.mark.parametrize("argument", ["", ", scope='disk'"])
+def test_environment_names_the_scope_unless_an_argument_does(
+    ranks: Ranks, origin: Origin, tmp_path: Path, argument: str
+) -> None:
+    env = [one | {"NANODIST_SCOPE": "job"} for one in disks(tmp_path, 4)]
+    run = ranks(f"failing(lambda: nanodist.fetch(url{argument}))", 4, url=url_of(origin, query="?delay=0.3"), env=env)
+    assert len(run.last("error")) == (0 if argument else 2), run.err
+    assert origin.gets() == (2 if argument else 1)
+
+
+def test_scope_nobody_knows_is_a_value_error(base: Path, origin: Origin) -> None:
+    with pytest.raises(ValueError, match="auto, job, disk"):
+        nanodist.fetch(url_of(origin), scope="node")
+
+
+def test_without_a_store_locks_alone_coordinate_with_one_warning(ranks: Ranks, origin: Origin, base: Path) -> None:
+    run = ranks(
+        "for _ in range(2): report(path=str(nanodist.fetch(url)))",
+        4,
+        url=url_of(origin, query="?delay=0.5"),
+        store="none",
+    )
+    assert run.codes == [0] * 4, run.err
+    assert origin.gets() == 1
+    assert run.err.count("file locks alone") == 4, run.err
+
+
+def test_deleted_within_the_minute_is_fetched_again(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        path = nanodist.fetch(url)
+        time.sleep(0.5)
+        if RANK == 0:
+            path.unlink()
+        time.sleep(0.5)
+        report(path=str(nanodist.fetch(url)))
+    """
+    run = ranks(code, 4, url=url_of(origin))
+    assert run.codes == [0] * 4, run.err
+    assert origin.gets() == 2
+
+
+def test_store_that_dies_costs_coordination_and_not_the_file(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        def watch(progress):
+            if RANK == 0 and progress.done > 400_000:
+                os.kill(os.getpid(), 9)
+        if RANK:
+            time.sleep(0.2)
+        report(path=str(nanodist.fetch(url, sha256=sha256, progress=watch)))
+    """
+    size = 1_000_000
+    run = ranks(code, 4, store="rank0", url=url_of(origin, size=size, query="?rate=1000000"), sha256=digest(size, 1))
+    assert run.codes == [-9, 0, 0, 0], run.err
+    assert [Path(path).read_bytes() == content(size, 1) for path in run.last("path")] == [True] * 3
+    assert run.err.count("file locks alone") == 3
+
+
+def test_store_that_is_stopped_costs_coordination_and_not_the_file(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        import signal
+        from nanodist.coordination import store_client as words
+        words.ANSWER = 2.0
+        def watch(progress):
+            if progress.holder is None and progress.done > 400_000:
+                os.kill(int(os.environ["STORE_PID"]), signal.SIGSTOP)
+        report(path=str(nanodist.fetch(url, sha256=sha256, progress=watch)))
+    """
+    size = 1_000_000
+    run = ranks(code, 4, url=url_of(origin, size=size, query="?rate=1000000"), sha256=digest(size, 1), timeout=20)
+    assert run.codes == [0] * 4, run.err
+    assert [Path(path).read_bytes() == content(size, 1) for path in run.last("path")] == [True] * 4
+    assert run.err.count("file locks alone") == 3
+    assert origin.downloads() == 1
+
+
+def test_before_and_after_init_and_longer_than_its_time_out(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        import torch, torch.distributed as dist
+        report(before=str(nanodist.fetch(before)))
+        nanodist.compute_init("cpu", timeout=3)
+        report(after=str(nanodist.fetch(after, sha256=sha256)))
+        ones = torch.ones(1)
+        dist.all_reduce(ones)
+        report(sum=ones.item())
+        nanodist.compute_cleanup()
+        nanodist.compute_cleanup()
+    """
+    size = 1_000_000
+    run = ranks(
+        code,
+        before=url_of(origin, 2),
+        after=url_of(origin, size=size, query="?delay=10"),
+        sha256=digest(size, 1),
+    )
+    assert run.codes == [0] * 8, run.err
+    assert run.last("sum") == [8.0] * 8
+    assert origin.gets() == 2
+
+
+@pytest.mark.parametrize("method", ["tcp", "file"])
+def test_with_a_group_made_by_hand(ranks: Ranks, origin: Origin, base: Path, method: str, tmp_path: Path) -> None:
+    code = """
+        import socket, torch.distributed as dist
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            del os.environ[name]
+        dist.init_process_group("gloo", init_method=method, rank=RANK, world_size=4)
+        report(path=str(nanodist.fetch(url)), info=nanodist.topology().launcher)
+        dist.destroy_process_group()
+    """
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    run = ranks(
+        code,
+        4,
+        store="none",
+        url=url_of(origin, query="?delay=0.5"),
+        method=f"tcp://127.0.0.1:{port}" if method == "tcp" else f"file://{tmp_path}/rendezvous",
+    )
+    assert run.codes == [0] * 4, run.err
+    assert run.last("info") == ["group"] * 4
+    assert origin.gets() == 1
+    assert run.err.count("file locks alone") == (0 if method == "tcp" else 4), run.err
+
+
+def test_forked_loader_workers_use_the_lock_alone(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        import torch.utils.data
+        from nanodist.coordination.coordinator import coordination
+        class Files(torch.utils.data.Dataset):
+            def __len__(self):
+                return 4
+            def __getitem__(self, n):
+                assert coordination() is None
+                return str(nanodist.fetch(url))
+        nanodist.fetch(other)
+        assert coordination() is not None
+        loader = torch.utils.data.DataLoader(Files(), num_workers=2, multiprocessing_context="fork")
+        report(paths=sorted({path for batch in loader for path in batch}))
+        assert coordination() is not None
+        nanodist.fetch(third)
+    """
+    run = ranks(code, 2, url=url_of(origin, query="?delay=0.5"), other=url_of(origin, 2), third=url_of(origin, 3))
+    assert run.codes == [0, 0], run.err
+    assert [len(paths) for paths in run.last("paths")] == [1, 1]
+    assert origin.gets() == 3
+
+
+def test_many_come_in_order_from_one_download_each(ranks: Ranks, origin: Origin, base: Path) -> None:
+    urls = [url_of(origin, seed, 1000) for seed in range(150)]
+    run = ranks("report(paths=[str(p) for p in nanodist.fetch_many(urls)])", 4, urls=urls)
+    assert run.codes == [0] * 4, run.err
+    [first, *others] = run.last("paths")
+    assert all(paths == first for paths in others)
+    assert [Path(path).read_bytes() for path in first] == [content(1000, seed) for seed in range(150)]
+    assert origin.gets() == 150
+
+
+def test_many_with_exceptions_in_place_are_the_same_on_every_rank(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        wanted = [nanocache.Artifact(url, sha256=sha256) for url, sha256 in artifacts]
+        got = nanodist.fetch_many(wanted, return_exceptions=True)
+        report(got=[type(one).__name__ if isinstance(one, Exception) else str(one) for one in got])
+        failing(lambda: nanodist.fetch_many(wanted[1:]))
+    """
+    artifacts = [(url_of(origin, 1), digest(SIZE, 1)), (url_of(origin, 2), "ab" * 32)]
+    run = ranks(code, 4, artifacts=artifacts)
+    assert run.codes == [0] * 4, run.err
+    assert {tuple(got) for got in run.last("got")} == {(run.last("got")[0][0], "ChecksumMismatch")}
+    assert run.last("error") == ["ChecksumMismatch"] * 4
+
+
+def test_a_hit_asks_no_store_and_loads_no_torch(base: Path, origin: Origin, spawn: Callable[..., Any]) -> None:
+    path = nanocache.fetch(url_of(origin))
+    code = """
+import sys
+print(nanodist.fetch(url))
+assert "torch" not in sys.modules and "nanodist.coordination.coordinator" in sys.modules
+"""
+    env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    group = spawn(code, setup="import nanodist", env=env, url=url_of(origin))
+    assert group.outputs() == [str(path)]
+
+
+def test_one_process_without_a_launcher_is_nanocache(base: Path, origin: Origin) -> None:
+    path = nanodist.fetch(url_of(origin), sha256=digest(SIZE, 1))
+    assert path == nanocache.lookup(url_of(origin), sha256=digest(SIZE, 1))
+    assert nanodist.fetch_many([url_of(origin), url_of(origin, 2)])[0] == path
+    assert not (base / "nanodist-v1").exists()
+
+
+@pytest.mark.parametrize("name", ["fetch", "fetch_many"])
+def test_signatures_are_nanocaches_with_a_scope(name: str) -> None:
+    ours = dict(inspect.signature(getattr(nanodist, name)).parameters)
+    assert ours.pop("scope").default == "auto"
+    theirs = inspect.signature(getattr(nanocache, name)).parameters
+    assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
