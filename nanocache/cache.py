@@ -17,7 +17,7 @@ from .artifact.artifact import Artifact
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
 from .cancel import Cancel, ambient
-from .coordination import holder
+from .disk import files
 from .engine import steps
 from .progress import ProgressOption
 from .store.blobs import Store
@@ -123,7 +123,7 @@ class Cache:
             request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
             return opened.fetch(request, asked, cancel)
 
-        return await tasks.fly(("afetch", opened.store.base, artifact, rehash, max_age, offline), work)
+        return await tasks.share_async(("afetch", opened.store.base, artifact, rehash, max_age, offline), work)
 
     def fetch_many(
         self,
@@ -182,7 +182,7 @@ class _Opened:
 
     def fetch(self, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
         path = self.store.ref(request.url_key)
-        ref = None if request.artifact.sha256 is not None else (path, holder.stamp(path))
+        ref = None if request.artifact.sha256 is not None else (path, files.stamp(path))
         found = steps.fetch(self.store, request, cancel)
         self.store.mark_recent(found.digest)
         # A file URL is asked for its size and mtime on every call, and `max_age` for the time.

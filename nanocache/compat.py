@@ -17,15 +17,14 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from .artifact import digest as digests
 from .artifact import hooks
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache
 from .cancel import Cancel
-from .coordination.flights import fly
-from .coordination.waiting import Wait, hold
-from .disk import durable, faults, files
+from .coordination.flights import share
+from .coordination.waiting import WaitOptions, hold_lock
+from .disk import durable, faults, files, hashing
 from .engine import steps
 from .progress import Display
 from .store import seal
@@ -49,15 +48,15 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     target = os.path.join(store.base, relative)
     key = "p-" + hashlib.sha256(f"file\n{relative}".encode()).hexdigest()
     label = getattr(postprocess_fn, "__qualname__", type(postprocess_fn).__qualname__)
-    asker = (*request.asker, label)
+    asker = (*request.identity, label)
 
     def work(own: Cancel) -> None:
         source, digest = steps.fetch(store, request, own)  # under its own lock, which is free again before the next
         display = Display(None, relative)
         try:
             there = partial(_placed, store, request, digest, target)
-            goal = Wait(there, asker, own, request.settings.lock_timeout, display.waiting)
-            with hold(store, key, goal) as holding:
+            goal = WaitOptions(there, asker, own, request.settings.lock_timeout, display.waiting)
+            with hold_lock(store.lock_place(key), goal) as holding:
                 if holding is not None and not there():
                     with holding.alive():
                         _place(store, key, str(source), relative, postprocess_fn, label)
@@ -67,7 +66,7 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     def place() -> str:
         digest = steps.known(store, request)
         if digest is None or not _placed(store, request, digest, target):
-            fly(("seed", store.base, key), asker, work, Cancel())
+            share(("seed", store.base, key), asker, work, Cancel())
         return target
 
     return faults.persistently(store.base, place)
@@ -136,7 +135,7 @@ def _keep_foreign(store: Store, target: str) -> None:
         return
     if stat.S_ISREG(st.st_mode):
         with open(target, "rb") as file:
-            digest = digests.hash_file(file.fileno())
+            digest = hashing.hash_file(file.fileno())
         if store.names(digest):
             return  # an older content of ours, or the same bytes
     aside = f"{target}.before-{files.random_name()}"

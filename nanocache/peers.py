@@ -22,10 +22,10 @@ from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache, PathLike
 from .cancel import Cancel
-from .coordination.holder import Holding
-from .coordination.waiting import Wait, hold
+from .coordination.holder import HolderWriter
+from .coordination.waiting import WaitOptions, hold_lock
 from .disk import files
-from .disk.hashing import Frontier
+from .disk.hashing import FileHasher
 from .engine import steps
 from .errors import NoSpace
 from .progress import Display, ProgressOption
@@ -34,7 +34,7 @@ from .store.blobs import Store
 from .store.partials import Abandoned, Partial
 from .store.refs import Ref
 
-__all__ = ["Deposit", "Parcel", "Refused", "deposit", "parcel"]
+__all__ = ["IncomingBlob", "BlobInfo", "Refused", "deposit", "parcel"]
 
 
 class Refused(Exception):
@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class BlobInfo:
     """What a peer says of a blob that it has."""
 
     digest: str
@@ -53,7 +53,7 @@ class Parcel:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Parcel:
+    def from_json(cls, record: dict[str, Any]) -> BlobInfo:
         """Raises Refused if it is no such record."""
         try:
             ref = record["ref"]
@@ -62,13 +62,13 @@ class Parcel:
             raise Refused(f"not the record of a parcel: {e!r}") from None
 
 
-def parcel(artifact: Artifact, base_dir: PathLike) -> tuple[Path, Parcel] | None:
+def parcel(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInfo] | None:
     """Where the artifact's blob lies here, and what a peer must know of it; None if it is not here."""
     store, request = Cache(base_dir).store, _request(artifact, False)
     if (found := steps.find(store, request)) is None:
         return None
     ref = None if artifact.sha256 is not None else refs.read(store, request.url_key)
-    return found.path, Parcel(found.digest, os.stat(found.path).st_size, ref)
+    return found.path, BlobInfo(found.digest, os.stat(found.path).st_size, ref)
 
 
 def _request(artifact: Artifact, progress: ProgressOption) -> Request:
@@ -77,8 +77,8 @@ def _request(artifact: Artifact, progress: ProgressOption) -> Request:
 
 @contextmanager
 def deposit(
-    artifact: Artifact, promised: Parcel, base_dir: PathLike, *, progress: ProgressOption = None
-) -> Iterator[Deposit]:
+    artifact: Artifact, promised: BlobInfo, base_dir: PathLike, *, progress: ProgressOption = None
+) -> Iterator[IncomingBlob]:
     """A place for the bytes of `artifact`; without `publish` in the block nothing is kept of them.
 
     Raises Refused if another digest was asked for, LockTimeout at once if another process is at the same artifact,
@@ -90,14 +90,14 @@ def deposit(
     if not store.prepare():
         raise PermissionError(f"{store.base} is not writable for this user")
     _check_room(store, request, promised.size)
-    at_once = Wait(lambda: False, request.asker, Cancel(), 0.0, lambda _: None)
+    at_once = WaitOptions(lambda: False, request.identity, Cancel(), 0.0, lambda *_: None)
     with (
-        hold(store, request.key, at_once) as holding,
+        hold_lock(store.lock_place(request.key), at_once) as holding,
         partials.create(store.partials(request.key), base=store.base, modes=store.modes) as partial,
         closing(Display(request.progress, request.name)) as display,
     ):
         try:
-            yield Deposit(store, request, promised, partial, holding, display)
+            yield IncomingBlob(store, request, promised, partial, holding, display)
         except Abandoned:
             raise Refused("this process was stopped for so long that its partial may be another's") from None
 
@@ -110,21 +110,21 @@ def _check_room(store: Store, request: Request, size: int) -> None:
         raise NoSpace(path=store.base, needed=size, available=limit, reason="larger than NANOCACHE_MAX_ARTIFACT")
 
 
-class Deposit:
+class IncomingBlob:
     """Bytes on their way in. One thread's."""
 
     def __init__(
         self,
         store: Store,
         request: Request,
-        promised: Parcel,
+        promised: BlobInfo,
         partial: Partial,
-        holding: Holding | None,
+        holding: HolderWriter | None,
         display: Display,
     ) -> None:
         self._store, self._request, self._promised = store, request, promised
         self._partial, self._holding, self._display = partial, holding, display
-        self._frontier = Frontier(partial.fd)
+        self._frontier = FileHasher(partial.fd)
         self.size = 0  # bytes so far
 
     def write(self, data: memoryview) -> None:

@@ -15,7 +15,6 @@ from functools import cache
 from typing import Any
 
 from . import config
-from .coordination.holder import Record
 
 __all__ = ["Display", "Progress", "ProgressOption", "shown"]
 
@@ -88,11 +87,9 @@ class Display:
         """Bytes came, here."""
         self._show(Progress(self.name, done, total))
 
-    def waiting(self, record: Record) -> None:
+    def waiting(self, holder: str, done: int, total: int | None) -> None:
         """Another process holds the lock and says how far it is."""
-        if record.holder is not None:
-            holder = f"pid {record.holder.pid} on {record.holder.host}"
-            self._show(Progress(self.name, record.done or 0, record.total, holder))
+        self._show(Progress(self.name, done, total, holder))
 
     def _show(self, progress: Progress) -> None:
         self._last = progress

@@ -9,6 +9,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,58 +19,56 @@ import nanocache
 NANOCACHE = Path(nanocache.__file__).parent
 NANODIST = NANOCACHE.parent / "nanodist"
 
-# A module of nanocache imports only from rows above its own; those of one row do not know each other.
-LAYERS = [
-    # words and values: nothing of ours below them
-    "errors cancel config names urls identity seal pool ranges growth retry environment sockets",
-    "digest files durable hooks flights answers budget network extraction",
-    # what is asked; who waits; what lies in a record, behind a lock, at an address, in a stream
-    "artifact aio records locks disk http frontier streams",
-    "partials progress follow local tarfiles zipfiles",
-    "orphans store request many work unpack",
-    "refs sweep hits healing waiting crew resume",
-    # what a fetch is made of
-    "products accept",
-    "attempts",
-    "transfer",
-    "engine",
-    "cache",
-    "api seed deposit",
-    "__init__",
-    "cli",
-    "__main__",
-]
-
-# Families that do not know each other: how bytes come, where they lie, how an archive is read.
-TRANSFER = (
-    "accept answers attempts budget crew environment follow frontier growth "
-    "http local network ranges resume retry sockets transfer work"
-)
-STORE = "disk durable files healing hits identity locks orphans products records refs seal store sweep waiting"
-ARCHIVES = "extraction streams tarfiles unpack zipfiles"
+# A room may import from those named behind it, and from its own; without circles, and never from the face.
+GROUND = "errors config cancel progress"
+ROOMS = {
+    "archives": GROUND,
+    "disk": GROUND,
+    "artifact": GROUND,
+    "http": f"{GROUND} artifact",
+    "coordination": f"{GROUND} disk",
+    "store": f"{GROUND} disk coordination",
+    "sources": f"{GROUND} artifact http",
+    "download": f"{GROUND} artifact disk http sources store.partials",
+    "engine": f"{GROUND} artifact disk coordination store sources download",
+}
+DIST_GROUND = "errors rank shared_disk"
+DIST_ROOMS = {
+    "coordination": DIST_GROUND,
+    "compute": f"{DIST_GROUND} coordination",
+    "broadcast": f"{DIST_GROUND} coordination",
+}
+# What nanodist may use of nanocache beside its public names.
+FROM_NANOCACHE = {"errors", "cancel", "coordination.process", "peers"}
 
 # What is not in the standard library has one door; httpcore, httpx's engine, has its ground floor beside it.
 DOORS: dict[str, set[str]] = {
-    "httpx": {"http"},
-    "httpcore": {"http", "network"},
+    "httpx": {"http.exchange"},
+    "httpcore": {"http.exchange", "http.backend"},
     "tqdm": {"progress"},
-    "filelock": {"locks"},
+    "filelock": {"coordination.lock"},
     "platformdirs": {"config"},
 }
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(NANOCACHE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
 def imports(path: Path, *, deferred: bool = True) -> Iterator[tuple[str, int]]:
     """Each import of a module as (absolute dotted name, line); `deferred`: those in functions and for types, too."""
-    package = path.parent.name
-    nodes = list(ast.walk(tree) if deferred else _at_import(tree)) if (tree := ast.parse(path.read_text())) else []
-    for node in nodes:
+    tree = ast.parse(path.read_text())
+    parents = path.relative_to(NANOCACHE.parent).parts[:-1]
+    for node in ast.walk(tree) if deferred else _at_import(tree):
         if isinstance(node, ast.Import):
             yield from ((name.name, node.lineno) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            source = f"{package}.{node.module or ''}".rstrip(".") if node.level else node.module or ""
-            # `from . import files` names modules, `from .files import kind` names what is in one.
-            names = [f"{source}.{name.name}" for name in node.names] if source == package else [source]
-            yield from ((name, node.lineno) for name in names)
+            above = parents[: len(parents) - node.level + 1] if node.level else ()
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            # `from .disk import files` names a module, `from .disk.files import kind` what is in one.
+            for name in node.names:
+                is_module = f"{source}.{name.name}" in MODULES
+                yield f"{source}.{name.name}" if is_module else source, node.lineno
 
 
 def _at_import(tree: ast.AST) -> Iterator[ast.AST]:
@@ -87,38 +86,69 @@ def modules(folder: Path) -> list[Path]:
     return sorted(folder.glob("**/*.py"))
 
 
+MODULES = {module_name(path) for folder in (NANOCACHE, NANODIST) for path in modules(folder)}
+
+
 def own(path: Path) -> set[str]:
-    """The modules of nanocache that a module of it imports; a name of the package itself is `__init__`'s."""
-    dotted = (name.split(".") for name, _ in imports(path))
-    named = {parts[1] if len(parts) > 1 else "__init__" for parts in dotted if parts[0] == "nanocache"}
-    return {module if (NANOCACHE / f"{module}.py").exists() else "__init__" for module in named}
-
-
-def level(module: str) -> int:
-    rows = [n for n, row in enumerate(LAYERS) if module in row.split()]
-    assert len(rows) == 1, f"{module} must stand in exactly one row of LAYERS"
-    return rows[0]
+    """The modules of its own package that a module imports, without the package's name; its face is ""."""
+    package = path.relative_to(NANOCACHE.parent).parts[0]
+    names = {name for name, _ in imports(path) if name.split(".")[0] == package}
+    return {name.removeprefix(package).removeprefix(".") for name in names}
 
 
 def named(path: Path) -> str:
-    return f"{path.parent.name}.{path.stem}"
+    return module_name(path)
 
 
-def test_each_module_has_its_place() -> None:
-    assert {path.stem for path in modules(NANOCACHE)} == set(" ".join(LAYERS).split())
+def strangers(path: Path, rooms: dict[str, str], package: Path) -> set[str]:
+    """What a module in a room imports and may not."""
+    room = path.relative_to(package).parts[0]
+    allowed = {room, *rooms[room].split()}
+    return {name for name in own(path) if name not in allowed and name.split(".")[0] not in allowed}
 
 
-@pytest.mark.parametrize("path", modules(NANOCACHE), ids=named)
-def test_imports_point_one_way(path: Path) -> None:
-    turned = {module for module in own(path) if level(module) >= level(path.stem)}
-    assert not turned, f"{path.stem} may import only from rows above its own in LAYERS"
+def in_rooms(package: Path) -> list[Path]:
+    return [path for path in modules(package) if path.parent != package and path.parent.name != "cli"]
 
 
-@pytest.mark.parametrize("family", [TRANSFER, STORE, ARCHIVES], ids=["transfer", "store", "archives"])
-def test_families_do_not_know_each_other(family: str) -> None:
-    others = {module for other in (TRANSFER, STORE, ARCHIVES) if other != family for module in other.split()}
-    known = {(module, other) for module in family.split() for other in own(NANOCACHE / f"{module}.py") & others}
-    assert not known
+def test_each_room_has_its_rule() -> None:
+    assert {path.relative_to(NANOCACHE).parts[0] for path in in_rooms(NANOCACHE)} == set(ROOMS)
+    assert {path.relative_to(NANODIST).parts[0] for path in in_rooms(NANODIST)} == set(DIST_ROOMS)
+
+
+@pytest.mark.parametrize("path", in_rooms(NANOCACHE), ids=named)
+def test_a_room_imports_only_what_is_below_it(path: Path) -> None:
+    assert not strangers(path, ROOMS, NANOCACHE)
+
+
+@pytest.mark.parametrize("path", in_rooms(NANODIST), ids=named)
+def test_a_room_of_nanodist_imports_only_what_is_below_it(path: Path) -> None:
+    assert not strangers(path, DIST_ROOMS, NANODIST)
+
+
+def test_the_ground_stands_on_nothing() -> None:
+    for module in GROUND.split():
+        assert own(NANOCACHE / f"{module}.py") <= ({"config"} if module == "progress" else set()), module
+
+
+@pytest.mark.parametrize("package", [NANOCACHE, NANODIST], ids=["nanocache", "nanodist"])
+def test_no_imports_run_in_a_circle(package: Path) -> None:
+    graph = {module_name(path).removeprefix(f"{package.name}.") or "": own(path) for path in modules(package)}
+    list(TopologicalSorter({name: below - {""} for name, below in graph.items()}).static_order())  # or CycleError
+
+
+@pytest.mark.parametrize("path", modules(NANODIST), ids=named)
+def test_nanodist_stands_on_the_face_of_nanocache(path: Path) -> None:
+    used = {
+        name.removeprefix("nanocache").removeprefix(".") for name, _ in imports(path) if name.startswith("nanocache")
+    }
+    assert used - {""} <= FROM_NANOCACHE
+
+
+def test_the_init_of_a_room_is_empty() -> None:
+    assert not [
+        path for path in (*in_rooms(NANOCACHE), *in_rooms(NANODIST)) if path.name == "__init__.py" and path.read_text()
+    ]
 
 
 def test_what_others_use_in_a_private_module_has_no_underscore() -> None:

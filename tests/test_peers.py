@@ -11,17 +11,17 @@ import pytest
 
 import nanocache
 from nanocache import Artifact
-from nanocache.peers import Parcel, Refused, deposit, parcel
+from nanocache.peers import BlobInfo, Refused, deposit, parcel
 from nanocache.store.refs import Ref
 from tests.servers.origin import Origin, content, digest
 
 SIZE = 3_000_000
 BODY = content(SIZE, 1)
 ARTIFACT = Artifact("https://host/f.bin", sha256=digest(SIZE, 1))
-PROMISED = Parcel(digest(SIZE, 1), SIZE, None)
+PROMISED = BlobInfo(digest(SIZE, 1), SIZE, None)
 
 
-def put(base: Path, artifact: Artifact = ARTIFACT, promised: Parcel = PROMISED, body: bytes = BODY) -> None:
+def put(base: Path, artifact: Artifact = ARTIFACT, promised: BlobInfo = PROMISED, body: bytes = BODY) -> None:
     with deposit(artifact, promised, base, progress=False) as place:
         for start in range(0, len(body), 1 << 20):
             place.write(memoryview(body)[start : start + (1 << 20)])
@@ -48,7 +48,7 @@ def test_parcel_of_a_peer_lets_another_cache_remember_what_the_url_gave(
     found = parcel(Artifact(url), base)
     assert found is not None
     other = tmp_path / "other"
-    put(other, Artifact(url), Parcel.from_json(found[1].to_json()))
+    put(other, Artifact(url), BlobInfo.from_json(found[1].to_json()))
     assert nanocache.fetch(url, base_dir=other, offline=True).read_bytes() == BODY
     assert origin.gets() == 1
     assert parcel(Artifact(origin.url("/other")), base) is None
@@ -82,7 +82,7 @@ def test_ref_of_another_digest_is_not_remembered(base: Path) -> None:
 )
 def test_record_that_is_no_parcel_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(Refused):
-        Parcel.from_json(record)
+        BlobInfo.from_json(record)
 
 
 def test_where_another_is_at_it_nobody_waits(base: Path) -> None:

@@ -1,24 +1,19 @@
-"""SHA-256 digests: how they are written, and the digest of what lies on disk.
+"""SHA-256 digests: how callers may write them.
 
-No other hash. Invariant: inside the library a digest is 64 lower-case hex digits, and a prefix of one is never
-enough (torch.hub's `-<8 hex>.` in a file name also matched the empty prefix).
+Not their computation (`disk.hashing`), and no other hash. Invariant: inside the library a digest is 64 lower-case hex
+digits, and a prefix of one is never enough (torch.hub's `-<8 hex>.` in a file name also matched the empty prefix).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import os
 import re
 
-from ..cancel import Cancel
-
-__all__ = ["hash_file", "parse"]
+__all__ = ["parse"]
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _OTHER_HASH = re.compile(r"(md5|sha1|sha224|sha384|sha512|blake2b|blake3|crc32c?|xxh\w*)[:=-]", re.IGNORECASE)
-CHUNK = 1 << 20  # bytes a read; hashlib lets other threads run while it hashes that much
 
 
 def parse(sha256: str) -> str:
@@ -46,14 +41,3 @@ def _from_base64(text: str) -> str | None:
     except (binascii.Error, ValueError):
         return None
     return raw.hex() if len(raw) == 32 else None
-
-
-def hash_file(fd: int, cancel: Cancel | None = None) -> str:
-    """The SHA-256 of the whole file behind `fd`; its offset stays. Raises Cancelled, OSError."""
-    hasher, offset, buffer = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
-    while count := os.preadv(fd, [buffer], offset):
-        if cancel is not None:
-            cancel.check()
-        hasher.update(buffer[:count])
-        offset += count
-    return hasher.hexdigest()

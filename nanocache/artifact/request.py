@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from .. import config
 from ..config import Settings
-from ..coordination.holder import Asker
 from ..progress import ProgressOption
 from . import hooks, urls
 from .artifact import Artifact
@@ -69,7 +68,7 @@ class Request:
         return self.artifact.sha256 or f"u-{self.url_key}"
 
     @property
-    def asker(self) -> Asker:
+    def identity(self) -> tuple[object, ...]:
         """What decides whether another one's failure would have been ours: sources and credentials."""
         return self.artifact.url, self.artifact.mirrors, self.artifact.headers, self.artifact.size
 

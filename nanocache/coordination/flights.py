@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from ..cancel import Cancel, Cancelled
 
-__all__ = ["Flight", "Interrupted", "Seat", "fly"]
+__all__ = ["Flight", "Interrupted", "Waiter", "share"]
 
 T = TypeVar("T")
 Work = Callable[[Cancel], T]
@@ -31,7 +31,7 @@ class Flight(Generic[T]):
     def __init__(self, key: Hashable, asker: Hashable, work: Work[T]) -> None:
         self.key, self.asker = key, asker
         self.cancel = Cancel()
-        self.waiters: set[Seat[T]] = set()
+        self.waiters: set[Waiter[T]] = set()
         self._work = work
         self._started = self.ended = False
         self.submitted = False  # somebody else's thread was told to run it
@@ -89,7 +89,7 @@ class Flight(Generic[T]):
         raise copy.copy(self._error) from self._error  # one instance in two threads would mix their tracebacks
 
 
-class Seat(Generic[T]):
+class Waiter(Generic[T]):
     """One waiter's place in a flight."""
 
     def __init__(self) -> None:
@@ -142,18 +142,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset)
 
 
-def fly(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
+def share(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
     """The result of `key`'s flight, led or joined by this thread; takes over from interrupted leaders.
 
     `cancel` is the caller's own: once set, this thread leaves, and the work goes on only for others who wait for it.
     Raises what the work raises, and Cancelled.
     """
     while True:
-        seat: Seat[T] = Seat()
+        seat: Waiter[T] = Waiter()
         wake = threading.Event()
         flight: Flight[T] | None = None
 
-        def leave(seat: Seat[T] = seat, wake: threading.Event = wake) -> None:
+        def leave(seat: Waiter[T] = seat, wake: threading.Event = wake) -> None:
             seat.leave()
             wake.set()
 

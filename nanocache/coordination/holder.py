@@ -18,30 +18,22 @@ from typing import Any
 
 from ..disk import files
 from ..errors import NanocacheError
+from .lock import LockPlace
 from .process import Identity, me
 
-__all__ = ["Asker", "Holding", "Record", "read", "stamp"]
+__all__ = ["RequestIdentity", "HolderWriter", "HolderRecord", "read"]
 
 REWRITE = 1.0  # seconds between two rewrites: the sign of life that other hosts go by
 
-Asker = tuple[Any, ...]  # what was asked, credentials included: plain values whose repr is stable
+RequestIdentity = tuple[Any, ...]  # what was asked, credentials included: plain values whose repr is stable
 
 
-def fingerprint(asker: Asker, salt: str) -> str:
+def fingerprint(asker: RequestIdentity, salt: str) -> str:
     return hashlib.sha256(f"{salt}\n{asker!r}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def stamp(path: str) -> tuple[int, int] | None:
-    """What changes whenever the record is replaced or rewritten: one stat. None if there is none."""
-    try:
-        st = os.lstat(path)
-    except OSError:
-        return None
-    return st.st_ino, st.st_mtime_ns
-
-
 @dataclass(frozen=True, slots=True)
-class Record:
+class HolderRecord:
     """What a waiter reads. `error` is set after a failure, and then only `asked_by` matters."""
 
     holder: Identity | None
@@ -52,19 +44,19 @@ class Record:
     salt: str
     asker: str
 
-    def asked_by(self, asker: Asker) -> bool:
+    def asked_by(self, asker: RequestIdentity) -> bool:
         """Whether the one whose failure this is asked exactly what `asker` asks."""
         return bool(self.asker) and fingerprint(asker, self.salt) == self.asker
 
 
-def read(path: str) -> Record | None:
+def read(path: str) -> HolderRecord | None:
     """The record at `path`; None if it is absent, not ours to read, or damaged."""
     raw = files.read_json(path)
     if raw is None:
         return None
     error = raw.get("error")
     try:
-        return Record(
+        return HolderRecord(
             holder=Identity.parse(raw.get("holder") or {}),
             done=_size(raw.get("done")),
             total=_size(raw.get("total")),
@@ -85,14 +77,14 @@ def _rate(value: Any) -> float | None:
     return value if isinstance(value, float) and 0 <= value < float("inf") else None
 
 
-class Holding:
+class HolderWriter:
     """The holder's side: writes the record while it works, and leaves the error if it fails.
 
-    Without a lock `path` is None and nothing is written: the record there is the real holder's.
+    Without a lock `place` is None and nothing is written: the record there is the real holder's.
     """
 
-    def __init__(self, path: str | None, *, scratch: str, mode: int) -> None:
-        self._path, self._scratch, self._mode = path, scratch, mode
+    def __init__(self, place: LockPlace | None) -> None:
+        self._place = place
         self._begun = self._wrote = time.monotonic()
         self._start: int | None = None  # bytes that were there at the first report: they are no rate
         self._done: int | None = None
@@ -115,24 +107,24 @@ class Holding:
     def _write_new(self) -> None:
         # In place and not through a rename: most artifacts are small and nobody waits, so this must be cheap. A reader
         # that meets half a record takes it for none, and looks again in a few milliseconds.
-        if self._path is None:
+        if self._place is None:
             return
         record = self._record()
         with suppress(OSError):
             try:
-                files.create_json(self._path, record, mode=self._mode)
+                files.create_json(self._place.record, record, mode=self._place.mode)
             except FileExistsError:  # of a holder that was killed, or failed
-                os.unlink(self._path)
-                files.create_json(self._path, record, mode=self._mode)
+                os.unlink(self._place.record)
+                files.create_json(self._place.record, record, mode=self._place.mode)
 
     def _rewrite(self) -> None:
         self._wrote = time.monotonic()
-        self._replace(self._record(), self._mode)
+        self._replace(self._record())
 
-    def _replace(self, record: dict[str, Any], mode: int) -> None:
-        if self._path is not None and self._ours:
+    def _replace(self, record: dict[str, Any], mode: int | None = None) -> None:
+        if self._place is not None and self._ours:
             with suppress(OSError):  # a sign of life that can't be given is no reason to fail a download
-                files.write_json(self._path, record, scratch=self._scratch, mode=mode)
+                files.write_json(self._place.record, record, scratch=self._place.scratch, mode=mode or self._place.mode)
 
     def report(self, done: int, total: int | None) -> None:
         """Say how far the work is; written at most once a second. Cheap enough for every chunk."""
@@ -164,7 +156,7 @@ class Holding:
         if self._over is not None:
             self._over.set()
 
-    def failed(self, error: NanocacheError, asker: Asker) -> None:
+    def failed(self, error: NanocacheError, asker: RequestIdentity) -> None:
         """Leave the error for those who wait and asked the same."""
         self._end()
         salt = files.random_name()
@@ -174,6 +166,6 @@ class Holding:
     def clear(self) -> None:
         """Leave nothing: it went well, or was interrupted and the next one takes over."""
         self._end()
-        if self._path is not None and self._ours:
+        if self._place is not None and self._ours:
             with suppress(OSError):
-                os.unlink(self._path)
+                os.unlink(self._place.record)

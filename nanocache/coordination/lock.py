@@ -8,12 +8,22 @@ unlinked here. Correctness never rests on a lock: where it lets everybody in, on
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from ..disk import files
 
-__all__ = ["Lock", "try_lock"]
+__all__ = ["Lock", "LockPlace", "try_lock"]
 
 logger = logging.getLogger("nanocache")
+
+
+class LockPlace(NamedTuple):
+    """Where a key is locked. The folder of `path` exists."""
+
+    path: str  # locks-v1/9f/<key>.lock
+    record: str  # locks-v1/9f/<key>.json: the holder's
+    scratch: str  # a folder on the same file system, for files on their way to `record`
+    mode: int  # of both files
 
 
 class Lock:

@@ -25,6 +25,9 @@ class Identity:
     space: str  # pid namespace
     host: str
 
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}"
+
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
 

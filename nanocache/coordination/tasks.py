@@ -10,12 +10,12 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import threads
-from .flights import Flight, Interrupted, Seat, Work
+from .flights import Flight, Interrupted, Waiter, Work
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["fly"]
+__all__ = ["share_async"]
 
 T = TypeVar("T")
 
@@ -46,13 +46,13 @@ def _tell(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> None:
         _waiting.pop((loop, flight), None)
 
 
-async def fly(key: Hashable, work: Work[T]) -> T:
+async def share_async(key: Hashable, work: Work[T]) -> T:
     """The result of `key`'s flight, from a thread of the pool; takes over from an interrupted one."""
     import asyncio  # here: a script that never awaits should not pay 30 ms for it
 
     loop = asyncio.get_running_loop()
     while True:
-        seat: Seat[T] = Seat()
+        seat: Waiter[T] = Waiter()
         try:
             flight = seat.take(key, key, work)
             done = _end_of(flight, loop)

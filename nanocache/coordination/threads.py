@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["Pool", "submit"]
+__all__ = ["ThreadPool", "submit"]
 
 LIMIT = 16  # threads that `afetch` hops to
 FEW = 2  # threads to begin with
@@ -29,7 +29,7 @@ BUSY = 0.5  # of a core: beyond it more threads are no help
 IDLE = 0.5  # seconds
 
 
-class Pool:
+class ThreadPool:
     """At most `limit` daemon threads."""
 
     def __init__(self, limit: int) -> None:
@@ -133,7 +133,7 @@ class Pool:
             return sum(time.clock_gettime(time.pthread_getcpuclockid(ident)) for ident in idents)
 
 
-_shared = Pool(LIMIT)
+_shared = ThreadPool(LIMIT)
 
 
 def submit(job: Callable[[], None]) -> None:
@@ -143,7 +143,7 @@ def submit(job: Callable[[], None]) -> None:
 
 def _reset() -> None:
     global _shared
-    _shared = Pool(LIMIT)
+    _shared = ThreadPool(LIMIT)
 
 
 if hasattr(os, "register_at_fork"):

@@ -9,20 +9,19 @@ and only by those who asked the same.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..cancel import Cancel
+from ..disk import files
 from ..errors import LockTimeout, NanocacheError, UnsafeCache
-from ..store.blobs import TRASH, Store
 from . import holder as records
-from .holder import Asker, Holding, Record
-from .lock import Lock, try_lock
+from .holder import HolderRecord, HolderWriter, RequestIdentity
+from .lock import Lock, LockPlace, try_lock
 
-__all__ = ["Goal", "Wait", "hold"]
+__all__ = ["Goal", "WaitOptions", "hold_lock"]
 
 logger = logging.getLogger("nanocache")
 
@@ -32,75 +31,72 @@ LOOKS = 5  # for each attempt to lock, which costs as much as ten of them; a rec
 FAR = 0.5  # while it is not: thousands of nodes that poll one disk are its whole load
 DEAD = 5.0  # seconds that nobody on this host may be seen to hold the lock before one goes on without it
 SILENT = 60.0  # seconds that a holder elsewhere may give no sign of life
+UNLOCKED = "going on without: a download may be made twice"
 CHECK_LIFE = 0.25  # seconds between two looks at the holder's pid
 
 Goal = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitOptions:
     """What a waiter wants, and what it tells meanwhile."""
 
     goal: Goal  # whether what the lock protects is there already: at most a stat or two
-    asker: Asker
+    identity: RequestIdentity
     cancel: Cancel
     timeout: float | None  # seconds without progress of the holder before LockTimeout
-    show: Callable[[Record], None]  # called with the holder's record whenever it changed
+    show: Callable[[str, int, int | None], None]  # holder, bytes done, total: called whenever its record changed
 
 
 @contextmanager
-def hold(store: Store, key: str, wait: Wait) -> Iterator[Holding | None]:
-    """Hold the lock of `key` for the block; None if the goal was reached while waiting for it.
+def hold_lock(place: LockPlace, options: WaitOptions) -> Iterator[HolderWriter | None]:
+    """Hold the lock at `place` for the block; None if the goal was reached while waiting for it.
 
     Where the lock can't be had the block runs without it, after one warning. Raises the error of a failed holder that
     asked the same, LockTimeout, Cancelled, UnsafeCache.
     """
-    path = store.lock(key)
-    store.folder(os.path.dirname(path))
-    vigil = _Vigil(path, store, wait)
+    waiter = _Waiter(place, options)
     try:
-        vigil.keep()
-        if vigil.reached:
+        waiter.wait()
+        if waiter.reached:
             yield None
             return
-        with _holding(store, vigil.record_path if vigil.lock else None, wait.asker) as holding:
+        with _holding(place, waiter.lock is not None, options.identity) as holding:
             yield holding
     finally:
-        vigil.release()
+        waiter.release()
 
 
 @contextmanager
-def _holding(store: Store, record_path: str | None, asker: Asker) -> Iterator[Holding]:
-    scratch = f"{store.base}/{TRASH}"
-    holding = Holding(record_path, scratch=scratch, mode=store.modes.lock)
+def _holding(place: LockPlace, locked: bool, identity: RequestIdentity) -> Iterator[HolderWriter]:
+    holding = HolderWriter(place if locked else None)
     try:
         yield holding
     except NanocacheError as e:
-        holding.failed(e, asker)
+        holding.failed(e, identity)
         raise
-    except BaseException:  # an interruption, or a fault of this machine's: nobody else's result
+    except BaseException:  # an interruption, or a fault of this machine's: no other caller's result
         holding.clear()
         raise
     holding.clear()
 
 
-class _Vigil:
+class _Waiter:
     """One wait: what was seen, and when."""
 
-    def __init__(self, path: str, store: Store, wait: Wait) -> None:
-        self.path = path
-        self.record_path = path.removesuffix(".lock") + ".json"
+    def __init__(self, place: LockPlace, options: WaitOptions) -> None:
         self.reached = False
-        self.lock: Lock | None = None  # to be released by whoever began the vigil, however it ends
-        self._mode, self._wait = store.modes.lock, wait
+        self.lock: Lock | None = None  # released by `hold_lock`, however the wait ends
+        self._place = place
+        self._options = options
         # Whatever is there now failed before this wait began, and binds nobody who comes after.
-        self._stamp = records.stamp(self.record_path)
-        self._record: Record | None = records.read(self.record_path) if self._stamp else None
+        self._stamp = files.stamp(self._place.record)
+        self._record: HolderRecord | None = records.read(self._place.record) if self._stamp else None
         self._looked = 0.0
         self._due = 0  # looks until the next attempt to lock
         self._sign = self._progress = self._begun = time.monotonic()
 
-    def keep(self) -> None:
+    def wait(self) -> None:
         """Until `lock` is held; or until `reached`; or because one goes on without it."""
         while True:
             try:
@@ -108,7 +104,9 @@ class _Vigil:
             except UnsafeCache:
                 raise
             except OSError as e:
-                logger.warning("cannot lock %s (%s); going on without: a download may be made twice", self.path, e)
+                logger.warning(
+                    "cannot lock %s (%s); going on without: a download may be made twice", self._place.path, e
+                )
                 return
             if self.lock is not None:
                 self._look()
@@ -117,7 +115,7 @@ class _Vigil:
                 return
             if self._due > 0:
                 near = self._near()
-                self._wait.cancel.sleep(NEAR if near else FAR)
+                self._options.cancel.sleep(NEAR if near else FAR)
                 self._due -= 1 if near else LOOKS
 
     def release(self) -> None:
@@ -127,7 +125,7 @@ class _Vigil:
     def _try(self) -> None:
         if self._due <= 0:
             self._due = LOOKS
-            self.lock = try_lock(self.path, mode=self._mode)
+            self.lock = try_lock(self._place.path, mode=self._place.mode)
 
     def _near(self) -> bool:
         holder = self._record.holder if self._record else None
@@ -135,8 +133,8 @@ class _Vigil:
 
     def _over(self) -> bool:
         """Whether the wait ends here without the lock. Raises what ends it with an error."""
-        self._wait.cancel.check()
-        if self._near() and self._wait.goal():
+        self._options.cancel.check()
+        if self._near() and self._options.goal():
             self.reached = True
             return True
         self._look()
@@ -145,29 +143,30 @@ class _Vigil:
 
     def _look(self) -> None:
         """Read the record if it changed; raise the error in it if it is meant for us."""
-        stamp = records.stamp(self.record_path)
+        stamp = files.stamp(self._place.record)
         if stamp == self._stamp:
             return
         self._stamp, self._due, now = stamp, 0, time.monotonic()
-        before, record = self._record, records.read(self.record_path) if stamp else None
+        before, record = self._record, records.read(self._place.record) if stamp else None
         self._sign = now
         if record is None:
             return  # cleared, or met half written: the next look tells
         self._record = record
-        if record.error is not None and record.asked_by(self._wait.asker):
+        if record.error is not None and record.asked_by(self._options.identity):
             raise record.error
         if before is None or (before.holder, before.done) != (record.holder, record.done):
             self._progress = now
-        self._wait.show(record)
+        if record.holder is not None:
+            self._options.show(str(record.holder), record.done or 0, record.total)
 
     def _check_timeout(self) -> None:
-        limit, waited = self._wait.timeout, time.monotonic() - self._progress
+        limit, waited = self._options.timeout, time.monotonic() - self._progress
         if limit is None or waited < limit:
             return
         record = self._record
         holder = record.holder if record else None
         raise LockTimeout(
-            path=self.path,
+            path=self._place.path,
             waited=waited,
             pid=holder.pid if holder else None,
             host=holder.host if holder else None,
@@ -187,5 +186,7 @@ class _Vigil:
             self._sign = now
         if now - self._sign < (SILENT if alive is None else DEAD):
             return False
-        logger.warning("nobody alive is seen to hold %s; going on without: a download may be made twice", self.path)
+        logger.warning(
+            "nobody alive is seen to hold %s; going on without: a download may be made twice", self._place.path
+        )
         return True

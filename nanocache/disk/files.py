@@ -28,6 +28,7 @@ __all__ = [
     "read_json",
     "remove",
     "remove_empty",
+    "stamp",
 ]
 
 RACES = 16  # rounds against somebody who removes empty folders while we make them
@@ -128,6 +129,15 @@ def check_regular(path: str) -> os.stat_result | None:
 
 def _irregular(path: str, mode: int) -> UnsafeCache:
     return UnsafeCache(path=path, reason=f"a regular file should be there, not {kind(mode)}")
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """What changes whenever a file is replaced or rewritten: one stat. None if it is not there."""
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return None
+    return st.st_ino, st.st_mtime_ns
 
 
 def open_private(path: str, flags: int, mode: int = 0o600) -> int:

@@ -7,15 +7,16 @@ is hashed before it was written, nothing twice.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
 import sys
 from collections.abc import Callable
 
-from ..http.validation import StartOver
+from ..cancel import Cancel
 
-__all__ = ["Frontier"]
+__all__ = ["BLOCK", "FileHasher", "Vanished", "hash_file"]
 
 BLOCK = 1 << 20  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms with SHA instructions
 WRITEBACK = 8 << 20  # bytes between two nudges to the disk
@@ -40,7 +41,11 @@ def _nudge() -> Callable[[int, int, int, int], int] | None:
     return call
 
 
-class Frontier:
+class Vanished(OSError):
+    """The file ends before bytes that were written to it."""
+
+
+class FileHasher:
     """Hashes the file behind `fd` from its first byte on."""
 
     def __init__(self, fd: int) -> None:
@@ -56,7 +61,7 @@ class Frontier:
             self._buffer = memoryview(bytearray(want))
         count = os.preadv(self._fd, [self._buffer[:want]], self.hashed)
         if not count:
-            raise StartOver("bytes that were written are gone from the disk")
+            raise Vanished(errno.EIO, "bytes that were written are gone from the disk")
         self._hasher.update(self._buffer[:count])
         self.hashed += count
         if self.hashed - self._nudged >= WRITEBACK:
@@ -71,3 +76,14 @@ class Frontier:
     def digest(self) -> str:
         """64 hex digits, of what was hashed so far."""
         return self._hasher.hexdigest()
+
+
+def hash_file(fd: int, cancel: Cancel | None = None) -> str:
+    """The SHA-256 of the whole file behind `fd`; its offset stays. Raises Cancelled, OSError."""
+    hasher, offset, buffer = hashlib.sha256(), 0, memoryview(bytearray(BLOCK))
+    while count := os.preadv(fd, [buffer], offset):
+        if cancel is not None:
+            cancel.check()
+        hasher.update(buffer[:count])
+        offset += count
+    return hasher.hexdigest()

@@ -19,27 +19,29 @@ from dataclasses import dataclass
 from ..artifact.urls import redact
 from ..cancel import Cancel
 from ..config import Settings
+from ..disk.hashing import Vanished
 from ..errors import ChecksumMismatch
 from ..http.exchange import Response
+from ..http.failure import Failure, Slow, StartOver
 from ..http.redirects import Source
 from ..http.slots import Busy
-from ..http.validation import StartOver, part_headers
+from ..http.validation import part_headers
 from ..store.partials import Abandoned, Partial
 from . import resume
-from .connections import Connection, Crew
-from .first_answer import Wanted, accept
+from .connections import Connection, Connections
+from .first_answer import Expected, accept
 from .ledger import SMALLEST_PIECE
-from .retry import Failure, Slow, Tries, least_progress
-from .transfer import Work
+from .retry import Tries, least_progress
+from .transfer import Transfer
 
-__all__ = ["Attempts", "NotModified", "Received"]
+__all__ = ["Attempts", "NotModified", "Downloaded"]
 
 SMALL = 1 << 20  # bytes up to which a body is taken, then hashed, by the calling thread alone
 LONGEST_SLEEP = 1.0  # seconds; between them those who wait get a sign of life, and the partial stays ours
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class Downloaded:
     """What a download brought. `etag` and `last_modified` as the server of `url` sent them."""
 
     digest: str  # of what lies on disk
@@ -61,7 +63,7 @@ class Attempts:
     def __init__(
         self,
         partial: Partial,
-        wanted: Wanted,
+        wanted: Expected,
         settings: Settings,
         cancel: Cancel,
         report: Callable[[int, int | None], None],
@@ -72,30 +74,32 @@ class Attempts:
     @property
     def lacking(self) -> int | None:
         """Bytes that are still to come, as far as that is known."""
-        total = self._work.ledger.total
-        return None if total is None else total - self._work.ledger.received
+        total = self._transfer.ledger.total
+        return None if total is None else total - self._transfer.ledger.received
 
-    def run(self, source: Source) -> Received | NotModified:
+    def run(self, source: Source) -> Downloaded | NotModified:
         """Raises Failure or ChecksumMismatch if this source does not give the artifact."""
-        self._work = Work(source, self._partial, self._settings, self._wanted.size)
-        self._again, self._saver = False, resume.Saver(self._work, self._wanted.judged)
-        resume.load(self._work, judged=self._wanted.judged)
+        self._transfer = Transfer(source, self._partial, self._settings, self._wanted.size)
+        self._again, self._saver = False, resume.Saver(self._transfer, self._wanted.judged)
+        resume.load(self._transfer, judged=self._wanted.judged)
         tries, received = Tries(self._settings.retries), None
-        most = self._work.ledger.received  # more than ever before is progress; as much again, from zero, is none
+        most = self._transfer.ledger.received  # more than ever before is progress; as much again, from zero, is none
         try:
             while True:
                 try:
                     received = self._attempt()
                     return received
+                except Vanished as e:
+                    self._start_over(StartOver(str(e.strerror)))
                 except StartOver as e:
                     self._start_over(e)
                 except Busy:
                     pass
                 except Failure as e:
-                    self._pause(tries, e, self._work.ledger.received - most)
-                    most = max(most, self._work.ledger.received)
+                    self._pause(tries, e, self._transfer.ledger.received - most)
+                    most = max(most, self._transfer.ledger.received)
         except ChecksumMismatch:
-            self._work.restart()
+            self._transfer.restart()
             raise
         finally:
             if received is None or self._partial.state is not None:  # a small one that is there needs no state any more
@@ -108,13 +112,13 @@ class Attempts:
         if self._again:
             raise Failure(reason.reason, lasting=True)
         self._again = True
-        self._work.restart()
+        self._transfer.restart()
 
     def _pause(self, tries: Tries, failure: Failure, gained: int) -> None:
-        progress = gained >= least_progress(self._work.ledger.total) and not isinstance(failure, Slow)
+        progress = gained >= least_progress(self._transfer.ledger.total) and not isinstance(failure, Slow)
         seconds = tries.wait(failure, progress=progress)
         if not progress:
-            self._work.address = None  # what a redirect led to may be what is broken
+            self._transfer.address = None  # what a redirect led to may be what is broken
         while seconds > 0:
             self._saver.save()
             self._tell()
@@ -123,15 +127,15 @@ class Attempts:
 
     # --- one attempt --------------------------------------------------------------------------------------------------
 
-    def _attempt(self) -> Received | NotModified:
-        if self._work.ledger.done and not self._saver.resumable:
-            self._work.restart()
-        while not self._work.ledger.complete:
-            before = self._work.ledger.received
+    def _attempt(self) -> Downloaded | NotModified:
+        if self._transfer.ledger.done and not self._saver.resumable:
+            self._transfer.restart()
+        while not self._transfer.ledger.complete:
+            before = self._transfer.ledger.received
             if self._ask() is not None:
                 return NotModified()
-            gained = self._work.ledger.received - before
-            if gained < least_progress(self._work.ledger.total) and not self._work.ledger.complete:
+            gained = self._transfer.ledger.received - before
+            if gained < least_progress(self._transfer.ledger.total) and not self._transfer.ledger.complete:
                 raise Failure(f"it sent {gained:,} bytes of what was asked for")
         return self._finish()
 
@@ -139,20 +143,20 @@ class Attempts:
         """One request, and what follows from its answer until no connection is left."""
         first = Connection()
         headers = self._condition_headers()
-        if self._work.ledger.done:
-            first.claim = self._work.ledger.claim_rest()
+        if self._transfer.ledger.done:
+            first.claim = self._transfer.ledger.claim_rest()
             assert first.claim is not None
-            headers += part_headers(first.claim.pos, first.claim.end, self._work.offer.validator)
+            headers += part_headers(first.claim.pos, first.claim.end, self._transfer.offer.validator)
         with ExitStack() as stack:
             stack.enter_context(self._cancel.watch(first.cancel.set))
             try:
-                response = stack.enter_context(self._work.ask(headers, first.cancel)).response
+                response = stack.enter_context(self._transfer.ask(headers, first.cancel)).response
                 if response.status == 304:
                     return self._not_modified()
-                first.claim, ends = accept(self._work, self._wanted, response, first.claim)
+                first.claim, ends = accept(self._transfer, self._wanted, response, first.claim)
                 self._take(first, stack, response, ends)
             finally:
-                self._work.ledger.claims.clear()
+                self._transfer.ledger.claims.clear()
         return None
 
     def _condition_headers(self) -> list[tuple[str, str]]:
@@ -166,19 +170,19 @@ class Attempts:
         return NotModified()
 
     def _take(self, first: Connection, stack: ExitStack, response: Response, ends: int | None) -> None:
-        claim, total = first.claim, self._work.ledger.total
+        claim, total = first.claim, self._transfer.ledger.total
         assert claim is not None
         small = total is None or total <= SMALL
-        if small and self._work.take(claim, response, first.cancel, ends=ends, upto=SMALL, tell=self._tell):
+        if small and self._transfer.take(claim, response, first.cancel, ends=ends, upto=SMALL, tell=self._tell):
             if claim.end is None:
-                self._work.ledger.total = claim.end = claim.pos
+                self._transfer.ledger.total = claim.end = claim.pos
             return
         most = self._settings.connections if self._parallel() else 1
-        crew = Crew(self._work, self._cancel, most=most, tick=self._tick)
+        crew = Connections(self._transfer, self._cancel, most=most, tick=self._tick)
         crew.run(first, stack, response, ends=ends)
 
     def _parallel(self) -> bool:
-        offer, ledger = self._work.offer, self._work.ledger
+        offer, ledger = self._transfer.offer, self._transfer.ledger
         if self._again or not (offer.ranges and offer.validator) or ledger.total is None:
             return False
         return ledger.total - ledger.received >= 4 * SMALLEST_PIECE
@@ -186,36 +190,36 @@ class Attempts:
     def _tick(self) -> bool:
         """What the calling thread does while bytes come; False if it had nothing to do."""
         self._saver.save_if_due()
-        with self._work.changed:
-            frontier = self._work.ledger.frontier
+        with self._transfer.changed:
+            frontier = self._transfer.ledger.frontier
         self._tell()
-        return self._work.frontier.follow(frontier)
+        return self._transfer.frontier.follow(frontier)
 
     def _tell(self) -> None:
         # Small bodies, too: on a slow line a MiB takes minutes, and those who wait would think that nothing moves.
-        with self._work.changed:
-            received, total = self._work.ledger.received, self._work.ledger.total
+        with self._transfer.changed:
+            received, total = self._transfer.ledger.received, self._transfer.ledger.total
         self._report(received, total)
         self._partial.check_owner()  # the report may have forked, and in the child no connection's thread is there
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> Received:
-        total, offer = self._work.ledger.total, self._work.offer
+    def _finish(self) -> Downloaded:
+        total, offer = self._transfer.ledger.total, self._transfer.offer
         assert total is not None
         self._check_size(total)
-        while self._work.frontier.follow(total):
+        while self._transfer.frontier.follow(total):
             self._cancel.check()
         if os.fstat(self._partial.fd).st_size != total:
             raise StartOver("somebody else wrote to the partial")
         self._report(total, total)
-        got = self._work.frontier.digest()
+        got = self._transfer.frontier.digest()
         if self._wanted.digest is not None and got != self._wanted.digest:
             self._mismatch(got, total)
-        return Received(
+        return Downloaded(
             digest=got,
             size=total,
-            url=self._work.source.url,
+            url=self._transfer.source.url,
             etag=offer.etag,
             last_modified=offer.last_modified,
             remember=offer.framed or self._wanted.known,
@@ -225,16 +229,16 @@ class Attempts:
     def _check_size(self, total: int) -> None:
         if self._wanted.size is None or total == self._wanted.size:
             return
-        self._work.ledger.total = None
+        self._transfer.ledger.total = None
         raise Failure(f"it ended after {total:,} of {self._wanted.size:,} bytes", lasting=total > self._wanted.size)
 
     def _mismatch(self, got: str, total: int) -> None:
-        offer = self._work.offer
-        if (self._work.pieced or not offer.framed) and not self._again:
+        offer = self._transfer.offer
+        if (self._transfer.pieced or not offer.framed) and not self._again:
             raise StartOver("its parts do not make the file")
         assert self._wanted.digest is not None
         raise ChecksumMismatch(
-            url=redact(self._work.source.url),
+            url=redact(self._transfer.source.url),
             expected=self._wanted.digest,
             got=got,
             size=total,

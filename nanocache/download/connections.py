@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 
 from ..cancel import Cancel, Cancelled
 from ..http.exchange import Response
+from ..http.failure import Failure
 from ..http.slots import Busy
 from .growth import Growth, Sample
 from .ledger import Claim, piece_size
-from .retry import Failure, least_progress
-from .transfer import Work
+from .retry import least_progress
+from .transfer import Transfer
 
-__all__ = ["Connection", "Crew"]
+__all__ = ["Connection", "Connections"]
 
 TICK = 0.005  # seconds between two looks of a calling thread that has nothing to hash
 SECOND_CHANCE = 0.2  # seconds until a connection that worked so far asks again
@@ -41,15 +42,15 @@ class Connection:
     thread: threading.Thread | None = None
 
 
-class Crew:
+class Connections:
     """Fetches what the ledger of `work` lacks, on `most` connections at most.
 
     `tick` is called over and over; False from it means that it had nothing to do.
     """
 
-    def __init__(self, work: Work, cancel: Cancel, *, most: int, tick: Callable[[], bool]) -> None:
-        self._work, self._cancel, self._tick, self._most = work, cancel, tick, most
-        self._piece = piece_size(work.ledger.total or 0, most)
+    def __init__(self, transfer: Transfer, cancel: Cancel, *, most: int, tick: Callable[[], bool]) -> None:
+        self._transfer, self._cancel, self._tick, self._most = transfer, cancel, tick, most
+        self._piece = piece_size(transfer.ledger.total or 0, most)
         self._alive: list[Connection] = []
         self._all: list[Connection] = []
         self._error: BaseException | None = None
@@ -70,8 +71,8 @@ class Crew:
                 self._cancel.check()
                 self._grow()
                 if not self._tick():
-                    with self._work.changed:
-                        self._work.changed.wait(TICK)
+                    with self._transfer.changed:
+                        self._transfer.changed.wait(TICK)
         finally:
             self._dismiss()
 
@@ -81,17 +82,17 @@ class Crew:
         connection.thread = threading.Thread(
             target=self._live, args=(connection, begin), name="nanocache-connection", daemon=True
         )
-        with self._work.changed:
+        with self._transfer.changed:
             self._alive.append(connection)
             self._all.append(connection)
         connection.thread.start()
 
     def _finished(self) -> bool:
-        with self._work.changed:
+        with self._transfer.changed:
             for connection in [c for c in self._alive if c.ended]:
                 self._alive.remove(connection)
                 self._lost(connection)
-            if self._work.ledger.complete:
+            if self._transfer.ledger.complete:
                 return True
             if not self._alive:
                 raise self._error or Failure("all its connections ended")
@@ -109,11 +110,11 @@ class Crew:
 
     def _sample(self) -> Sample:
         now = time.monotonic()
-        waiting = sum(now - claim.moved for claim in self._work.ledger.claims if claim.left and not claim.writing)
-        return Sample(now, self._work.ledger.received, self._work.waited + waiting)
+        waiting = sum(now - claim.moved for claim in self._transfer.ledger.claims if claim.left and not claim.writing)
+        return Sample(now, self._transfer.ledger.received, self._transfer.waited + waiting)
 
     def _grow(self) -> None:
-        with self._work.changed:
+        with self._transfer.changed:
             wanted = self._growth.look(self._sample())
             claims = [self._next() for _ in range(wanted - len(self._alive))]
         for claim in claims:
@@ -122,14 +123,14 @@ class Crew:
                 self._start(connection, lambda: None)
 
     def _dismiss(self) -> None:
-        if self._work.ledger.complete:  # then they are about to end, and leave a connection that can be used again
+        if self._transfer.ledger.complete:  # then they are about to end, and leave a connection that can be used again
             deadline = time.monotonic() + TICK
             for connection in self._all:
                 self._wait_for(connection, max(0.0, deadline - time.monotonic()))
         for connection in self._all:
             connection.cancel.set()
-        with self._work.changed:
-            self._work.changed.notify_all()
+        with self._transfer.changed:
+            self._transfer.changed.notify_all()
         for connection in self._all:
             self._wait_for(connection, FAREWELL)
 
@@ -148,36 +149,36 @@ class Crew:
         except BaseException as e:  # noqa: BLE001  # the calling thread raises it
             connection.error = e
         finally:
-            with self._work.changed:
+            with self._transfer.changed:
                 if connection.claim is not None:
-                    self._work.ledger.release(connection.claim)
+                    self._transfer.ledger.release(connection.claim)
                 connection.ended = True
-                self._work.changed.notify_all()
+                self._transfer.changed.notify_all()
 
     def _go_on(self, first: Connection, answer: ExitStack, response: Response, ends: int | None) -> None:
         assert first.claim is not None
         with answer:
-            self._work.take(first.claim, response, first.cancel, ends=ends)
+            self._transfer.take(first.claim, response, first.cancel, ends=ends)
         first.worked = True
-        with self._work.changed:
+        with self._transfer.changed:
             if first.claim.end is None:
-                self._work.ledger.total = first.claim.end = first.claim.pos
+                self._transfer.ledger.total = first.claim.end = first.claim.pos
 
     def _find(self, connection: Connection) -> bool:
         """Give the connection something to do; False if there is nothing any more, or one too many."""
-        with self._work.changed:
+        with self._transfer.changed:
             while not connection.cancel.is_set():
                 if connection.claim is not None and connection.claim.left != 0:
                     return True
                 if connection.claim is not None:
-                    self._work.ledger.release(connection.claim)
+                    self._transfer.ledger.release(connection.claim)
                 if self._others_moving(connection) >= self._growth.wanted:
                     return False
                 connection.claim = self._next() or self._take_over()
                 if connection.claim is None:
-                    if not self._work.ledger.claims:
+                    if not self._transfer.ledger.claims:
                         return False
-                    self._work.changed.wait(self._patience)
+                    self._transfer.changed.wait(self._patience)
         return False
 
     def _others_moving(self, connection: Connection) -> int:
@@ -186,7 +187,7 @@ class Crew:
         return sum(claim is not None and now - claim.moved < self._patience for claim in claims)
 
     def _next(self) -> Claim | None:
-        ledger = self._work.ledger
+        ledger = self._transfer.ledger
         claim = ledger.claim_rest() if self._growth.most == 1 else ledger.claim_piece(self._piece)
         return None if claim is None else self._watch_over(claim)
 
@@ -196,7 +197,7 @@ class Crew:
 
     def _take_over(self) -> Claim | None:
         """A claim whose connection stands still, while this one has nothing to do: it would be the last to end."""
-        taken = self._work.ledger.take_over(time.monotonic())
+        taken = self._transfer.ledger.take_over(time.monotonic())
         if taken is None:
             return None
         claim, old = taken
@@ -212,11 +213,11 @@ class Crew:
         failure: Failure | None = None
         try:
             with self._cancel.watch(connection.cancel.set):
-                self._work.fetch_part(claim, connection.cancel, patient=False)
+                self._transfer.fetch_part(claim, connection.cancel, patient=False)
         except Failure as e:
             failure = e
         gained, worked = claim.pos - before, connection.worked
-        connection.worked = claim.left == 0 or gained >= least_progress(self._work.ledger.total)
+        connection.worked = claim.left == 0 or gained >= least_progress(self._transfer.ledger.total)
         if connection.worked:
             return
         if not worked:

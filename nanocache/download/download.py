@@ -16,13 +16,13 @@ from ..artifact.urls import redact
 from ..cancel import Cancel
 from ..config import Settings
 from ..errors import ChecksumMismatch, DownloadFailed, NoSpace, NotCached
+from ..http.failure import Failure, Offline
 from ..http.redirects import Source
 from ..store.partials import Partial
-from .attempts import Attempts, NotModified, Received
-from .first_answer import Wanted
-from .retry import Failure, Offline
+from .attempts import Attempts, Downloaded, NotModified
+from .first_answer import Expected
 
-__all__ = ["NotModified", "Received", "Source", "download"]
+__all__ = ["NotModified", "Downloaded", "Source", "download"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -38,7 +38,7 @@ def download(
     settings: Settings,
     cancel: Cancel,
     report: Callable[[int, int | None], None],
-) -> Received | NotModified:
+) -> Downloaded | NotModified:
     """Fill `partial` from the first source that gives the artifact, verified.
 
     `condition`: (ETag, Last-Modified) of what is there already; NotModified if the server still has it. `name` decides
@@ -50,7 +50,7 @@ def download(
     offline, Cancelled within a second, `partials.Abandoned`, and OSError where the disk fails.
     """
     failures: list[tuple[Source, Failure | ChecksumMismatch]] = []
-    attempts = Attempts(partial, Wanted(digest, size, condition, name), settings, cancel, report)
+    attempts = Attempts(partial, Expected(digest, size, condition, name), settings, cancel, report)
     try:
         for source in sources:
             try:

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 from ..errors import NoSpace
 from ..http.exchange import Response
-from ..http.validation import StartOver, check_part, read_offer
+from ..http.failure import Failure, StartOver
+from ..http.validation import check_part, read_info
 from .ledger import Claim
-from .retry import Failure
-from .transfer import Work
+from .transfer import Transfer
 
-__all__ = ["Wanted", "accept"]
+__all__ = ["Expected", "accept"]
 
 WORTH_ASKING = 1 << 16  # bytes; smaller ones find out as soon when they are written
 PAGES = (".htm", ".html", ".xhtml")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Expected:
     """What is known of the artifact before anybody is asked."""
 
     digest: str | None
@@ -41,48 +41,48 @@ class Wanted:
         return self.digest is not None or self.size is not None
 
 
-def accept(work: Work, wanted: Wanted, response: Response, claim: Claim | None) -> tuple[Claim, int | None]:
+def accept(transfer: Transfer, wanted: Expected, response: Response, claim: Claim | None) -> tuple[Claim, int | None]:
     """(the claim that the body fulfils, where the body ends as far as that is known).
 
     `claim`: the range that was asked for, None for a plain GET. Raises StartOver, Failure, NoSpace.
     """
     if response.status == 206 and claim is not None:
-        ends, total = check_part(response.headers, work.offer, claim.pos, claim.end)
+        ends, total = check_part(response.headers, transfer.offer, claim.pos, claim.end)
         if total is None:
             raise StartOver("it sent a part without saying of how much")
-        work.pieced = True
-        _set_total(work, wanted, claim, total)
+        transfer.pieced = True
+        _set_total(transfer, wanted, claim, total)
         return claim, ends
     if response.status != 200:
         raise StartOver(f"it answered {response.status} to a {'range' if claim else 'plain GET'}")
     if claim is not None:
-        work.restart()  # no range, or another version: this answer is the new beginning
-    work.offer = read_offer(response.headers)
-    _check_page(work, wanted)
-    whole = work.ledger.claim_rest()
+        transfer.restart()  # no range, or another version: this answer is the new beginning
+    transfer.offer = read_info(response.headers)
+    _check_page(transfer, wanted)
+    whole = transfer.ledger.claim_rest()
     assert whole is not None
-    if work.offer.total is not None:
-        _set_total(work, wanted, whole, work.offer.total)
-    return whole, work.offer.total
+    if transfer.offer.total is not None:
+        _set_total(transfer, wanted, whole, transfer.offer.total)
+    return whole, transfer.offer.total
 
 
-def _check_page(work: Work, wanted: Wanted) -> None:
-    meant = "text/html" in (work.source.header("accept") or "") or wanted.name.lower().endswith(PAGES)
-    if work.offer.page and not wanted.known and not meant:
+def _check_page(transfer: Transfer, wanted: Expected) -> None:
+    meant = "text/html" in (transfer.source.header("accept") or "") or wanted.name.lower().endswith(PAGES)
+    if transfer.offer.page and not wanted.known and not meant:
         raise Failure(
             "a web page came instead of the file (a login, or a notice?); Accept: text/html takes it", lasting=True
         )
 
 
-def _set_total(work: Work, wanted: Wanted, claim: Claim, total: int) -> None:
+def _set_total(transfer: Transfer, wanted: Expected, claim: Claim, total: int) -> None:
     if wanted.size is not None and total != wanted.size:
         raise Failure(f"it has {total:,} bytes where {wanted.size:,} were expected", lasting=True)
-    work.ledger.total = total
+    transfer.ledger.total = total
     if claim.end is None:
         claim.end = total
-    work.check_limit(total)
+    transfer.check_limit(total)
     if total < WORTH_ASKING:
         return
-    room, needed = work.partial.room, total - os.fstat(work.partial.fd).st_blocks * 512
+    room, needed = transfer.partial.room, total - os.fstat(transfer.partial.fd).st_blocks * 512
     if room is not None and needed > room:
-        raise NoSpace(path=work.partial.base, needed=needed, available=room)
+        raise NoSpace(path=transfer.partial.base, needed=needed, available=room)

@@ -8,25 +8,14 @@ the front, so that the frontier is never more than connections x piece behind, a
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Claim", "Ledger", "parse_content_range", "piece_size"]
+__all__ = ["Claim", "Ledger", "piece_size"]
 
 SMALLEST_PIECE, LARGEST_PIECE = 4 << 20, 16 << 20  # bytes
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 Range = tuple[int, int]
-
-
-def parse_content_range(text: str | None) -> tuple[int, int, int | None] | None:
-    """(start, end, total) of a Content-Range, `end` exclusive, `total` None for `*`; None if it makes no sense."""
-    if not text or not (match := _CONTENT_RANGE.fullmatch(text.strip())):
-        return None
-    start, end = int(match[1]), int(match[2]) + 1
-    total = None if match[3] == "*" else int(match[3])
-    return (start, end, total) if start < end and (total is None or end <= total) else None
 
 
 def piece_size(total: int, connections: int) -> int:

@@ -11,9 +11,9 @@ import time
 from typing import Any
 
 from ..artifact.urls import url_key
-from ..http.validation import Offer
+from ..http.validation import ResponseInfo
 from .ledger import Ledger
-from .transfer import Work
+from .transfer import Transfer
 
 __all__ = ["Saver", "load"]
 
@@ -22,37 +22,37 @@ BYTES = 1 << 16  # so many are saved sooner: a kill should cost little of a fast
 SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local disk, milliseconds on NFS
 
 
-def load(work: Work, *, judged: bool) -> None:
+def load(transfer: Transfer, *, judged: bool) -> None:
     """Take over what an earlier owner of the partial, or an earlier source, left, as far as it may be built on."""
-    state = work.partial.state
-    if state is None and not os.fstat(work.partial.fd).st_size:
+    state = transfer.partial.state
+    if state is None and not os.fstat(transfer.partial.fd).st_size:
         return
     try:
-        work.ledger, work.offer = _parse(work, state or {}, judged)
+        transfer.ledger, transfer.offer = _parse(transfer, state or {}, judged)
     except (KeyError, TypeError, ValueError):
-        work.partial.reset()
+        transfer.partial.reset()
 
 
-def _parse(work: Work, state: dict[str, Any], judged: bool) -> tuple[Ledger, Offer]:
-    same = state["url"] == _key(work)
+def _parse(transfer: Transfer, state: dict[str, Any], judged: bool) -> tuple[Ledger, ResponseInfo]:
+    same = state["url"] == _key(transfer)
     validator, etag, modified = (_header(state[name]) for name in ("validator", "etag", "last-modified"))
     total = None if state["total"] is None else _size(state["total"])
     if not judged and not (same and validator):
         raise ValueError("nobody can tell whether these bytes belong together")
     ledger = Ledger(total, [(_size(start), _size(end)) for start, end in state["done"]])
     end = ledger.done[-1][1] if ledger.done else 0
-    if end > os.fstat(work.partial.fd).st_size or (total is not None and end > total):
+    if end > os.fstat(transfer.partial.fd).st_size or (total is not None and end > total):
         raise ValueError("the state claims more than there is")
     if ledger.complete and not judged:
         ledger.done[-1] = (ledger.done[-1][0], end - 1)  # a byte to ask for, so that the server says it is current
-    offer = Offer(
+    offer = ResponseInfo(
         total=total,
         validator=validator if same else None,
         etag=etag if same else None,
         last_modified=modified if same else None,
         ranges=True,
     )
-    work.pieced = True
+    transfer.pieced = True
     return ledger, offer
 
 
@@ -68,37 +68,37 @@ def _header(value: Any) -> str | None:
     return value
 
 
-def _key(work: Work) -> str:
-    return url_key(work.source.url, work.source.headers)
+def _key(transfer: Transfer) -> str:
+    return url_key(transfer.source.url, transfer.source.headers)
 
 
 class Saver:
     """Writes the state, from one thread."""
 
-    def __init__(self, work: Work, judged: bool) -> None:
-        self._work, self._judged = work, judged
+    def __init__(self, transfer: Transfer, judged: bool) -> None:
+        self._transfer, self._judged = transfer, judged
         self._saved, self._bytes, self._cost = time.monotonic(), 0, 0.0
 
     @property
     def resumable(self) -> bool:
-        offer = self._work.offer
+        offer = self._transfer.offer
         return offer.encoding is None and (self._judged or offer.validator is not None)
 
     def save_if_due(self) -> None:
-        passed, fresh = time.monotonic() - self._saved, self._work.ledger.received - self._bytes
+        passed, fresh = time.monotonic() - self._saved, self._transfer.ledger.received - self._bytes
         if fresh and (passed >= LATEST or (fresh >= BYTES and passed >= self._cost / SHARE)):
             self.save()
 
     def save(self) -> None:
         """Record what is there. Raises Abandoned, OSError."""
-        with self._work.changed:
-            done, total = list(self._work.ledger.done), self._work.ledger.total
+        with self._transfer.changed:
+            done, total = list(self._transfer.ledger.done), self._transfer.ledger.total
         if not done or not self.resumable:
             return
-        offer, began = self._work.offer, time.monotonic()
-        self._work.partial.save(
+        offer, began = self._transfer.offer, time.monotonic()
+        self._transfer.partial.save(
             {
-                "url": _key(self._work),
+                "url": _key(self._transfer),
                 "validator": offer.validator,
                 "etag": offer.etag,
                 "last-modified": offer.last_modified,

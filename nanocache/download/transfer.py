@@ -15,24 +15,24 @@ from dataclasses import dataclass, field
 from ..artifact import urls
 from ..cancel import Cancel
 from ..config import Settings
-from ..disk.hashing import Frontier
+from ..disk.hashing import FileHasher
 from ..errors import NoSpace
 from ..http import redirects
 from ..http.exchange import Response
+from ..http.failure import Failure, StartOver
 from ..http.redirects import Address, Answer, Source
-from ..http.validation import Offer, StartOver, check_part, part_headers
+from ..http.validation import ResponseInfo, check_part, part_headers
 from ..sources import file
 from ..store.partials import Partial
 from .ledger import Claim, Ledger
-from .retry import Failure
 
-__all__ = ["Work"]
+__all__ = ["Transfer"]
 
 EXPIRED = (401, 403, 404, 410)  # what a signed address answers when its time is over
 
 
 @dataclass(slots=True)
-class Work:
+class Transfer:
     """One source's transfer into one partial."""
 
     source: Source
@@ -40,21 +40,21 @@ class Work:
     settings: Settings
     size: int | None = None  # bytes that it has to have
     ledger: Ledger = field(default_factory=Ledger)
-    offer: Offer = field(default_factory=Offer)
+    offer: ResponseInfo = field(default_factory=ResponseInfo)
     waited: float = 0.0  # seconds that all its connections together had nothing to read
     pieced: bool = False  # bytes of more than one answer are in it
     address: Address | None = None  # where the last answer came from
     expired: set[str] = field(default_factory=set)
     changed: threading.Condition = field(default_factory=threading.Condition)
-    frontier: Frontier = field(init=False)
+    frontier: FileHasher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.frontier = Frontier(self.partial.fd)
+        self.frontier = FileHasher(self.partial.fd)
 
     def restart(self) -> None:
-        """Forget the bytes: they are wrong, or nobody can tell. Only while no connection is at work."""
+        """Forget the bytes: they are wrong, or nobody can tell. Only while no connection is at transfer."""
         self.partial.reset()
-        self.ledger, self.frontier, self.pieced = Ledger(), Frontier(self.partial.fd), False
+        self.ledger, self.frontier, self.pieced = Ledger(), FileHasher(self.partial.fd), False
 
     @contextmanager
     def ask(self, headers: Sequence[tuple[str, str]], cancel: Cancel, *, patient: bool = True) -> Iterator[Answer]:

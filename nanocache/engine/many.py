@@ -14,7 +14,7 @@ from typing import Any
 from ..artifact.artifact import Artifact
 from ..cancel import Cancel, Cancelled
 from ..config import Settings
-from ..coordination.threads import Pool
+from ..coordination.threads import ThreadPool
 from ..progress import Display, Progress, ProgressOption, shown
 
 __all__ = ["fetch"]
@@ -91,7 +91,7 @@ def fetch(
     """`fetch_one` for each of `artifacts`; with `return_exceptions` an error takes its path's place."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers!r}")
-    cancel, pool = Cancel(), Pool(workers or Settings.read().connections)
+    cancel, pool = Cancel(), ThreadPool(workers or Settings.read().connections)
     outcomes = _Outcomes(len(artifacts), first_error_ends=not return_exceptions)
     tally = _Tally(artifacts, progress) if callable(progress) or shown(progress) else None
 

@@ -18,8 +18,8 @@ from ..artifact import hooks
 from ..artifact.hooks import Hook
 from ..artifact.request import Request
 from ..cancel import Cancel
-from ..coordination.flights import fly
-from ..coordination.waiting import Wait, hold
+from ..coordination.flights import share
+from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import durable, files
 from ..errors import UnsafeCache
 from ..store.blobs import Store
@@ -51,8 +51,8 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
     asker = (hook.key, digest)
 
     def work(own: Cancel) -> Path | None:
-        wait = Wait(lambda: os.path.lexists(path), asker, own, request.settings.lock_timeout, lambda _: None)
-        with hold(store, key, wait) as holding:
+        wait = WaitOptions(lambda: os.path.lexists(path), asker, own, request.settings.lock_timeout, lambda *_: None)
+        with hold_lock(store.lock_place(key), wait) as holding:
             if (there := find(store, digest, hook, request.name)) is not None:
                 return there
             if holding is None or (source := store.hit(digest, request.name)) is None:
@@ -60,7 +60,7 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
             with holding.alive():
                 return _build(store, key, hook, source, path, own)
 
-    return fly(("product", store.base, key), asker, work, cancel)
+    return share(("product", store.base, key), asker, work, cancel)
 
 
 def _build(store: Store, key: str, hook: Hook, source: Path, path: str, cancel: Cancel) -> Path:

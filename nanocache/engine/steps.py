@@ -18,12 +18,13 @@ from typing import NamedTuple
 from ..artifact import urls
 from ..artifact.request import Request
 from ..cancel import Cancel
-from ..coordination.flights import fly
-from ..coordination.holder import Holding
-from ..coordination.waiting import Wait, hold
+from ..coordination.flights import share
+from ..coordination.holder import HolderWriter
+from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
-from ..download import download, retry
-from ..download.download import NotModified, Received, Source
+from ..download import download
+from ..download.download import Downloaded, NotModified, Source
+from ..download.retry import retried
 from ..errors import DownloadFailed, NotCached, UnsafeCache
 from ..progress import Display
 from ..store import healing, orphans, refs, sweep
@@ -117,7 +118,7 @@ def _bring(store: Store, request: Request, cancel: Cancel) -> str:
     if not store.prepare():
         return _read_only(store, request)
     key = ("blob", store.base, request.key, request.rehash, request.max_age, request.settings.offline)
-    digest = fly(key, request.asker, lambda own: _locked(store, request, own), cancel)
+    digest = share(key, request.identity, lambda own: _locked(store, request, own), cancel)
     sweep.daily(store)
     return digest
 
@@ -140,10 +141,10 @@ def _locked(store: Store, request: Request, cancel: Cancel) -> str:
         digest = None if request.rehash else known(store, request)
         return digest is not None and store.intact(digest, store.blob(digest, request.name))
 
-    wait = Wait(reached, request.asker, cancel, request.settings.lock_timeout, display.waiting)
+    wait = WaitOptions(reached, request.identity, cancel, request.settings.lock_timeout, display.waiting)
     try:
         while True:
-            with hold(store, request.key, wait) as holding:
+            with hold_lock(store.lock_place(request.key), wait) as holding:
                 if holding is not None:
                     return _held(store, request, cancel, holding, display)
             if (digest := known(store, request)) is not None:
@@ -152,7 +153,7 @@ def _locked(store: Store, request: Request, cancel: Cancel) -> str:
         display.close()
 
 
-def _held(store: Store, request: Request, cancel: Cancel, holding: Holding, display: Display) -> str:
+def _held(store: Store, request: Request, cancel: Cancel, holding: HolderWriter, display: Display) -> str:
     """The rest, under the lock, or without one where none is to be had."""
     digest = known(store, request)
     if digest is not None:
@@ -170,7 +171,7 @@ def _held(store: Store, request: Request, cancel: Cancel, holding: Holding, disp
     try:
         return _transfer(store, request, cancel, stale, report)
     except (DownloadFailed, NotCached) as e:
-        if isinstance(e, DownloadFailed) and e.status is not None and not retry.retried(e.status):
+        if isinstance(e, DownloadFailed) and e.status is not None and not retried(e.status):
             raise  # the server answered, and what it says of the URL now is news
         logger.warning("cannot ask whether %s changed (%s); using what is cached", request.shown_url, e)
         return stale.digest
@@ -224,7 +225,7 @@ def _transfer(
         return received.digest
 
 
-def _remember(store: Store, request: Request, received: Received, source: list[int] | None) -> None:
+def _remember(store: Store, request: Request, received: Downloaded, source: list[int] | None) -> None:
     if not received.remember:
         logger.warning(
             "%s ended without saying how long it is: returned, but not remembered; give its sha256", request.shown_url

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..cancel import Cancel
-from ..download.retry import Failure, Pace
-from .socket import READ, Wire
+from .failure import Failure, Pace
+from .socket import READ, CancellableSocket
 
 __all__ = ["CONNECT_TIMEOUT", "LONGEST_HEAD", "Network", "failures", "quiet", "without_values"]
 
@@ -29,7 +29,7 @@ class Network:
     """
 
     def __init__(self) -> None:
-        self.wire, self.pace = Wire(), Pace()
+        self.wire, self.pace = CancellableSocket(), Pace()
         self.head: int | None = None  # bytes that the head may still have, while it comes
 
     def begin(self) -> None:

@@ -26,9 +26,9 @@ from typing import Any
 from ..artifact.urls import origin
 from ..cancel import Cancel
 from ..config import Settings
-from ..download.retry import Failure, Offline
 from . import environment, socket
 from .backend import CONNECT_TIMEOUT, LONGEST_HEAD, Network, failures, quiet, without_values
+from .failure import Failure, Offline
 
 __all__ = ["Response", "exchange"]
 
@@ -70,10 +70,11 @@ def exchange(url: str, headers: Iterable[tuple[str, str]], *, settings: Settings
 
 # --- connections ------------------------------------------------------------------------------------------------------
 
-_idle: dict[tuple[Any, ...], list[_Line]] = {}  # lists, whose append and pop are atomic, so that no fork meets a lock
+# Lists, whose append and pop are atomic, so that no fork meets a lock.
+_idle: dict[tuple[Any, ...], list[_KeptConnection]] = {}
 
 
-class _Line:
+class _KeptConnection:
     """A connection to one origin (through one proxy), opened when needed and reopened when it was closed."""
 
     def __init__(self, key: tuple[Any, ...], target: Any, proxy: str | None) -> None:
@@ -142,7 +143,7 @@ class _Line:
             self._connection.close()
 
 
-def _take(proxy: str | None, target: Any) -> _Line:
+def _take(proxy: str | None, target: Any) -> _KeptConnection:
     key = (target.scheme, target.host, target.port, proxy, *environment.certificates())
     while lines := _idle.get(key):
         with suppress(IndexError):  # another thread was faster
@@ -150,10 +151,10 @@ def _take(proxy: str | None, target: Any) -> _Line:
             if time.monotonic() - line.since < IDLE:
                 return line
             line.close()
-    return _Line(key, target, proxy)
+    return _KeptConnection(key, target, proxy)
 
 
-def _give_back(line: _Line) -> None:
+def _give_back(line: _KeptConnection) -> None:
     if line.network.wire.dead or not line.idle:
         line.close()
         return

@@ -21,9 +21,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 from ..artifact.urls import origin, redact
 from ..cancel import Cancel
 from ..config import Settings
-from ..download.retry import Failure, parse_retry_after, retried
 from . import slots
 from .exchange import Response, exchange
+from .failure import Failure, parse_retry_after, retried
 
 __all__ = ["Address", "Answer", "Source", "get"]
 
@@ -83,7 +83,7 @@ def get(
     address = at or Address(source.url)
     for _ in range(MOST_REDIRECTS + 1):
         with (
-            slots.place(origin(address.url), limit=settings.connections, cancel=cancel, patient=patient),
+            slots.slot(origin(address.url), limit=settings.connections, cancel=cancel, patient=patient),
             exchange(address.url, _headers(source, address, asked), settings=settings, cancel=cancel) as response,
         ):
             if response.status not in REDIRECTS or "location" not in response.headers:

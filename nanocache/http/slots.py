@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..cancel import Cancel
-from ..download.retry import Failure
+from .failure import Failure
 
-__all__ = ["Busy", "place"]
+__all__ = ["Busy", "slot"]
 
 LOOK = 1.0  # seconds; a place that comes back because its holder was interrupted comes without a word
 
@@ -27,21 +27,21 @@ class Busy(Failure):
     """No place is free for an additional connection."""
 
 
-class _Place:
+class _Slot:
     """One that is held. Ctrl-C may keep anybody from giving it back: then it is free once nobody has it any more."""
 
 
-class _Budget:
+class _Slots:
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.used: defaultdict[Origin, weakref.WeakSet[_Place]] = defaultdict(weakref.WeakSet)
+        self.used: defaultdict[Origin, weakref.WeakSet[_Slot]] = defaultdict(weakref.WeakSet)
         self.waiting: Counter[Origin] = Counter()
 
     def wake(self) -> None:
         with self.changed:
             self.changed.notify_all()
 
-    def enter(self, one: _Place, origin: Origin, limit: int, cancel: Cancel, patient: bool) -> None:
+    def enter(self, one: _Slot, origin: Origin, limit: int, cancel: Cancel, patient: bool) -> None:
         with self.changed:
             if len(self.used[origin]) >= limit or (self.waiting[origin] and not patient):
                 if not patient:
@@ -59,7 +59,7 @@ class _Budget:
         finally:
             self.waiting[origin] -= 1
 
-    def leave(self, one: _Place, origin: Origin) -> None:
+    def leave(self, one: _Slot, origin: Origin) -> None:
         with self.changed:
             self.used[origin].discard(one)
             if not self.used[origin]:
@@ -68,21 +68,21 @@ class _Budget:
                 self.changed.notify_all()
 
 
-_budget = _Budget()
+_budget = _Slots()
 
 
 def _afresh() -> None:
     global _budget  # the parent's requests are not ours, and its lock may have been held
-    _budget = _Budget()
+    _budget = _Slots()
 
 
 os.register_at_fork(after_in_child=_afresh)
 
 
 @contextmanager
-def place(origin: Origin, *, limit: int, cancel: Cancel, patient: bool = True) -> Iterator[None]:
+def slot(origin: Origin, *, limit: int, cancel: Cancel, patient: bool = True) -> Iterator[None]:
     """Hold one of the origin's `limit` places while the block runs; wait for one, or raise Busy if not `patient`."""
-    budget, one = _budget, _Place()
+    budget, one = _budget, _Slot()
     try:
         budget.enter(one, origin, limit, cancel, patient)  # in the block, since Ctrl-C may come at its end
         yield

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Wire", "close_all"]
+__all__ = ["CancellableSocket", "close_all"]
 
 RECORD = 1 << 14  # bytes, the most that TLS gives at once
 READ = 1 << 18  # bytes asked of the socket at once: 64 KiB cost twice the CPU for each byte
@@ -30,7 +30,7 @@ def close_all() -> None:
         sock.close()  # only this process's descriptor: a TLS session is ended by a message, which close doesn't send
 
 
-class Wire:
+class CancellableSocket:
     """One connection at a time, opened again as often as needed."""
 
     def __init__(self) -> None:

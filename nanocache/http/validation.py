@@ -7,25 +7,22 @@ the first answer gave; on any doubt the transfer starts over.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from ..download.ledger import parse_content_range
-from ..download.retry import Failure
+from .failure import StartOver
 
-__all__ = ["Offer", "StartOver", "check_part", "part_headers", "read_offer", "strong_validator"]
+__all__ = ["ResponseInfo", "check_part", "parse_content_range", "part_headers", "read_info", "strong_validator"]
 
 Headers = Mapping[str, str]  # names in lower case
 CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")  # an error names them, and nothing else a server says
-
-
-class StartOver(Failure):
-    """The bytes so far are not to be built on."""
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ResponseInfo:
     """What the answer with status 200 says about the artifact. Sizes in bytes."""
 
     total: int | None = None
@@ -38,7 +35,7 @@ class Offer:
     page: bool = False  # HTML
 
 
-def read_offer(headers: Headers) -> Offer:
+def read_info(headers: Headers) -> ResponseInfo:
     """The offer in the head of a 200."""
     chunked = "transfer-encoding" in headers
     length = headers.get("content-length", "").split(",")[0].strip()
@@ -46,7 +43,7 @@ def read_offer(headers: Headers) -> Offer:
     encoding = headers.get("content-encoding", "").strip().lower()
     plain = encoding in ("", "identity")
     units = {unit.strip().lower() for unit in headers.get("accept-ranges", "").split(",")}
-    return Offer(
+    return ResponseInfo(
         total=total,
         # What was encoded on the way out may be encoded otherwise the next time: its offsets mean nothing.
         validator=strong_validator(headers) if plain else None,
@@ -78,7 +75,16 @@ def part_headers(start: int, end: int | None, validator: str | None) -> list[tup
     return headers if validator is None else [*headers, ("If-Range", validator)]
 
 
-def check_part(headers: Headers, offer: Offer, start: int, end: int | None) -> tuple[int, int | None]:
+def parse_content_range(text: str | None) -> tuple[int, int, int | None] | None:
+    """(start, end, total) of a Content-Range, `end` exclusive, `total` None for `*`; None if it makes no sense."""
+    if not text or not (match := _CONTENT_RANGE.fullmatch(text.strip())):
+        return None
+    start, end = int(match[1]), int(match[2]) + 1
+    total = None if match[3] == "*" else int(match[3])
+    return (start, end, total) if start < end and (total is None or end <= total) else None
+
+
+def check_part(headers: Headers, offer: ResponseInfo, start: int, end: int | None) -> tuple[int, int | None]:
     """(where the part in a 206 ends, the artifact's size as far as known); raises StartOver unless it begins at `start`
     and is of the version on offer. It may be shorter than [start, end), which is legal."""
     if headers.get("content-type", "").strip().lower().startswith("multipart/"):

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..artifact.urls import file_path
-from ..download.retry import Failure
 from ..http.exchange import Response
+from ..http.failure import Failure
 
 __all__ = ["read"]
 

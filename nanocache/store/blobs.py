@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..artifact import digest as digests
-from ..disk import durable, files
+from ..coordination.lock import LockPlace
+from ..disk import durable, files, hashing
 from ..errors import UnsafeCache
 from . import partials, seal
 from .partials import Partial
@@ -79,9 +79,11 @@ class Store:
     def partials(self, key: str) -> str:
         return f"{self.base}/{PARTIALS}/{key}"
 
-    def lock(self, key: str) -> str:
-        """`<key>` is a digest, or `u-` or `p-` and 64 hex digits."""
-        return f"{self.base}/{LOCKS}/{key.removeprefix('u-').removeprefix('p-')[:2]}/{key}.lock"
+    def lock_place(self, key: str) -> LockPlace:
+        """`<key>` is a digest, or `u-` or `p-` and 64 hex digits. Makes the folder of the lock."""
+        folder = f"{self.base}/{LOCKS}/{key.removeprefix('u-').removeprefix('p-')[:2]}"
+        self.folder(folder)
+        return LockPlace(f"{folder}/{key}.lock", f"{folder}/{key}.json", f"{self.base}/{TRASH}", self.modes.lock)
 
     # folders
 
@@ -195,8 +197,8 @@ class Store:
         # Through a partial: a copy straight into the blob's folder would be visible before it is complete.
         with partials.create(self.partials(digest), base=self.base, modes=self.modes) as partial:
             with open(source, "rb") as file, open(partial.fd, "wb", closefd=False) as copy:
-                shutil.copyfileobj(file, copy, digests.CHUNK)
-            if digests.hash_file(partial.fd) != digest:
+                shutil.copyfileobj(file, copy, hashing.BLOCK)
+            if hashing.hash_file(partial.fd) != digest:
                 return None
             return self.publish(partial, digest, os.path.basename(target))
 

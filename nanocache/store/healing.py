@@ -12,9 +12,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..artifact import digest as digests
 from ..cancel import Cancel
-from ..disk import files
+from ..disk import files, hashing
 from . import seal
 from .blobs import Store, witness
 
@@ -76,7 +75,7 @@ def verify(store: Store, digest: str, name: str) -> Path | None:
 def _hashed(fd: int, cancel: Cancel | None = None) -> str | None:
     """The digest of the file behind `fd`; None if a part of it can't be read any more, which makes it wrong."""
     try:
-        return digests.hash_file(fd, cancel)
+        return hashing.hash_file(fd, cancel)
     except OSError as e:
         if e.errno != errno.EIO:
             raise

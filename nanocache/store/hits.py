@@ -12,7 +12,7 @@ import stat
 from collections.abc import Hashable
 from pathlib import Path
 
-from ..coordination import holder
+from ..disk import files
 from . import seal
 from .blobs import Store
 
@@ -54,7 +54,7 @@ class Hits:
             return None
         if stat.S_IFMT(st.st_mode) != hit.kind or hit.instant not in (None, st.st_mtime_ns % seal.DAY_NS):
             return None
-        if hit.ref is not None and holder.stamp(hit.ref) != hit.stamp:
+        if hit.ref is not None and files.stamp(hit.ref) != hit.stamp:
             return None
         self._store.mark_recent(hit.digest)
         return hit.path
@@ -68,7 +68,7 @@ class Hits:
             hit = _Hit(path, digest, product=product, ref=ref)
         except OSError:
             return
-        if not hit.sealed or (hit.ref is not None and (hit.stamp is None or holder.stamp(hit.ref) != hit.stamp)):
+        if not hit.sealed or (hit.ref is not None and (hit.stamp is None or files.stamp(hit.ref) != hit.stamp)):
             return
         if len(self._known) >= LIMIT:
             self._known.clear()

@@ -24,7 +24,7 @@ from nanocache import Artifact, ChecksumMismatch, DownloadFailed, Progress
 from nanocache.cancel import Cancel, within
 from nanocache.coordination.process import me
 from nanocache.errors import NanocacheError
-from nanocache.peers import Deposit, Parcel, deposit, parcel
+from nanocache.peers import BlobInfo, IncomingBlob, deposit, parcel
 
 from ..coordination.coordinator import Coordinator
 from ..errors import CoordinatorLost, LeaderError, to_record
@@ -154,7 +154,7 @@ class Broadcast:
     def _receive(self, place: Enrolled, missing: set[int]) -> tuple[bool, dict[int, Exception]]:
         progress = self.progress if len(missing) == 1 else False
 
-        def open_place(artifact: Artifact, promised: Parcel) -> AbstractContextManager[Deposit]:
+        def open_place(artifact: Artifact, promised: BlobInfo) -> AbstractContextManager[IncomingBlob]:
             return deposit(artifact, promised, self.base, progress=progress)
 
         return receive(self._tree(place), {n: self.artifacts[n] for n in missing}, open_place)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from .link import CHUNK, Buffer, Kind
 
-__all__ = ["STALL", "Frame", "Pool", "User", "hand_out"]
+__all__ = ["STALL", "Frame", "BufferPool", "User", "hand_out"]
 
 BUFFERS = 6
 STALL = 4.0  # seconds at one frame that are too long for the others
@@ -31,7 +31,7 @@ class Frame:
     number: int = 0
     size: int = 0
     buffer: Buffer | None = None
-    pool: Pool | None = None
+    pool: BufferPool | None = None
     users: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -43,7 +43,7 @@ class Frame:
             self.pool.put(self.buffer)
 
 
-class Pool(queue.SimpleQueue[Buffer]):
+class BufferPool(queue.SimpleQueue[Buffer]):
     """The buffers. `CHUNK` bytes each, made when first needed."""
 
     def __init__(self) -> None:

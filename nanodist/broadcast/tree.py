@@ -24,11 +24,11 @@ from typing import Any
 
 from nanocache import Artifact
 from nanocache.errors import NanocacheError
-from nanocache.peers import Deposit, Parcel, Refused
+from nanocache.peers import BlobInfo, IncomingBlob, Refused
 
 from ..coordination.coordinator import Coordinator
 from ..errors import from_record
-from .buffers import STALL, Frame, Pool, User, hand_out
+from .buffers import STALL, BufferPool, Frame, User, hand_out
 from .link import ALIVE_EVERY, Buffer, Kind, Lost, Pair, Unreachable
 
 __all__ = ["Item", "Tree", "receive", "send"]
@@ -40,8 +40,8 @@ STEP = 5.0  # seconds that a member may be stalled, for each level of members be
 SYNCING = 16  # artifacts that may be on their way to disk at once: of small ones the fsync is nearly all the time
 ENDING = 2.0  # seconds that a thread gets to end
 
-Item = tuple[int, Path, Parcel] | tuple[int, dict[str, Any]]  # number in the call, and the blob or its error's record
-Place = Callable[[Artifact, Parcel], AbstractContextManager[Deposit]]  # where an artifact goes on this disk
+Item = tuple[int, Path, BlobInfo] | tuple[int, dict[str, Any]]  # number in the call, and the blob or its error's record
+Place = Callable[[Artifact, BlobInfo], AbstractContextManager[IncomingBlob]]  # where an artifact goes on this disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class _Outlet(User):
 class _Intake(User):
     """One artifact's way to this disk."""
 
-    def __init__(self, artifact: Artifact, promised: Parcel, open_place: Place) -> None:
+    def __init__(self, artifact: Artifact, promised: BlobInfo, open_place: Place) -> None:
         super().__init__("nanodist-write")
         self._artifact, self._promised, self._place = artifact, promised, open_place
 
@@ -142,7 +142,7 @@ def send(tree: Tree, items: Iterable[Item]) -> None:
     Ends early if nobody is left who listens. Whatever `items` raises ends the stream for all below, who then look for
     another source.
     """
-    pool = Pool()
+    pool = BufferPool()
     with _outlets(tree) as outlets:
         for item in items:
             for frame in _frames(item, pool):
@@ -152,7 +152,7 @@ def send(tree: Tree, items: Iterable[Item]) -> None:
         hand_out(Frame(Kind.BYE), outlets)
 
 
-def _frames(item: Item, pool: Pool) -> Iterator[Frame]:
+def _frames(item: Item, pool: BufferPool) -> Iterator[Frame]:
     if len(item) == 2:
         yield _text(Kind.FAIL, item[0], item[1], pool)
         return
@@ -168,7 +168,7 @@ def _frames(item: Item, pool: Pool) -> Iterator[Frame]:
     yield Frame(Kind.END, number)
 
 
-def _text(kind: Kind, number: int, record: dict[str, Any], pool: Pool) -> Frame:
+def _text(kind: Kind, number: int, record: dict[str, Any], pool: BufferPool) -> Frame:
     text = json.dumps(record).encode()
     buffer = pool.take()
     buffer.bytes[: len(text)] = text
@@ -208,7 +208,7 @@ class _Inlet:
 
     def __init__(self, pair: Pair, outlets: list[_Outlet], wanted: Mapping[int, Artifact], open_place: Place) -> None:
         self._pair, self._outlets, self._wanted, self._place = pair, outlets, wanted, open_place
-        self._pool = Pool()
+        self._pool = BufferPool()
         self._intakes: list[_Intake] = []  # the last one is that of the artifact that comes now
         self._current: _Intake | None = None
         self.failures: dict[int, Exception] = {}
@@ -253,7 +253,7 @@ class _Inlet:
                 return  # this disk is too slow for the others, and gets it later
         with suppress(Refused):
             artifact = self._wanted[frame.number]
-            self._current = _Intake(artifact, Parcel.from_json(record), self._place)
+            self._current = _Intake(artifact, BlobInfo.from_json(record), self._place)
             self._current.start()
             self._intakes.append(self._current)
 

@@ -11,7 +11,7 @@ import pytest
 from nanocache.cancel import Cancel, Cancelled
 from nanocache.coordination import flights
 from nanocache.coordination import threads as pool
-from nanocache.coordination.flights import Seat, fly
+from nanocache.coordination.flights import Waiter, share
 
 
 def in_threads(n: int, call: Callable[[int], object]) -> list[object]:
@@ -31,8 +31,8 @@ def in_threads(n: int, call: Callable[[int], object]) -> list[object]:
     return results
 
 
-def seat(work: Callable[[Cancel], object]) -> Seat[object]:
-    taken: Seat[object] = Seat()
+def seat(work: Callable[[Cancel], object]) -> Waiter[object]:
+    taken: Waiter[object] = Waiter()
     taken.take("k", "a", work)
     return taken
 
@@ -45,7 +45,7 @@ def test_threads_with_one_key_share_one_piece_of_work() -> None:
         time.sleep(0.2)
         return "done"
 
-    assert in_threads(20, lambda _: fly("k", "a", work, Cancel())) == ["done"] * 20
+    assert in_threads(20, lambda _: share("k", "a", work, Cancel())) == ["done"] * 20
     assert len(calls) == 1
     assert not flights._table
 
@@ -67,7 +67,7 @@ def test_error_reaches_those_who_asked_the_same_and_the_others_try_their_own() -
         asker = "good" if index == 5 else "bad"
         if index == 5:
             time.sleep(0.05)
-        return fly("k", asker, work(asker), Cancel())
+        return share("k", asker, work(asker), Cancel())
 
     results = in_threads(6, call)
     assert [type(result) for result in results[:5]] == [OSError] * 5
@@ -116,7 +116,7 @@ def test_interrupted_leader_hands_over() -> None:
 
     def call(index: int) -> str:
         time.sleep(0.03 * index)
-        return fly("k", "a", interrupted if index == 0 else good, Cancel())
+        return share("k", "a", interrupted if index == 0 else good, Cancel())
 
     results = in_threads(3, call)
     assert isinstance(results[0], KeyboardInterrupt)
@@ -136,7 +136,7 @@ def test_cancelling_one_caller_does_not_disturb_the_others() -> None:
 
     def call(index: int) -> str:
         time.sleep(0.02 * index)
-        return fly("k", "a", work, cancels[index])
+        return share("k", "a", work, cancels[index])
 
     def cancel_then_release() -> None:
         time.sleep(0.15)
@@ -153,16 +153,16 @@ def test_cancelling_one_caller_does_not_disturb_the_others() -> None:
 def test_a_joiner_runs_a_flight_that_nobody_has_started() -> None:
     # As when all threads of the pool wait for a flight that is queued behind them.
     queued = seat(lambda cancel: "done")
-    assert fly("k", "a", lambda cancel: "own", Cancel()) == "done"
+    assert share("k", "a", lambda cancel: "own", Cancel()) == "done"
     queued.leave()
 
 
 def test_work_that_asks_for_itself_is_an_error_and_not_a_hang() -> None:
     def work(cancel: Cancel) -> str:
-        return fly("k", "a", work, cancel)
+        return share("k", "a", work, cancel)
 
     with pytest.raises(RuntimeError, match="wait for itself"):
-        fly("k", "a", work, Cancel())
+        share("k", "a", work, Cancel())
 
 
 def test_pool_threads_are_few_and_gone_when_idle() -> None:
@@ -186,7 +186,7 @@ def test_pool_threads_are_few_and_gone_when_idle() -> None:
 
 def test_a_pool_has_more_threads_only_where_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     def threads_for(jobs: int) -> int:
-        most, crowd = 0, pool.Pool(8)
+        most, crowd = 0, pool.ThreadPool(8)
         done = threading.Semaphore(0)
 
         def job() -> None:
@@ -205,7 +205,7 @@ def test_a_pool_has_more_threads_only_where_they_wait(monkeypatch: pytest.Monkey
 
     assert threads_for(1) == 1
     assert threads_for(100) == 8
-    monkeypatch.setattr(pool.Pool, "_used", lambda self: time.monotonic())  # as if they kept a core busy
+    monkeypatch.setattr(pool.ThreadPool, "_used", lambda self: time.monotonic())  # as if they kept a core busy
     assert threads_for(100) == pool.FEW
 
 

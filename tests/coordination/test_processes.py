@@ -15,7 +15,7 @@ import pytest
 
 from nanocache.cancel import Cancel
 from nanocache.coordination import holder as records
-from nanocache.coordination.waiting import Wait, hold
+from nanocache.coordination.waiting import WaitOptions, hold_lock
 from tests.conftest import Processes
 from tests.servers.misbehave import Misbehaving, in_turn, serve, stalled, status
 from tests.servers.origin import Origin, content, digest
@@ -212,7 +212,7 @@ def test_a_lock_that_nobody_alive_holds_is_waited_for_only_so_long(
     url, sha256 = url_of(origin, 1024)
     store = Store(str(base))
     store.prepare()
-    path = Path(store.lock(sha256))
+    path = Path(store.lock_place(sha256).path)
     store.folder(str(path.parent))
     held = locks.try_lock(str(path), mode=0o644)
     assert held is not None
@@ -253,10 +253,10 @@ def test_record_of_a_failure_is_private_and_that_of_a_holder_names_no_url(base: 
 
     store = Store(str(base))
     store.prepare()
-    wait = Wait(lambda: False, ("http://h/?token=s3cret",), Cancel(), None, lambda _: None)
-    with pytest.raises(DownloadFailed), hold(store, "ab" * 32, wait) as holding:
+    wait = WaitOptions(lambda: False, ("http://h/?token=s3cret",), Cancel(), None, lambda *_: None)
+    with pytest.raises(DownloadFailed), hold_lock(store.lock_place("ab" * 32), wait) as holding:
         assert holding is not None
-        path = Path(store.lock("ab" * 32)).with_suffix(".json")
+        path = Path(store.lock_place("ab" * 32).path).with_suffix(".json")
         assert "s3cret" not in path.read_text()
         assert records.read(str(path)).holder.pid == os.getpid()  # type: ignore[union-attr]
         raise DownloadFailed(url="http://h/", causes=(("http://h/", "404"),))

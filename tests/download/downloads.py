@@ -18,7 +18,7 @@ from nanocache.cancel import Cancel
 from nanocache.config import Settings
 from nanocache.disk import files
 from nanocache.download import download as transfer
-from nanocache.download.download import NotModified, Received, Source
+from nanocache.download.download import Downloaded, NotModified, Source
 from nanocache.store import orphans, partials
 from tests.servers.misbehave import Handler, Step, _spoilt
 from tests.servers.origin import Loopback, Request
@@ -83,8 +83,8 @@ class Download:
             return b"" if isinstance(received, NotModified) else Path(partial.data).read_bytes()
 
     @property
-    def got(self) -> Received:
-        assert isinstance(self.received, Received)
+    def got(self) -> Downloaded:
+        assert isinstance(self.received, Downloaded)
         return self.received
 
     def partial(self, *, judged: bool = True) -> partials.Partial:

@@ -273,7 +273,7 @@ def test_silence_ends_with_the_timeout(misbehaving: Servers, download: Download)
 def test_a_drip_ends_though_each_byte_comes_in_time(
     misbehaving: Servers, download: Download, monkeypatch: pytest.MonkeyPatch, slept: list[float], handler: m.Handler
 ) -> None:
-    monkeypatch.setattr("nanocache.download.retry.SPEED_WINDOW", 0.3)
+    monkeypatch.setattr("nanocache.http.failure.SPEED_WINDOW", 0.3)
     server = misbehaving()
     with pytest.raises(DownloadFailed, match="slower than"):
         download(server.route("/f", handler), retries=1, digest=sha(SMALL))

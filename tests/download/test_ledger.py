@@ -7,7 +7,8 @@ from itertools import pairwise
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from nanocache.download.ledger import LARGEST_PIECE, SMALLEST_PIECE, Claim, Ledger, parse_content_range, piece_size
+from nanocache.download.ledger import LARGEST_PIECE, SMALLEST_PIECE, Claim, Ledger, piece_size
+from nanocache.http.validation import parse_content_range
 
 GIB = 1 << 30
 

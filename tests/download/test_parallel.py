@@ -291,13 +291,13 @@ def test_all_transfers_of_a_process_share_one_budget_per_host(
 ) -> None:
     server = misbehaving()
     used: list[int] = []
-    leave = slots._Budget.leave
+    leave = slots._Slots.leave
 
     def spied(self: Any, one: object, origin: Any) -> None:
         used.append(len(self.used[origin]))
         leave(self, one, origin)
 
-    monkeypatch.setattr(slots._Budget, "leave", spied)
+    monkeypatch.setattr(slots._Slots, "leave", spied)
     urls = [server.route(f"/{i}", paced(DATA, RATE)) for i in range(6)]
     downloads = [Download(tmp_path / f"base{i}") for i in range(6)]
     for each in downloads:

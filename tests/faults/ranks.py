@@ -75,7 +75,7 @@ class Rank:
         self._before(election, "_lead", self._lead)
         self._before(broadcast, "send", self._send)
         self._before(link.Pair, "send", lambda _, kind, *rest: self._pass_on(kind))
-        self._before(peers.Deposit, "write", lambda *_: self.enter("broadcast"))
+        self._before(peers.IncomingBlob, "write", lambda *_: self.enter("broadcast"))
         self._before(partials.Partial, "write", lambda *_: self._download())
         self._before(stores.Store, "publish", lambda *_: self.enter("commit", again=True))
         self._before(election, "_publish", lambda at, key, *_: self._publish(key))

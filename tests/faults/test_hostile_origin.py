@@ -79,7 +79,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], list[float]]:
         if case.limit is not None:
             monkeypatch.setenv("NANOCACHE_MAX_ARTIFACT", str(case.limit))
         if case.window is not None:
-            monkeypatch.setattr("nanocache.download.retry.SPEED_WINDOW", case.window)
+            monkeypatch.setattr("nanocache.http.failure.SPEED_WINDOW", case.window)
         if not case.waits:
             monkeypatch.setattr(Cancel, "sleep", sleep)
         return slept

@@ -401,14 +401,14 @@ def test_ctrl_c_where_a_connections_thread_starts_comes_out_and_keeps_no_place(
 def test_ctrl_c_while_many_are_handed_out_stops_those_that_run(
     base: Path, slow_urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit, submitted = pool.Pool.submit, itertools.count(1)
+    submit, submitted = pool.ThreadPool.submit, itertools.count(1)
 
     def interrupted(*args: Any) -> Any:
         if next(submitted) == 3:
             raise KeyboardInterrupt
         return submit(*args)
 
-    monkeypatch.setattr(pool.Pool, "submit", interrupted)
+    monkeypatch.setattr(pool.ThreadPool, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         nanocache.fetch_many([*slow_urls, "http://127.0.0.1:1/never.bin"])
     nothing_stays()

@@ -27,9 +27,9 @@ from nanocache.artifact import digest, filenames, urls
 from nanocache.cancel import Cancel
 from nanocache.coordination import holder as records
 from nanocache.coordination import process
-from nanocache.coordination.holder import Record
+from nanocache.coordination.holder import HolderRecord
 from nanocache.coordination.process import Identity
-from nanocache.coordination.waiting import Wait
+from nanocache.coordination.waiting import WaitOptions
 from nanocache.disk import files
 from nanocache.errors import NanocacheError
 from nanocache.store import orphans, partials, refs
@@ -197,7 +197,8 @@ def test_a_record_of_a_lock_can_be_waited_by_shown_and_raised(base: Path, record
     assert read.holder is None or isinstance(read.holder.alive, bool | None)
     shown: list[progress.Progress] = []
     display = progress.Display(shown.append, "x")
-    display.waiting(read)
+    if read.holder is not None:
+        display.waiting(str(read.holder), read.done or 0, read.total)
     display.close()
     for one in shown:
         assert type(one.done) is int
@@ -235,11 +236,11 @@ def test_whatever_a_record_says_who_waits_takes_over_in_the_end(
         patch.setattr(waiting, "NEAR", 0.0001)
         patch.setattr(waiting, "FAR", 0.0001)
         patch.setattr(waiting, "try_lock", lambda path, mode: None if next(turns) < 3 else records_lock())
-        path = Path(store.lock("ab" * 32)).with_suffix(".json")
+        path = Path(store.lock_place("ab" * 32).path).with_suffix(".json")
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(written(record))
-        wait = Wait(lambda: False, ("nobody",), Cancel(), None, lambda _: None)
-        with waiting.hold(store, "ab" * 32, wait) as holding:
+        wait = WaitOptions(lambda: False, ("nobody",), Cancel(), None, lambda *_: None)
+        with waiting.hold_lock(store.lock_place("ab" * 32), wait) as holding:
             assert holding is not None
 
 
@@ -430,6 +431,6 @@ def test_a_name_is_one_segment_that_can_be_made_or_a_value_error(tmp_path_factor
 def test_every_field_of_a_record_is_tried() -> None:
     assert set(REF) == {field.name for field in fields(refs.Ref)}
     assert set(ME) == set(Identity.__slots__)
-    assert set(HOLDING) | {"error", "salt", "asker"} == {field.name for field in fields(Record)}
+    assert set(HOLDING) | {"error", "salt", "asker"} == {field.name for field in fields(HolderRecord)}
     assert {type(error).__name__ for error in ERRORS} == set(errors._LEAVES)
     assert {"url", "validator", "etag", "last-modified", "total", "done"} == set(STATE)

@@ -86,8 +86,8 @@ def remove(path: Path) -> None:
 # --- at the paths that anybody can foresee ----------------------------------------------------------------------------
 
 FILES: dict[str, Callable[[Store, str], str]] = {
-    "lock": lambda store, url: store.lock(DIGEST),
-    "record": lambda store, url: store.lock(DIGEST).replace(".lock", ".json"),
+    "lock": lambda store, url: store.lock_place(DIGEST).path,
+    "record": lambda store, url: store.lock_place(DIGEST).record,
     "blob": lambda store, url: store.blob(DIGEST, "weights.bin"),
     "ref": lambda store, url: store.ref(urls.url_key(url)),
 }

@@ -378,11 +378,11 @@ def test_a_base_that_anybody_can_write_to_is_one_warning(
 
 
 def _lock(store: Store, url: str) -> str:
-    return store.lock(DIGEST)
+    return store.lock_place(DIGEST).path
 
 
 def _record(store: Store, url: str) -> str:
-    return store.lock(DIGEST).replace(".lock", ".json")
+    return store.lock_place(DIGEST).record
 
 
 def _partials(store: Store, url: str) -> str:

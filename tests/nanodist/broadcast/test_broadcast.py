@@ -130,7 +130,7 @@ def test_receiver_killed_costs_those_below_it_their_stream_and_nobody_else(
         def kill(self, data):
             if self.size > 1_000_000 and once("killed"):
                 os.kill(os.getpid(), 9)
-        before(deposits.Deposit, "write", kill)
+        before(deposits.IncomingBlob, "write", kill)
     """
     run = ranks(
         HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
@@ -357,7 +357,7 @@ def test_stopped_receiver_holds_up_the_others_for_seconds_only(ranks: Ranks, ori
             if self.size > 1_000_000 and once("stopped"):
                 subprocess.Popen(["sh", "-c", f"sleep 12; kill -CONT {os.getpid()}"])
                 os.kill(os.getpid(), signal.SIGSTOP)
-        before(deposits.Deposit, "write", stop)
+        before(deposits.IncomingBlob, "write", stop)
         pair.TIMEOUT = 4
         relay.STEP = 2
     """
@@ -386,7 +386,7 @@ def test_interrupt_ends_within_two_seconds_and_spoils_nobody_else(
                 report(interrupted=True)
                 os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.02)
-        before(*((pair.Pair, "send") if interrupted == "source" else (deposits.Deposit, "write")), interrupt)
+        before(*((pair.Pair, "send") if interrupted == "source" else (deposits.IncomingBlob, "write")), interrupt)
     """
     run = ranks(
         HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
