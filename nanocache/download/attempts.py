@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 from ..artifact.urls import redact
 from ..cancel import Cancel
-from ..config import Settings
 from ..disk.hashing import Vanished
 from ..errors import ChecksumMismatch
 from ..http.exchange import Response
@@ -29,8 +28,9 @@ from ..http.validation import part_headers
 from ..store.partials import Abandoned, Partial
 from . import resume
 from .connections import Connection, Connections
-from .first_answer import Expected, accept
+from .first_answer import accept
 from .ledger import SMALLEST_PIECE
+from .request import DownloadRequest
 from .retry import Tries, least_progress
 from .transfer import Transfer
 
@@ -61,15 +61,12 @@ class Attempts:
     """One call of `download`."""
 
     def __init__(
-        self,
-        partial: Partial,
-        wanted: Expected,
-        settings: Settings,
-        cancel: Cancel,
-        report: Callable[[int, int | None], None],
+        self, request: DownloadRequest, partial: Partial, cancel: Cancel, report: Callable[[int, int | None], None]
     ) -> None:
-        self._partial, self._wanted, self._settings = partial, wanted, settings
-        self._cancel, self._report = cancel, report
+        self._request = request
+        self._partial = partial
+        self._cancel = cancel
+        self._report = report
 
     @property
     def lacking(self) -> int | None:
@@ -79,10 +76,10 @@ class Attempts:
 
     def run(self, source: Source) -> Downloaded | NotModified:
         """Raises Failure or ChecksumMismatch if this source does not give the artifact."""
-        self._transfer = Transfer(source, self._partial, self._settings, self._wanted.size)
-        self._again, self._saver = False, resume.Saver(self._transfer, self._wanted.judged)
-        resume.load(self._transfer, judged=self._wanted.judged)
-        tries, received = Tries(self._settings.retries), None
+        self._transfer = Transfer(source, self._partial, self._request.settings, self._request.size)
+        self._again, self._saver = False, resume.Saver(self._transfer, self._request.judged)
+        resume.load(self._transfer, judged=self._request.judged)
+        tries, received = Tries(self._request.settings.retries), None
         most = self._transfer.ledger.received  # more than ever before is progress; as much again, from zero, is none
         try:
             while True:
@@ -153,19 +150,19 @@ class Attempts:
                 response = stack.enter_context(self._transfer.ask(headers, first.cancel)).response
                 if response.status == 304:
                     return self._not_modified()
-                first.claim, ends = accept(self._transfer, self._wanted, response, first.claim)
+                first.claim, ends = accept(self._transfer, self._request, response, first.claim)
                 self._take(first, stack, response, ends)
             finally:
                 self._transfer.ledger.claims.clear()
         return None
 
     def _condition_headers(self) -> list[tuple[str, str]]:
-        etag, modified = self._wanted.condition or (None, None)
+        etag, modified = self._request.condition or (None, None)
         headers = [] if etag is None else [("If-None-Match", etag)]
         return headers if modified is None else [*headers, ("If-Modified-Since", modified)]
 
     def _not_modified(self) -> NotModified:
-        if self._wanted.condition is None:
+        if self._request.condition is None:
             raise Failure("it answered 304 to a request without a condition", lasting=True)
         return NotModified()
 
@@ -177,7 +174,7 @@ class Attempts:
             if claim.end is None:
                 self._transfer.ledger.total = claim.end = claim.pos
             return
-        most = self._settings.connections if self._parallel() else 1
+        most = self._request.settings.connections if self._parallel() else 1
         crew = Connections(self._transfer, self._cancel, most=most, tick=self._tick)
         crew.run(first, stack, response, ends=ends)
 
@@ -214,7 +211,7 @@ class Attempts:
             raise StartOver("somebody else wrote to the partial")
         self._report(total, total)
         got = self._transfer.frontier.digest()
-        if self._wanted.digest is not None and got != self._wanted.digest:
+        if self._request.digest is not None and got != self._request.digest:
             self._mismatch(got, total)
         return Downloaded(
             digest=got,
@@ -222,24 +219,24 @@ class Attempts:
             url=self._transfer.source.url,
             etag=offer.etag,
             last_modified=offer.last_modified,
-            remember=offer.framed or self._wanted.known,
+            remember=offer.framed or self._request.known,
             content_encoding=offer.encoding,
         )
 
     def _check_size(self, total: int) -> None:
-        if self._wanted.size is None or total == self._wanted.size:
+        if self._request.size is None or total == self._request.size:
             return
         self._transfer.ledger.total = None
-        raise Failure(f"it ended after {total:,} of {self._wanted.size:,} bytes", lasting=total > self._wanted.size)
+        raise Failure(f"it ended after {total:,} of {self._request.size:,} bytes", lasting=total > self._request.size)
 
     def _mismatch(self, got: str, total: int) -> None:
         offer = self._transfer.offer
         if (self._transfer.pieced or not offer.framed) and not self._again:
             raise StartOver("its parts do not make the file")
-        assert self._wanted.digest is not None
+        assert self._request.digest is not None
         raise ChecksumMismatch(
             url=redact(self._transfer.source.url),
-            expected=self._wanted.digest,
+            expected=self._request.digest,
             got=got,
             size=total,
             note=f"it was sent with Content-Encoding: {offer.encoding}" if offer.encoding else "",

@@ -14,51 +14,38 @@ from collections.abc import Callable, Sequence
 
 from ..artifact.urls import redact
 from ..cancel import Cancel
-from ..config import Settings
 from ..errors import ChecksumMismatch, DownloadFailed, NoSpace, NotCached
 from ..http.failure import Failure, Offline
-from ..http.redirects import Source
 from ..store.partials import Partial
 from .attempts import Attempts, Downloaded, NotModified
-from .first_answer import Expected
+from .request import DownloadRequest, Source
 
-__all__ = ["NotModified", "Downloaded", "Source", "download"]
+__all__ = ["DownloadRequest", "Downloaded", "NotModified", "Source", "download"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def download(
-    sources: Sequence[Source],
-    partial: Partial,
-    *,
-    digest: str | None,
-    size: int | None,
-    condition: tuple[str | None, str | None] | None = None,
-    name: str,
-    settings: Settings,
-    cancel: Cancel,
-    report: Callable[[int, int | None], None],
+    request: DownloadRequest, partial: Partial, cancel: Cancel, report: Callable[[int, int | None], None]
 ) -> Downloaded | NotModified:
-    """Fill `partial` from the first source that gives the artifact, verified.
-
-    `condition`: (ETag, Last-Modified) of what is there already; NotModified if the server still has it. `name` decides
-    whether an HTML page can be meant. `report(bytes so far, total or None)` is called from the calling thread only, up
-    to a few hundred times a second.
+    """Fill `partial` from the first source that gives the artifact, verified; NotModified if the request's condition
+    holds. `report(bytes so far, total or None)` is called from the calling thread only, up to a few hundred times a
+    second.
 
     On failure the partial holds what can be resumed, and its state says what that is. Raises DownloadFailed (one cause
     per URL), ChecksumMismatch if every URL gave wrong bytes, NoSpace (the partial is deleted at once), NotCached while
     offline, Cancelled within a second, `partials.Abandoned`, and OSError where the disk fails.
     """
     failures: list[tuple[Source, Failure | ChecksumMismatch]] = []
-    attempts = Attempts(partial, Expected(digest, size, condition, name), settings, cancel, report)
+    attempts = Attempts(request, partial, cancel, report)
     try:
-        for source in sources:
+        for source in request.sources:
             try:
                 return attempts.run(source)
             except (Failure, ChecksumMismatch) as e:
                 failures.append((source, e))
     except Offline:
-        raise NotCached(url=redact(sources[0].url), base_dir=partial.base, sha256=digest) from None
+        raise NotCached(url=redact(request.sources[0].url), base_dir=partial.base, sha256=request.digest) from None
     except NoSpace:
         partial.discard()
         raise
@@ -66,7 +53,7 @@ def download(
         if e.errno not in FULL:
             raise
         raise _no_space(partial, attempts.lacking) from e
-    raise _failed(sources, failures)
+    raise _failed(request.sources, failures)
 
 
 def _no_space(partial: Partial, needed: int | None) -> NoSpace:

@@ -23,7 +23,7 @@ from ..coordination.holder import HolderWriter
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
 from ..download import download
-from ..download.download import Downloaded, NotModified, Source
+from ..download.download import Downloaded, DownloadRequest, NotModified, Source
 from ..download.retry import retried
 from ..errors import DownloadFailed, NotCached, UnsafeCache
 from ..progress import Display
@@ -194,23 +194,21 @@ def _transfer(
     if request.settings.offline:
         raise _not_cached(store, request, "offline")
     artifact = request.artifact
+    wanted = DownloadRequest(
+        sources=[Source(url, headers) for url, headers in request.sources()],
+        name=request.name,
+        settings=request.settings,
+        digest=artifact.sha256,
+        size=artifact.size,
+        condition=None if stale is None else (stale.etag, stale.last_modified),
+    )
     while True:
         source = _file_stamp(artifact.url)
         with orphans.claim(
             store.partials(request.key), base=store.base, modes=store.modes, judged=artifact.sha256 is not None
         ) as partial:
             try:
-                received = download.download(
-                    [Source(url, headers) for url, headers in request.sources()],
-                    partial,
-                    digest=artifact.sha256,
-                    size=artifact.size,
-                    condition=None if stale is None else (stale.etag, stale.last_modified),
-                    name=request.name,
-                    settings=request.settings,
-                    cancel=cancel,
-                    report=report,
-                )
+                received = download.download(wanted, partial, cancel, report)
             except Abandoned:
                 continue
             if isinstance(received, NotModified):

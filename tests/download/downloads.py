@@ -18,7 +18,7 @@ from nanocache.cancel import Cancel
 from nanocache.config import Settings
 from nanocache.disk import files
 from nanocache.download import download as transfer
-from nanocache.download.download import Downloaded, NotModified, Source
+from nanocache.download.download import Downloaded, DownloadRequest, NotModified, Source
 from nanocache.store import orphans, partials
 from tests.servers.misbehave import Handler, Step, _spoilt
 from tests.servers.origin import Loopback, Request
@@ -67,16 +67,16 @@ class Download:
         """The bytes that lie on disk, which `received` describes."""
         self.reports.clear()
         with self.partial(judged=digest is not None) as partial:
-            received = transfer.download(
-                [url if isinstance(url, Source) else Source(url) for url in urls],
-                partial,
+            request = DownloadRequest(
+                sources=[url if isinstance(url, Source) else Source(url) for url in urls],
+                name=name,
+                settings=settings(**changes),
                 digest=digest,
                 size=size,
                 condition=condition,
-                name=name,
-                settings=settings(**changes),
-                cancel=cancel or Cancel(),
-                report=lambda done, total: self.reports.append((done, total)),
+            )
+            received = transfer.download(
+                request, partial, cancel or Cancel(), lambda done, total: self.reports.append((done, total))
             )
             self.received = received
             partial.state = None  # published, or the same as before: nothing to resume

@@ -371,8 +371,8 @@ def peak():
 before = peak()
 from nanocache.cancel import Cancel
 with download.partial() as partial:
-    transfer.download([transfer.Source(url)], partial, digest=None, size=None, name="f", cancel=Cancel(),
-                      settings=settings(connections=16), report=lambda done, total: None)
+    request = DownloadRequest([transfer.Source(url)], "f", settings(connections=16))
+    transfer.download(request, partial, Cancel(), lambda done, total: None)
     partial.state = None
 print(peak() - before)
 """
