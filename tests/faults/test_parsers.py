@@ -6,6 +6,7 @@ anybody; what a caller gives (URLs, names, digests) may be anything. Never anoth
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -306,7 +307,7 @@ def test_whatever_a_state_says_the_next_download_is_right(
 ) -> None:
     body = b"weights!" * 100
     url = origin.add("/x.bin", body)
-    sha256 = digest.hashlib.sha256(body).hexdigest() if pinned else None
+    sha256 = hashlib.sha256(body).hexdigest() if pinned else None
     store = nanocache.Cache().store
     store.prepare()
     if state.get("url") == "k":
@@ -317,7 +318,7 @@ def test_whatever_a_state_says_the_next_download_is_right(
         partial.save(state)
     assert nanocache.fetch(url, sha256=sha256).read_bytes() == body
     assert not list((base / "partials-v1").glob("*/*"))
-    files.remove(os.path.dirname(store.blob(digest.hashlib.sha256(body).hexdigest(), "")))
+    files.remove(os.path.dirname(store.blob(hashlib.sha256(body).hexdigest(), "")))
     files.remove(store.ref(urls.url_key(url)))
 
 
