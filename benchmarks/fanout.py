@@ -94,8 +94,8 @@ def worker(plan: dict[str, Any]) -> None:
     from nanodist.broadcast import broadcast
 
     sent: list[float] = []
-    parcel = broadcast.parcel
-    broadcast.parcel = lambda *asked: (sent.append(time.time()), parcel(*asked))[1]  # type: ignore[assignment]
+    describe_blob = broadcast.describe_blob
+    broadcast.describe_blob = lambda *asked: (sent.append(time.time()), describe_blob(*asked))[1]  # type: ignore[assignment]
 
     rank = nanodist.compute_init("cpu", timeout=120).rank
     node = os.environ["GROUP_RANK"]

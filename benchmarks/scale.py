@@ -35,7 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 RANKS = 8
-FANOUT, CHUNK = 2, 4 << 20  # as in nanodist.broadcast.tree and nanodist.broadcast.link
+FANOUT, FRAME_BYTES = 2, 4 << 20  # as in nanodist.broadcast.tree and nanodist.broadcast.link
 POLL = 0.00002  # seconds between a rank's looks at the store, times the ranks of the job; at least 5 ms
 
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ def measure() -> Costs:
     """The costs on this machine; each the median of a few."""
     import torch.distributed as dist
 
-    from nanodist.broadcast import link as pair
+    from nanodist.broadcast.link import Link
     from nanodist.coordination.coordinator import Address, Coordinator
     from nanodist.rank import topology
 
@@ -94,7 +94,7 @@ def measure() -> Costs:
     def meet(number: int) -> float:
         with ThreadPoolExecutor(2) as pool:
             begun = time.perf_counter()
-            pairs = list(pool.map(lambda end: pair.Pair(ends[end], f"pair/{number}", end), (0, 1)))
+            pairs = list(pool.map(lambda end: Link(ends[end], f"pair/{number}", end), (0, 1)))
             took = time.perf_counter() - begun
         for one in pairs:
             one.close()
@@ -150,8 +150,8 @@ def broadcast(world: World, costs: Costs, nodes: int) -> Row:
     wiring = edge * costs.serve + costs.pair  # all edges at once, during the download
     depth = math.ceil(math.log(nodes + 1, FANOUT)) - 1
     rate = min(slowest_disk(world, nodes), costs.hash, world.network / FANOUT)
-    hop = CHUNK / (world.network / FANOUT) + 4 * world.trip  # header and body, each asked for and sent
-    streaming = world.size / rate + depth * (hop + CHUNK / rate)
+    hop = FRAME_BYTES / (world.network / FANOUT) + 4 * world.trip  # header and body, each asked for and sent
+    streaming = world.size / rate + depth * (hop + FRAME_BYTES / rate)
     wake = max(0.005, ranks * POLL) + ranks * costs.serve
     operations = naming + roll + edge + polled(costs, ranks - nodes, down + streaming)
     return {

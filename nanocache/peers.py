@@ -1,7 +1,7 @@
 """A blob that comes from a peer and not from a server: what the peer says of it, and how its bytes get in.
 
-    parcel     of one who has the artifact: digest, size, and what its URL gave
-    deposit    takes the bytes in order, and publishes them once what lies on disk has the digest
+    describe_blob     of one who has the artifact: digest, size, and what its URL gave
+    receive_blob    takes the bytes in order, and publishes them once what lies on disk has the digest
 
 How bytes travel is the caller's business. Invariants: they come in by the store's own door (private partial, hash of
 what landed, fsync, seal, rename), under the lock of the key, so that others on this machine wait for them; nobody waits
@@ -34,10 +34,10 @@ from .store.blobs import Store
 from .store.partials import Abandoned, Partial
 from .store.refs import Ref
 
-__all__ = ["IncomingBlob", "BlobInfo", "Refused", "deposit", "parcel"]
+__all__ = ["IncomingBlob", "BlobInfo", "BlobRefused", "receive_blob", "describe_blob"]
 
 
-class Refused(Exception):
+class BlobRefused(Exception):
     """What came is not what was promised, and nothing was published. Have the artifact from its URLs."""
 
 
@@ -54,15 +54,15 @@ class BlobInfo:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> BlobInfo:
-        """Raises Refused if it is no such record."""
+        """Raises BlobRefused if it is no such record."""
         try:
             ref = record["ref"]
             return cls(str(record["digest"]), int(record["size"]), None if ref is None else Ref(**ref))
         except (KeyError, TypeError, ValueError) as e:
-            raise Refused(f"not the record of a parcel: {e!r}") from None
+            raise BlobRefused(f"not the record of a blob: {e!r}") from None
 
 
-def parcel(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInfo] | None:
+def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInfo] | None:
     """Where the artifact's blob lies here, and what a peer must know of it; None if it is not here."""
     store, request = Cache(base_dir).store, _request(artifact, False)
     if (found := steps.find(store, request)) is None:
@@ -76,17 +76,19 @@ def _request(artifact: Artifact, progress: ProgressOption) -> Request:
 
 
 @contextmanager
-def deposit(
+def receive_blob(
     artifact: Artifact, promised: BlobInfo, base_dir: PathLike, *, progress: ProgressOption = None
 ) -> Iterator[IncomingBlob]:
     """A place for the bytes of `artifact`; without `publish` in the block nothing is kept of them.
 
-    Raises Refused if another digest was asked for, LockTimeout at once if another process is at the same artifact,
+    Raises BlobRefused if another digest was asked for, LockTimeout at once if another process is at the same artifact,
     NoSpace, UnsafeCache, and OSError where the disk fails or may not be written.
     """
     store, request = Cache(base_dir).store, _request(artifact, progress)
     if artifact.sha256 not in (None, promised.digest):
-        raise Refused(f"a peer offers {promised.digest} for {request.shown_url}, and {artifact.sha256} was asked for")
+        raise BlobRefused(
+            f"a peer offers {promised.digest} for {request.shown_url}, and {artifact.sha256} was asked for"
+        )
     if not store.prepare():
         raise PermissionError(f"{store.base} is not writable for this user")
     _check_room(store, request, promised.size)
@@ -99,7 +101,7 @@ def deposit(
         try:
             yield IncomingBlob(store, request, promised, partial, holding, display)
         except Abandoned:
-            raise Refused("this process was stopped for so long that its partial may be another's") from None
+            raise BlobRefused("this process was stopped for so long that its partial may be another's") from None
 
 
 def _check_room(store: Store, request: Request, size: int) -> None:
@@ -128,9 +130,9 @@ class IncomingBlob:
         self.size = 0  # bytes so far
 
     def write(self, data: memoryview) -> None:
-        """Append `data`, and hash what landed. Raises OSError, Refused."""
+        """Append `data`, and hash what landed. Raises OSError, BlobRefused."""
         if self.size + len(data) > self._promised.size:
-            raise Refused(f"more bytes came than the {self._promised.size:,} that were promised")
+            raise BlobRefused(f"more bytes came than the {self._promised.size:,} that were promised")
         self._partial.write(data, self.size)
         self.size += len(data)
         while self._frontier.follow(self.size):
@@ -140,10 +142,10 @@ class IncomingBlob:
             self._holding.report(self.size, self._promised.size)
 
     def publish(self) -> None:
-        """Make it visible, and remember what the URL gave. Raises Refused if it is not what was promised, OSError."""
+        """Make it visible, and remember what the URL gave. Raises OSError, or BlobRefused for other bytes."""
         got, promised = self._frontier.digest(), self._promised
         if (got, self.size) != (promised.digest, promised.size):
-            raise Refused(
+            raise BlobRefused(
                 f"a peer sent {got} ({self.size:,} bytes) for {self._request.shown_url}, and had promised "
                 f"{promised.digest} ({promised.size:,} bytes)"
             )

@@ -187,7 +187,9 @@ class _Call:
                 return act(self.wanted)
             castable = castable and self._casts()
             if castable:
-                roll_call.name(at, domain)  # each rank, so that whoever acts knows when all disks have been heard of
+                roll_call.count_rank(
+                    at, domain
+                )  # each rank, so that whoever acts knows when all disks have been heard of
             shared = _Shared(at, lambda: self._act(at, domain, act, castable=castable), self.base)
             return shared.get(f"fetch/{domain}/{self.identity}")
         except CoordinatorLost as e:
@@ -223,10 +225,10 @@ class _Call:
         at = joined()
         if at is None and self.scope == "broadcast" and topology().world_size > 1:
             at = coordination()
-        if at is None or roll_call.said(self._cast_key, self.base) or not self._casts():
+        if at is None or roll_call.announced(self._cast_key, self.base) or not self._casts():
             return
         try:
-            roll_call.have(at, self._cast_key, self.base)
+            roll_call.announce_complete(at, self._cast_key, self.base)
         except CoordinatorLost as e:
             logger.debug("%s", e)
 

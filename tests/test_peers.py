@@ -11,7 +11,7 @@ import pytest
 
 import nanocache
 from nanocache import Artifact
-from nanocache.peers import BlobInfo, Refused, deposit, parcel
+from nanocache.peers import BlobInfo, BlobRefused, describe_blob, receive_blob
 from nanocache.store.refs import Ref
 from tests.servers.origin import Origin, content, digest
 
@@ -22,7 +22,7 @@ PROMISED = BlobInfo(digest(SIZE, 1), SIZE, None)
 
 
 def put(base: Path, artifact: Artifact = ARTIFACT, promised: BlobInfo = PROMISED, body: bytes = BODY) -> None:
-    with deposit(artifact, promised, base, progress=False) as place:
+    with receive_blob(artifact, promised, base, progress=False) as place:
         for start in range(0, len(body), 1 << 20):
             place.write(memoryview(body)[start : start + (1 << 20)])
         place.publish()
@@ -45,27 +45,27 @@ def test_parcel_of_a_peer_lets_another_cache_remember_what_the_url_gave(
 ) -> None:
     url = origin.url(f"/bytes/{SIZE}/1/f.bin")
     nanocache.fetch(url)
-    found = parcel(Artifact(url), base)
+    found = describe_blob(Artifact(url), base)
     assert found is not None
     other = tmp_path / "other"
     put(other, Artifact(url), BlobInfo.from_json(found[1].to_json()))
     assert nanocache.fetch(url, base_dir=other, offline=True).read_bytes() == BODY
     assert origin.gets() == 1
-    assert parcel(Artifact(origin.url("/other")), base) is None
+    assert describe_blob(Artifact(origin.url("/other")), base) is None
 
 
 @pytest.mark.parametrize(
     "body", [BODY[:-1] + b"?", BODY[:-1], BODY + b"?", b""], ids=["wrong", "short", "long", "none"]
 )
 def test_wrong_bytes_publish_nothing_and_leave_nothing(base: Path, body: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(BlobRefused):
         put(base, body=body)
     assert nanocache.lookup(ARTIFACT) is None
     assert not partials_left(base)
 
 
 def test_other_digest_than_was_asked_for_is_refused_before_any_byte(base: Path) -> None:
-    with pytest.raises(Refused, match="was asked for"):
+    with pytest.raises(BlobRefused, match="was asked for"):
         put(base, promised=replace(PROMISED, digest="ab" * 32))
     assert not base.joinpath("partials-v1").exists()
 
@@ -81,7 +81,7 @@ def test_ref_of_another_digest_is_not_remembered(base: Path) -> None:
     "record", [{}, {"digest": "ab", "size": "many", "ref": None}, {"digest": 1, "size": 1, "ref": 3}]
 )
 def test_record_that_is_no_parcel_is_refused(record: dict[str, object]) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(BlobRefused):
         BlobInfo.from_json(record)
 
 
@@ -89,7 +89,7 @@ def test_where_another_is_at_it_nobody_waits(base: Path) -> None:
     held, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with deposit(ARTIFACT, PROMISED, base, progress=False):
+        with receive_blob(ARTIFACT, PROMISED, base, progress=False):
             held.set()
             go_on.wait(30)
 
@@ -113,7 +113,7 @@ def test_others_on_this_machine_wait_for_it_and_do_not_download(base: Path, orig
         found.append(nanocache.fetch(artifact))
 
     thread = threading.Thread(target=wait)
-    with deposit(artifact, PROMISED, base, progress=False) as place:
+    with receive_blob(artifact, PROMISED, base, progress=False) as place:
         thread.start()
         entered.wait(30)
         place.write(memoryview(BODY))
@@ -128,7 +128,7 @@ def test_others_on_this_machine_wait_for_it_and_do_not_download(base: Path, orig
 def test_failure_of_a_peer_is_nobodys_result(base: Path, origin: Origin) -> None:
     artifact, found = Artifact(origin.url(f"/bytes/{SIZE}/1/f.bin"), sha256=digest(SIZE, 1)), []
     thread = threading.Thread(target=lambda: found.append(nanocache.fetch(artifact)))
-    with pytest.raises(Refused), deposit(artifact, PROMISED, base, progress=False) as place:
+    with pytest.raises(BlobRefused), receive_blob(artifact, PROMISED, base, progress=False) as place:
         thread.start()
         thread.join(0.3)
         place.publish()

@@ -2,7 +2,7 @@
 
 Not for random access and not for text. Invariants: at most a chunk and the decoder's window are in memory, whatever
 the sizes; whatever a decoder gives is counted before anyone sees it; a stream that ends early, or goes on after its
-end, is Refused.
+end, is refused.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from .tree import Allowance, Refused
+from .tree import Allowance, ArchiveRefused
 
-__all__ = ["CHUNK", "Stream", "chunks", "decoded"]
+__all__ = ["OUTPUT_CHUNK", "Stream", "chunks", "decoded"]
 
-CHUNK = 1 << 20  # bytes
-PACKED_CHUNK = 1 << 15  # bytes into a decoder: it copies what is left behind each stream, and streams may be tiny
+OUTPUT_CHUNK = 1 << 20  # bytes
+INPUT_CHUNK = 1 << 15  # bytes into a decoder: it copies what is left behind each stream, and streams may be tiny
 WINDOW_LOG = 27  # 128 MiB, as `zstd` itself; `xz -9` takes 64 MiB. A header may ask for 4 GiB before the first byte
 
 
-def chunks(fd: int, start: int, end: int, size: int = CHUNK) -> Iterator[bytes]:
+def chunks(fd: int, start: int, end: int, size: int = OUTPUT_CHUNK) -> Iterator[bytes]:
     """The file's bytes from `start` to `end`; fewer if it is shorter."""
     while start < end and (chunk := os.pread(fd, min(size, end - start), start)):
         yield chunk
@@ -49,23 +49,23 @@ class Stream:
         return piece
 
     def pieces(self, size: int) -> Iterator[memoryview]:
-        """Exactly `size` bytes, in pieces. Raises Refused if the stream ends before."""
+        """Exactly `size` bytes, in pieces. Raises ArchiveRefused if the stream ends before."""
         while size:
             piece = self.some(size)
             if not piece:
-                raise Refused(f"the archive is truncated: it ends at byte {self.position:,}")
+                raise ArchiveRefused(f"the archive is truncated: it ends at byte {self.position:,}")
             yield piece
             size -= len(piece)
 
     def take(self, size: int) -> bytes:
-        """Exactly `size` bytes, for small sizes. Raises Refused if the stream ends before."""
+        """Exactly `size` bytes, for small sizes. Raises ArchiveRefused if the stream ends before."""
         piece = self.some(size)
         if len(piece) == size:  # nearly always: the rest costs 1 us, twice per member
             return bytes(piece)
         return bytes(piece) + b"".join(self.pieces(size - len(piece)))
 
     def skip(self, size: int) -> None:
-        """Read past exactly `size` bytes. Raises Refused if the stream ends before."""
+        """Read past exactly `size` bytes. Raises ArchiveRefused if the stream ends before."""
         for _ in self.pieces(size):
             pass
 
@@ -140,8 +140,8 @@ def decoded(codec: str, source: Iterator[bytes | memoryview], allowance: Allowan
     """What comes out of `source`, in chunks of at most 1 MiB, each paid for from `allowance`.
 
     Streams may follow one another (`cat a.gz b.gz`, bgzip, pbzip2, pzstd), and zero bytes may pad them as tapes do;
-    not for bare deflate, which has no header to know a second one by. Raises Refused for damage, truncation, anything
-    else after the end, or a decoder window over 128 MiB.
+    not for bare deflate, which has no header to know a second one by. Raises ArchiveRefused for damage, truncation,
+    anything else after the end, or a decoder window over 128 MiB.
     """
     new, error = _codec(codec)
     decoder = new()
@@ -152,16 +152,16 @@ def decoded(codec: str, source: Iterator[bytes | memoryview], allowance: Allowan
             if not data:
                 return
             if codec == "deflate":
-                raise Refused("bytes follow the end of its compressed data")
+                raise ArchiveRefused("bytes follow the end of its compressed data")
             decoder = new()
         elif decoder.needs_input:
             data = next(source, b"")
             if not data:
-                raise Refused(f"the {codec} data is truncated")
+                raise ArchiveRefused(f"the {codec} data is truncated")
         try:
-            out = decoder.decompress(data, CHUNK)
+            out = decoder.decompress(data, OUTPUT_CHUNK)
         except error as e:
-            raise Refused(f"the {codec} data cannot be decoded: {e}") from e
+            raise ArchiveRefused(f"the {codec} data cannot be decoded: {e}") from e
         if out:
             allowance.spend(len(out))
             yield out

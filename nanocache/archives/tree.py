@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ..cancel import ambient
 
-__all__ = ["Allowance", "Refused", "Tree", "create", "segments"]
+__all__ = ["Allowance", "ArchiveRefused", "ExtractedTree", "create", "segments"]
 
 NAME_BYTES = 255  # one segment, as on ext4, xfs, APFS and NTFS
 PATH_BYTES = 1024  # the whole name: macOS's PATH_MAX, the smallest one
@@ -34,7 +34,7 @@ _LEADS_ELSEWHERE = re.compile(r"(?:^|/)((?!\.?(?:/|$))[. ]+(?=/|$)|[A-Za-z]:)")
 _STRIPPED_BY_WINDOWS = re.compile("[. ]+(?=/|$)")
 
 
-class Refused(Exception):
+class ArchiveRefused(Exception):
     """Why an archive is refused, over which member; the hook knows the name of the archive and raises UnsafeArchive."""
 
     def __init__(self, reason: str, member: str | None = None) -> None:
@@ -50,29 +50,29 @@ class Allowance:
         self._cancel = ambient()
 
     def spend(self, amount: int = 1) -> None:
-        """Raises Refused with the reason once more is spent than there was."""
+        """Raises ArchiveRefused with the reason once more is spent than there was."""
         self._cancel.check()  # here, since no byte and no member gets past it
         self._left -= amount
         if self._left < 0:
-            raise Refused(self._reason)
+            raise ArchiveRefused(self._reason)
 
 
 def segments(name: str) -> tuple[str, ...]:
     """The folders and the last name of a member, `./` and `//` dropped; empty for the root itself.
 
-    Raises Refused for whatever leads elsewhere on any system: absolute names, drives, UNC, backslashes, `..` (also as
-    `...` or `.. `, which Windows trims), control characters, segments and names that are too long.
+    Raises ArchiveRefused for whatever leads elsewhere on any system: absolute names, drives, UNC, backslashes, `..`
+    (also as `...` or `.. `, which Windows trims), control characters, segments and names that are too long.
     """
     if found := _FORBIDDEN.search(name):
-        raise Refused(f"its name holds {found[0]!r}")
+        raise ArchiveRefused(f"its name holds {found[0]!r}")
     if found := _LEADS_ELSEWHERE.search(name):
-        raise Refused(f"its name holds {found[1]!r}, which may lead out of its folder")
+        raise ArchiveRefused(f"its name holds {found[1]!r}, which may lead out of its folder")
     if not name or name.startswith("/"):
-        raise Refused("its name is absolute" if name else "its name is empty")
+        raise ArchiveRefused("its name is absolute" if name else "its name is empty")
     parts = tuple(part for part in name.split("/") if part and part != ".")
     length = len(name.encode())
     if length > PATH_BYTES or (length > NAME_BYTES and max(len(part.encode()) for part in parts) > NAME_BYTES):
-        raise Refused(f"its name is longer than {PATH_BYTES} bytes, or a segment of it than {NAME_BYTES}")
+        raise ArchiveRefused(f"its name is longer than {PATH_BYTES} bytes, or a segment of it than {NAME_BYTES}")
     return parts
 
 
@@ -108,7 +108,7 @@ def create(
     """A new file `name` with `pieces` in the folder behind the descriptor, mode 0644 or 0755 whatever the umask.
 
     The cache's base directory decides who gets to it; a mode from an archive or a umask would lock its group out.
-    Raises Refused when `written` is spent, and OSError.
+    Raises ArchiveRefused when `written` is spent, and OSError.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=folder)
@@ -134,7 +134,7 @@ def _open_folder(name: str | Path, *, dir_fd: int | None = None, fresh: bool) ->
     return fd
 
 
-class Tree:
+class ExtractedTree:
     """A new folder at `root` that is filled member by member; a context manager, for it holds two descriptors.
 
     `wanted` are names as `segments` joined them: only they, and all that is under them, are written. None is all.
@@ -151,7 +151,7 @@ class Tree:
         self._members, self._written, self._depth = members, written, depth
         self._seen = _Seen()
 
-    def __enter__(self) -> Tree:
+    def __enter__(self) -> ExtractedTree:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -167,31 +167,33 @@ class Tree:
         return bool(names)
 
     def complete(self) -> None:
-        """Raises Refused if a wanted member never came."""
+        """Raises ArchiveRefused if a wanted member never came."""
         if self._missing:
-            raise Refused("members= asks for it, and the archive does not hold it", min(self._missing))
+            raise ArchiveRefused("members= asks for it, and the archive does not hold it", min(self._missing))
 
     def folder(self, parts: tuple[str, ...]) -> None:
         """The folder, made with its parents unless it is there."""
         self._enter(parts)
 
     def file(self, parts: tuple[str, ...], pieces: Iterable[bytes | memoryview], *, executable: bool = False) -> None:
-        """A new file of `pieces`. Raises Refused if anything has its name, or a limit is reached."""
+        """A new file of `pieces`. Raises ArchiveRefused if anything has its name, or a limit is reached."""
         if not parts:
-            raise Refused("it is a file without a name")
+            raise ArchiveRefused("it is a file without a name")
         folder = self._enter(parts[:-1])
         self._claim(parts)
         try:
             create(parts[-1], folder, pieces, self._written, executable=executable)
         except FileExistsError:
-            raise Refused("its name is another member's to this file system") from None
+            raise ArchiveRefused("its name is another member's to this file system") from None
 
     def _claim(self, parts: tuple[str, ...]) -> None:
         if len(parts) > self._depth:
-            raise Refused(f"it is more than {self._depth} folders deep; raise max_depth if it may be")
+            raise ArchiveRefused(f"it is more than {self._depth} folders deep; raise max_depth if it may be")
         self._members.spend()
         if not self._seen.add(_folded("/".join(parts))):
-            raise Refused("another member has its name, or one that differs only in case, composition or trailing dots")
+            raise ArchiveRefused(
+                "another member has its name, or one that differs only in case, composition or trailing dots"
+            )
 
     def _enter(self, folders: tuple[str, ...]) -> int:
         """The descriptor of the folder, valid until the next call."""
@@ -209,7 +211,7 @@ class Tree:
             try:
                 os.mkdir(folders[-1], 0o700, dir_fd=self._folder)
             except FileExistsError:
-                raise Refused("its folder's name is another member's to this file system") from None
+                raise ArchiveRefused("its folder's name is another member's to this file system") from None
         fd = _open_folder(folders[-1], dir_fd=self._folder, fresh=made)
         self._leave()
         self._folder, self._at = fd, folders

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import UnsafeArchive
-from .decoders import CHUNK, PACKED_CHUNK, Stream, chunks, decoded
-from .tree import Allowance, Refused, Tree, create, segments
+from .decoders import INPUT_CHUNK, OUTPUT_CHUNK, Stream, chunks, decoded
+from .tree import Allowance, ArchiveRefused, ExtractedTree, create, segments
 
 __all__ = ["Decompress", "Unpack"]
 
@@ -100,13 +100,13 @@ class Unpack(_Hook):
         with _opened(src) as (fd, size, found):
             # What is nothing else is handed to the tar reader, for v7 tars have no magic; it says what is wrong.
             if not found and size < TAR_HEADER:
-                raise Refused(f"it is neither a tar nor a zip, or truncated: it has {size} bytes")
+                raise ArchiveRefused(f"it is neither a tar nor a zip, or truncated: it has {size} bytes")
             _expect(self.format, "zip" if found == "zip" else f"tar.{found}" if found else "tar")
             with self._tree(dst) as tree:
                 self._fill(tree, fd, size, found)
                 tree.complete()
 
-    def _fill(self, tree: Tree, fd: int, size: int, found: str | None) -> None:
+    def _fill(self, tree: ExtractedTree, fd: int, size: int, found: str | None) -> None:
         allowance = _ratio(self.max_ratio, size)
         if found == "zip":
             from .zip import unpack_zip
@@ -115,11 +115,11 @@ class Unpack(_Hook):
         else:
             from .tar import unpack_tar
 
-            packed = chunks(fd, 0, size, PACKED_CHUNK if found else CHUNK)
+            packed = chunks(fd, 0, size, INPUT_CHUNK if found else OUTPUT_CHUNK)
             unpack_tar(Stream(decoded(found, packed, allowance) if found else packed), tree)
 
-    def _tree(self, dst: Path) -> Tree:
-        return Tree(
+    def _tree(self, dst: Path) -> ExtractedTree:
+        return ExtractedTree(
             dst,
             wanted=self.members,
             members=Allowance(self.max_members, f"it has more than {self.max_members:,} members; raise max_members"),
@@ -147,11 +147,11 @@ class Decompress(_Hook):
     def __call__(self, src: Path, dst: Path) -> None:
         with _opened(src) as (fd, size, found):
             if found is None or found == "zip":
-                raise Refused(f"it is {'a zip: use Unpack' if found else 'not gz, bz2, xz or zst'}")
+                raise ArchiveRefused(f"it is {'a zip: use Unpack' if found else 'not gz, bz2, xz or zst'}")
             _expect(self.format, found)
             folder = os.open(dst.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                pieces = decoded(found, chunks(fd, 0, size, PACKED_CHUNK), _ratio(self.max_ratio, size))
+                pieces = decoded(found, chunks(fd, 0, size, INPUT_CHUNK), _ratio(self.max_ratio, size))
                 create(dst.name, folder, pieces, _written(self.max_size))
             finally:
                 os.close(folder)
@@ -159,12 +159,12 @@ class Decompress(_Hook):
 
 @contextmanager
 def _opened(src: Path) -> Iterator[tuple[int, int, str | None]]:
-    """Descriptor, size and format (None if it shows none) of an archive. A Refused in the block gets its name."""
+    """Descriptor, size and format (None if it shows none) of an archive, whose name a refusal in the block gets."""
     fd = os.open(src, os.O_RDONLY | os.O_CLOEXEC)
     try:
         magic = _MAGIC.match(os.pread(fd, 16, 0))
         yield fd, os.fstat(fd).st_size, magic.lastgroup if magic else None
-    except Refused as e:
+    except ArchiveRefused as e:
         member = e.member if e.member is None or len(e.member) < 200 else e.member[:200] + "..."
         raise UnsafeArchive(archive=os.path.basename(src), reason=e.reason, member=member) from e.__cause__
     finally:
@@ -173,7 +173,7 @@ def _opened(src: Path) -> Iterator[tuple[int, int, str | None]]:
 
 def _expect(wanted: str | None, found: str) -> None:
     if wanted not in (None, found):
-        raise Refused(f"expected {wanted}, got {found}")
+        raise ArchiveRefused(f"expected {wanted}, got {found}")
 
 
 def _ratio(most: float, size: int) -> Allowance:
@@ -205,7 +205,7 @@ def _member_names(members: Collection[str]) -> tuple[str, ...]:
         raise ValueError(f"members must be a collection of names, got the str {members!r}; write [{members!r}]")
     try:
         names = {"/".join(segments(name)) for name in members}
-    except Refused as e:
+    except ArchiveRefused as e:
         raise ValueError(f"members: {e.reason}: {sorted(members)!r}") from None
     if not names or "" in names:
         raise ValueError(f"members must name files or folders of the archive, got {members!r}")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from .decoders import Stream, chunks, decoded
-from .tree import Allowance, Refused, Tree, segments
+from .tree import Allowance, ArchiveRefused, ExtractedTree, segments
 
 __all__ = ["unpack_zip"]
 
@@ -52,18 +52,18 @@ class _Directory(NamedTuple):
     members: int
 
 
-def unpack_zip(fd: int, size: int, tree: Tree, allowance: Allowance) -> None:
-    """Every member of the zip in `fd` that `tree` wants. Raises Refused and OSError."""
+def unpack_zip(fd: int, size: int, tree: ExtractedTree, allowance: Allowance) -> None:
+    """Every member of the zip in `fd` that `tree` wants. Raises ArchiveRefused and OSError."""
     directory = _directory(fd, size)
     members = Stream(chunks(fd, 0, directory.offset))
     listing = Stream(chunks(fd, directory.offset, directory.end), directory.offset)
     for entry, end in _spans(_entries(listing, directory.members), directory.offset):
         try:
             _unpack(members, entry, end, tree, allowance)
-        except Refused as e:
-            raise Refused(e.reason, e.member or _display(entry.name)) from e.__cause__
+        except ArchiveRefused as e:
+            raise ArchiveRefused(e.reason, e.member or _display(entry.name)) from e.__cause__
     if members.position != directory.offset:
-        raise Refused("data that belongs to no member comes before the directory")
+        raise ArchiveRefused("data that belongs to no member comes before the directory")
 
 
 def _spans(entries: Iterator[_Entry], end: int) -> Iterator[tuple[_Entry, int]]:
@@ -77,13 +77,13 @@ def _spans(entries: Iterator[_Entry], end: int) -> Iterator[tuple[_Entry, int]]:
         yield previous, end
 
 
-def _unpack(members: Stream, entry: _Entry, end: int, tree: Tree, allowance: Allowance) -> None:
+def _unpack(members: Stream, entry: _Entry, end: int, tree: ExtractedTree, allowance: Allowance) -> None:
     if members.position != entry.offset:
-        raise Refused("it overlaps with another member, or data that belongs to no member comes before it")
+        raise ArchiveRefused("it overlaps with another member, or data that belongs to no member comes before it")
     parts = segments(_name(entry))
     _check_local(members, entry)
     if not 0 <= end - members.position - entry.packed <= 24:
-        raise Refused("it overlaps with the next member, or data that belongs to no member follows it")
+        raise ArchiveRefused("it overlaps with the next member, or data that belongs to no member follows it")
     packed = members.pieces(entry.packed)
     if tree.wants(parts):
         _check_entry(entry)
@@ -94,40 +94,40 @@ def _unpack(members: Stream, entry: _Entry, end: int, tree: Tree, allowance: All
     for _ in packed:  # of a folder, or of a member that is not wanted
         pass
     if members.take(end - members.position) not in _descriptors(entry):
-        raise Refused("its data descriptor differs from the directory")
+        raise ArchiveRefused("its data descriptor differs from the directory")
 
 
 def _check_entry(entry: _Entry) -> None:
     if entry.flags & _ENCRYPTED:
-        raise Refused("it is encrypted")
+        raise ArchiveRefused("it is encrypted")
     if unknown := entry.flags & ~(_LEVEL | _DESCRIPTOR | _UTF8):
-        raise Refused(f"it needs a feature that is not supported (flag bits {unknown:#x})")
+        raise ArchiveRefused(f"it needs a feature that is not supported (flag bits {unknown:#x})")
     if entry.method != _STORED and entry.method not in _CODECS:
-        raise Refused(f"compression method {entry.method} is not supported; repack it with deflate")
+        raise ArchiveRefused(f"compression method {entry.method} is not supported; repack it with deflate")
     if stat.S_IFMT(entry.mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         what = "a symbolic link" if stat.S_ISLNK(entry.mode) else "no regular file"
-        raise Refused(f"it is {what}, and only files and folders are unpacked; choose others with members=")
+        raise ArchiveRefused(f"it is {what}, and only files and folders are unpacked; choose others with members=")
     if entry.name.endswith(b"/") and entry.size:
-        raise Refused("it is a folder and yet has data")
+        raise ArchiveRefused("it is a folder and yet has data")
     if entry.method == _STORED and entry.size != entry.packed:
-        raise Refused("it is stored, and yet its two sizes differ")
+        raise ArchiveRefused("it is stored, and yet its two sizes differ")
 
 
 def _check_local(members: Stream, entry: _Entry) -> None:
-    """Read the local header up to the data. Raises Refused unless it agrees with the directory."""
+    """Read the local header up to the data. Raises ArchiveRefused unless it agrees with the directory."""
     fields = _LOCAL.unpack(members.take(_LOCAL.size))
     signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
     if signature != b"PK\3\4":
-        raise Refused("no local header where the directory says")
+        raise ArchiveRefused("no local header where the directory says")
     name, extra = members.take(name_length), members.take(extra_length)
     size, packed = _wide(extra, size, packed)
     if name != entry.name or method != entry.method or (flags ^ entry.flags) & ~_LEVEL:
-        raise Refused("its local header differs from the directory")
+        raise ArchiveRefused("its local header differs from the directory")
     # A writer that could not seek back left zeros, and a descriptor behind the data; Info-ZIP knows the size by then.
     unknown = (0,) if entry.flags & _DESCRIPTOR else ()
     for local, central in ((crc, entry.crc), (packed, entry.packed), (size, entry.size)):
         if local not in (central, *unknown):
-            raise Refused("the sizes or the checksum in its local header differ from the directory")
+            raise ArchiveRefused("the sizes or the checksum in its local header differ from the directory")
 
 
 def _descriptors(entry: _Entry) -> tuple[bytes, ...]:
@@ -145,16 +145,16 @@ def _descriptors(entry: _Entry) -> tuple[bytes, ...]:
 def _checked(
     entry: _Entry, packed: Iterator[memoryview], allowance: Allowance
 ) -> Iterator[bytes] | Iterator[memoryview]:
-    """The member's bytes. Raises Refused as soon as they are more, and at the end if they are others, than declared."""
+    """The member's bytes. Raises ArchiveRefused if they are more, or at the end others, than the archive declares."""
     data = _stored(packed, allowance) if entry.method == _STORED else decoded(_CODECS[entry.method], packed, allowance)
     size = crc = 0
     for piece in data:
         size, crc = size + len(piece), crc32(piece, crc)
         if size > entry.size:
-            raise Refused(f"more comes out of it than the {entry.size:,} bytes it declares")
+            raise ArchiveRefused(f"more comes out of it than the {entry.size:,} bytes it declares")
         yield piece
     if (size, crc) != (entry.size, entry.crc):
-        raise Refused(f"its checksum is wrong, or its size: {size:,} of {entry.size:,} bytes came out")
+        raise ArchiveRefused(f"its checksum is wrong, or its size: {size:,} of {entry.size:,} bytes came out")
 
 
 def _stored(packed: Iterator[memoryview], allowance: Allowance) -> Iterator[memoryview]:
@@ -169,7 +169,7 @@ def _name(entry: _Entry) -> str:
         return entry.name.decode()
     except UnicodeDecodeError:
         if entry.flags & _UTF8:
-            raise Refused("its name is not UTF-8") from None
+            raise ArchiveRefused("its name is not UTF-8") from None
         return entry.name.decode("cp437")
 
 
@@ -183,13 +183,13 @@ def _entries(stream: Stream, count: int) -> Iterator[_Entry]:
         signature, _, _, flags, method, _, _, crc, packed, size, *rest = fields
         name_length, extra_length, comment_length, disk, _, attributes, offset = rest
         if signature != b"PK\1\2" or disk not in (0, 0xFFFF):
-            raise Refused("the directory is damaged, or that of an archive in several parts")
+            raise ArchiveRefused("the directory is damaged, or that of an archive in several parts")
         name, extra = stream.take(name_length), stream.take(extra_length)
         stream.skip(comment_length)
         size, packed, offset = _wide(extra, size, packed, offset)
         yield _Entry(name, flags, method, crc, packed, size, offset, attributes >> 16)
     if stream.some(1):
-        raise Refused("the directory holds more than the members it counts")
+        raise ArchiveRefused("the directory holds more than the members it counts")
 
 
 def _wide(extra: bytes, *fields: int) -> list[int]:
@@ -210,31 +210,31 @@ def _zip64_record(extra: bytes) -> bytes:
         kind, length = struct.unpack_from("<2H", extra, at)
         record = extra[at + 4 : at + 4 + length]
         if kind == 1 and (found or len(record) < length):
-            raise Refused("its zip64 sizes are damaged, or there twice")
+            raise ArchiveRefused("its zip64 sizes are damaged, or there twice")
         found = record if kind == 1 else found
         at += 4 + length
     return found
 
 
 def _directory(fd: int, size: int) -> _Directory:
-    """Where the central directory lies. Raises Refused unless it, and nothing else, leads up to the end of the file."""
+    """Where the central directory lies. Raises ArchiveRefused unless it alone leads up to the end of the file."""
     start = max(0, size - _END.size - _LONGEST_COMMENT - _LOCATOR.size - _END64.size)
     tail = b"".join(chunks(fd, start, size))
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) - at < _END.size:
-        raise Refused("it has no end record: it is truncated, or no zip")
+        raise ArchiveRefused("it has no end record: it is truncated, or no zip")
     _, disk, first_disk, here, count, length, offset, comment = _END.unpack_from(tail, at)
     if len(tail) - at - _END.size != comment:
-        raise Refused("data follows the end of the zip, or its comment is truncated")
+        raise ArchiveRefused("data follows the end of the zip, or its comment is truncated")
     end = start + at
     if tail[max(0, at - _LOCATOR.size) :].startswith(b"PK\6\7"):
         narrow = (disk, first_disk, here, count, length, offset)
         end -= _LOCATOR.size + _END64.size
         disk, first_disk, here, count, length, offset = _end64(tail, at, end, narrow)
     if disk or first_disk or here != count:
-        raise Refused("it is one part of several")
+        raise ArchiveRefused("it is one part of several")
     if offset + length != end:
-        raise Refused("data comes before the zip, or between its directory and its end, or it is truncated")
+        raise ArchiveRefused("data comes before the zip, or between its directory and its end, or it is truncated")
     return _Directory(offset, end, count)
 
 
@@ -244,11 +244,11 @@ def _end64(tail: bytes, at: int, where: int, narrow: tuple[int, ...]) -> tuple[i
     at -= _LOCATOR.size + _END64.size
     # CVE-2025-8291: zipfile looked right before the locator, others where the locator points.
     if at < 0 or offset != where or disk or disks > 1:
-        raise Refused("its zip64 locator points elsewhere than right before itself")
+        raise ArchiveRefused("its zip64 locator points elsewhere than right before itself")
     signature, length, _, _, *wide = _END64.unpack_from(tail, at)
     if signature != b"PK\6\6" or length != _END64.size - 12:
-        raise Refused("its zip64 end record is damaged")
+        raise ArchiveRefused("its zip64 end record is damaged")
     for small, large, most in zip(narrow, wide, (0xFFFF,) * 4 + (_SATURATED,) * 2, strict=True):
         if small not in (large, most):
-            raise Refused("its two end records differ")
+            raise ArchiveRefused("its two end records differ")
     return tuple(wide)

@@ -24,13 +24,13 @@ from nanocache import Artifact, ChecksumMismatch, DownloadFailed, Progress
 from nanocache.cancel import Cancel, within
 from nanocache.coordination.process import me
 from nanocache.errors import NanocacheError
-from nanocache.peers import BlobInfo, IncomingBlob, deposit, parcel
+from nanocache.peers import BlobInfo, IncomingBlob, describe_blob, receive_blob
 
 from ..coordination.coordinator import Coordinator
 from ..errors import CoordinatorLost, LeaderError, to_record
-from .link import Unreachable
-from .roll_call import Enrolled, Roll, have
-from .tree import Item, Tree, receive, send
+from .link import LinkUnreachable
+from .roll_call import ClosedRoll, RollCall, announce_complete
+from .tree import Item, TreePosition, receive, send
 
 __all__ = ["Broadcast"]
 
@@ -44,7 +44,7 @@ Got = list[Path | BaseException]
 
 _unreachable = False  # no stream came here, though the source was there: to try it each time would cost each time
 
-THE_ORIGINS = (DownloadFailed, ChecksumMismatch)  # errors that anybody who asks would get
+ORIGIN_ERRORS = (DownloadFailed, ChecksumMismatch)  # errors that anybody who asks would get
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Broadcast:
         global _unreachable
         failed: dict[int, Exception] = {}
         if _unreachable:
-            have(self.at, self.key, self.base)  # so that nobody waits for this disk
+            announce_complete(self.at, self.key, self.base)  # so that nobody waits for this disk
             return failed
-        roll = Roll(self.at, self.key, self.disk, len(self.artifacts))
+        roll = RollCall(self.at, self.key, self.disk, len(self.artifacts))
         try:
             for _ in range(ROUNDS):
                 missing = self._missing(failed)
@@ -85,7 +85,7 @@ class Broadcast:
                 failed |= errors
                 if whole:
                     break
-        except Unreachable as e:
+        except LinkUnreachable as e:
             _unreachable = True
             logger.warning(
                 "gloo cannot connect the nodes of this job (%s): from here on each one downloads by itself; "
@@ -105,7 +105,7 @@ class Broadcast:
 
     # the source
 
-    def _send(self, place: Enrolled) -> tuple[bool, dict[int, Exception]]:
+    def _send(self, place: ClosedRoll) -> tuple[bool, dict[int, Exception]]:
         failed: dict[int, Exception] = {}
         try:
             with self._downloads(sorted(place.needs)) as downloads:
@@ -136,25 +136,25 @@ class Broadcast:
         for n, download in downloads:
             try:
                 download.result()
-            except THE_ORIGINS as e:
+            except ORIGIN_ERRORS as e:
                 failed[n] = e
                 yield n, to_record(e, rank=self.at.rank, host=me().host)
                 if not self.return_exceptions:
                     return
                 continue
             # None: nothing said how long it is, so nobody remembers it, and each one asks for himself.
-            if (found := parcel(self.artifacts[n], self.base)) is not None:
+            if (found := describe_blob(self.artifacts[n], self.base)) is not None:
                 yield n, *found
 
-    def _tree(self, place: Enrolled) -> Tree:
-        return Tree(self.at, place.session, place.position, place.size)
+    def _tree(self, place: ClosedRoll) -> TreePosition:
+        return TreePosition(self.at, place.session, place.position, place.size)
 
     # the others
 
-    def _receive(self, place: Enrolled, missing: set[int]) -> tuple[bool, dict[int, Exception]]:
+    def _receive(self, place: ClosedRoll, missing: set[int]) -> tuple[bool, dict[int, Exception]]:
         progress = self.progress if len(missing) == 1 else False
 
         def open_place(artifact: Artifact, promised: BlobInfo) -> AbstractContextManager[IncomingBlob]:
-            return deposit(artifact, promised, self.base, progress=progress)
+            return receive_blob(artifact, promised, self.base, progress=progress)
 
         return receive(self._tree(place), {n: self.artifacts[n] for n in missing}, open_place)

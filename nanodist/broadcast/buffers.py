@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from .link import CHUNK, Buffer, Kind
+from .link import FRAME_BYTES, Buffer, FrameKind
 
-__all__ = ["STALL", "Frame", "BufferPool", "User", "hand_out"]
+__all__ = ["STALL", "Frame", "BufferPool", "FrameThread", "hand_out"]
 
 BUFFERS = 6
 STALL = 4.0  # seconds at one frame that are too long for the others
@@ -27,7 +27,7 @@ STALL = 4.0  # seconds at one frame that are too long for the others
 class Frame:
     """A frame on its way through this process, whose buffer is free again once all its users have let go."""
 
-    kind: Kind
+    kind: FrameKind
     number: int = 0
     size: int = 0
     buffer: Buffer | None = None
@@ -44,7 +44,7 @@ class Frame:
 
 
 class BufferPool(queue.SimpleQueue[Buffer]):
-    """The buffers. `CHUNK` bytes each, made when first needed."""
+    """The buffers. `FRAME_BYTES` bytes each, made when first needed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class BufferPool(queue.SimpleQueue[Buffer]):
             return self.get_nowait()
         if self._left:
             self._left -= 1
-            return Buffer(CHUNK)
+            return Buffer(FRAME_BYTES)
         return self.get(timeout=seconds)
 
 
-class User(threading.Thread):
+class FrameThread(threading.Thread):
     """A thread that takes frames one after another, until there are no more or it is cut off."""
 
     def __init__(self, name: str) -> None:
@@ -102,7 +102,7 @@ class User(threading.Thread):
         return frame
 
 
-def hand_out(frame: Frame, users: Iterable[User]) -> None:
+def hand_out(frame: Frame, users: Iterable[FrameThread]) -> None:
     users = list(users)
     frame.users = len(users) + 1  # one more, so that nobody frees it before all have it
     for user in users:

@@ -7,9 +7,9 @@
 
     disks/<n>/ranks, disks/<n>        ranks that said which disk they are on, and the disks they said
 
-Invariants: nobody waits more than `PATIENCE` for a disk that has said nothing, and not at all once all have spoken; a
-roll is closed once, and whoever comes later calls the next one; a hit says its word once, in one operation, and waits
-for nothing.
+Invariants: nobody waits more than `SILENT_DISK_PATIENCE` for a disk that has said nothing, and not at all once all
+have spoken; a roll is closed once, and whoever comes later calls the next one; a hit says its word once, in one
+operation, and waits for nothing.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from ..coordination.coordinator import Coordinator, pauses
 from ..coordination.election import decide
 from ..shared_disk import disk_name
 
-__all__ = ["Enrolled", "Roll", "have", "name", "said"]
+__all__ = ["ClosedRoll", "RollCall", "announce_complete", "announced", "count_rank"]
 
-PATIENCE = 2.0  # seconds
-LEAST = 0.05  # seconds, where nobody else came the last times: each rank wants files of its own, it seems
-WORDING = 1.0  # seconds from being counted to the word itself
+SILENT_DISK_PATIENCE = 2.0  # seconds
+SHORTEST_PATIENCE = 0.05  # seconds, where nobody else came the last times: each rank wants files of its own, it seems
+NEEDS_TIMEOUT = 1.0  # seconds from being counted to the word itself
 
 _lonely: dict[str, int] = {}  # disk -> rolls in a row that nobody else was on
 _said: set[tuple[str, str]] = set()  # (key, base directory)
 _disks: dict[str, int] = {}  # the disks this process has named, numbered
 
 
-def have(at: Coordinator, key: str, base: Path) -> None:
+def announce_complete(at: Coordinator, key: str, base: Path) -> None:
     """Say that nothing is needed on the disk under `base`, for whoever calls a roll of `key`. Once."""
     _said.add((key, str(base)))
     if (disk := disk_name(base, at.job)) is not None:
-        name(at, disk)
+        count_rank(at, disk)
         if at.add(f"{key}/have/{disk}", 1) == 1:
             at.add(f"{key}/have", 1)
 
 
-def said(key: str, base: Path) -> bool:
+def announced(key: str, base: Path) -> bool:
     """Whether this process did so already."""
     return (key, str(base)) in _said
 
 
-def name(at: Coordinator, disk: str) -> int:
+def count_rank(at: Coordinator, disk: str) -> int:
     """Be counted among the ranks on `disk`; the number of this disk in this process.
 
     All ranks come to their first, second... base directory in the same order, as they do everything; where they don't,
@@ -66,7 +66,7 @@ def name(at: Coordinator, disk: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Enrolled:
+class ClosedRoll:
     """A closed roll, and this process's place on it."""
 
     session: str
@@ -75,16 +75,16 @@ class Enrolled:
     needs: frozenset[int]  # what anybody on it needs
 
 
-class Roll:
+class RollCall:
     """The rolls of one key."""
 
     def __init__(self, at: Coordinator, key: str, disk: str, count: int) -> None:
         """`count`: the artifacts that there are to need; of a single one, whoever comes needs that, without a word."""
         self._at, self._key, self._disk, self._count = at, key, disk, count
 
-    def enter(self, needs: set[int]) -> Enrolled:
+    def enter(self, needs: set[int]) -> ClosedRoll:
         """Say what this disk needs, and wait for the roll to be closed. Raises CoordinatorLost."""
-        number = name(self._at, self._disk)
+        number = count_rank(self._at, self._disk)
         while True:
             turn = self._at.add(f"{self._key}/round", 0)
             mine = self._at.add(f"{self._key}/{turn}/needs", 1)
@@ -92,7 +92,7 @@ class Roll:
                 self._at.set(f"{self._key}/{turn}/need/{mine}", json.dumps(sorted(needs)))
             plan = decide(self._at, f"{self._key}/{turn}/plan", partial(self._close, turn, number)).value
             if mine <= plan["size"]:
-                return Enrolled(plan["session"], mine - 1, plan["size"], frozenset(plan["needs"]))
+                return ClosedRoll(plan["session"], mine - 1, plan["size"], frozenset(plan["needs"]))
 
     def _close(self, turn: int, number: int) -> dict[str, Any]:
         self._wait(turn, number)
@@ -106,7 +106,7 @@ class Roll:
         return {"session": f"cast/{uuid.uuid4().hex}", "size": size, "needs": sorted(needs)}
 
     def _wait(self, turn: int, number: int) -> None:
-        patience = max(PATIENCE / 2 ** _lonely.get(self._disk, 0), LEAST)
+        patience = max(SILENT_DISK_PATIENCE / 2 ** _lonely.get(self._disk, 0), SHORTEST_PATIENCE)
         deadline = time.monotonic() + patience
         for _ in pauses(self._at.world_size):
             if self._all_spoke(turn, number) or time.monotonic() > deadline:
@@ -119,7 +119,7 @@ class Roll:
         return spoke >= self._at.add(f"disks/{number}", 0)
 
     def _word(self, key: str) -> list[int]:
-        deadline = time.monotonic() + WORDING
+        deadline = time.monotonic() + NEEDS_TIMEOUT
         for _ in pauses(self._at.world_size):
             if self._at.check(key):
                 needs: list[int] = json.loads(self._at.get(key))

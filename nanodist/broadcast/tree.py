@@ -1,7 +1,7 @@
 """Artifacts down a tree of processes: one reads them from its disk, the others write them, and pass on while they do.
 
             0               position 0 is the source; n passes on to 2n+1 and 2n+2
-          1   2             each edge is a Pair, each outlet and each artifact on its way to disk a thread,
+          1   2             each edge is a Link, each outlet and each artifact on its way to disk a thread,
          3 4 5 6            and a few buffers that all of them share are the whole memory
 
 A pipeline and no collective: at any time the source reads, each edge carries and each disk writes another piece of the
@@ -24,28 +24,28 @@ from typing import Any
 
 from nanocache import Artifact
 from nanocache.errors import NanocacheError
-from nanocache.peers import BlobInfo, IncomingBlob, Refused
+from nanocache.peers import BlobInfo, BlobRefused, IncomingBlob
 
 from ..coordination.coordinator import Coordinator
 from ..errors import from_record
-from .buffers import STALL, BufferPool, Frame, User, hand_out
-from .link import ALIVE_EVERY, Buffer, Kind, Lost, Pair, Unreachable
+from .buffers import STALL, BufferPool, Frame, FrameThread, hand_out
+from .link import ALIVE_EVERY, Buffer, FrameKind, Link, LinkLost, LinkUnreachable
 
-__all__ = ["Item", "Tree", "receive", "send"]
+__all__ = ["Item", "TreePosition", "receive", "send"]
 
 logger = logging.getLogger("nanodist")
 
 FANOUT = 2
 STEP = 5.0  # seconds that a member may be stalled, for each level of members below it
 SYNCING = 16  # artifacts that may be on their way to disk at once: of small ones the fsync is nearly all the time
-ENDING = 2.0  # seconds that a thread gets to end
+THREAD_TIMEOUT = 2.0  # seconds that a thread gets to end
 
 Item = tuple[int, Path, BlobInfo] | tuple[int, dict[str, Any]]  # number in the call, and the blob or its error's record
-Place = Callable[[Artifact, BlobInfo], AbstractContextManager[IncomingBlob]]  # where an artifact goes on this disk
+OpenBlob = Callable[[Artifact, BlobInfo], AbstractContextManager[IncomingBlob]]  # where an artifact goes on this disk
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class TreePosition:
     """Where this process stands in it."""
 
     at: Coordinator
@@ -68,32 +68,32 @@ class Tree:
         return f"{self.session}/{child}"
 
 
-class _Outlet(User):
+class _ChildSender(FrameThread):
     """One edge downwards. Says ALIVE while there is nothing to send."""
 
-    def __init__(self, tree: Tree, child: int) -> None:
+    def __init__(self, tree: TreePosition, child: int) -> None:
         super().__init__("nanodist-send")
         self._tree, self._child = tree, child
 
     def run(self) -> None:
         try:
-            pair = Pair(self._tree.at, self._tree.edge(self._child), 0, timeout=STEP * self._tree.height())
-        except Lost as e:
+            pair = Link(self._tree.at, self._tree.edge(self._child), 0, timeout=STEP * self._tree.height())
+        except LinkLost as e:
             self._lost(e)
             return
         try:
             while self._one(pair):
                 pass
-        except Lost as e:
+        except LinkLost as e:
             self._lost(e)
         finally:
             pair.close()
 
-    def _one(self, pair: Pair) -> bool:
+    def _one(self, pair: Link) -> bool:
         try:
             frame = self.next(ALIVE_EVERY)
         except queue.Empty:
-            pair.send(Kind.ALIVE)
+            pair.send(FrameKind.ALIVE)
             return True
         if frame is None:
             return False
@@ -101,24 +101,24 @@ class _Outlet(User):
             pair.send(frame.kind, frame.number, frame.buffer, frame.size)
         finally:
             frame.release()
-        return frame.kind is not Kind.BYE
+        return frame.kind is not FrameKind.BYE
 
-    def _lost(self, error: Lost) -> None:
+    def _lost(self, error: LinkLost) -> None:
         logger.info("member %d of %d is lost (%s); the others go on", self._child, self._tree.size, error)
         self.cut()
 
 
-class _Intake(User):
+class _DiskWriter(FrameThread):
     """One artifact's way to this disk."""
 
-    def __init__(self, artifact: Artifact, promised: BlobInfo, open_place: Place) -> None:
+    def __init__(self, artifact: Artifact, promised: BlobInfo, open_place: OpenBlob) -> None:
         super().__init__("nanodist-write")
         self._artifact, self._promised, self._place = artifact, promised, open_place
 
     def run(self) -> None:
         try:
             with self._place(self._artifact, self._promised) as place:
-                while (frame := self.next()) is not None and frame.kind is Kind.DATA:
+                while (frame := self.next()) is not None and frame.kind is FrameKind.DATA:
                     try:
                         if frame.buffer is not None:
                             place.write(frame.buffer.bytes[: frame.size])
@@ -127,7 +127,7 @@ class _Intake(User):
                 if frame is not None:
                     frame.release()
                     place.publish()
-        except (NanocacheError, Refused, OSError) as e:
+        except (NanocacheError, BlobRefused, OSError) as e:
             logger.warning("%s is not taken from a peer (%s); it is downloaded", self._artifact, e)
         finally:
             self.cut()
@@ -136,39 +136,39 @@ class _Intake(User):
 # --- the source -------------------------------------------------------------------------------------------------------
 
 
-def send(tree: Tree, items: Iterable[Item]) -> None:
+def send(tree: TreePosition, items: Iterable[Item]) -> None:
     """Send `items` down the tree, as they come; a source that waits for the next one is no lost one.
 
     Ends early if nobody is left who listens. Whatever `items` raises ends the stream for all below, who then look for
     another source.
     """
     pool = BufferPool()
-    with _outlets(tree) as outlets:
+    with _child_senders(tree) as outlets:
         for item in items:
             for frame in _frames(item, pool):
                 hand_out(frame, outlets)
                 if all(outlet.gone for outlet in outlets):
                     return
-        hand_out(Frame(Kind.BYE), outlets)
+        hand_out(Frame(FrameKind.BYE), outlets)
 
 
 def _frames(item: Item, pool: BufferPool) -> Iterator[Frame]:
     if len(item) == 2:
-        yield _text(Kind.FAIL, item[0], item[1], pool)
+        yield _text(FrameKind.FAIL, item[0], item[1], pool)
         return
-    number, path, parcel = item
-    yield _text(Kind.BEGIN, number, parcel.to_json(), pool)
+    number, path, blob = item
+    yield _text(FrameKind.BEGIN, number, blob.to_json(), pool)
     with open(path, "rb", buffering=0) as file:
         while True:
             buffer = pool.take()
             if not (size := file.readinto(buffer.bytes)):
                 pool.put(buffer)
                 break
-            yield Frame(Kind.DATA, number, size, buffer, pool)
-    yield Frame(Kind.END, number)
+            yield Frame(FrameKind.DATA, number, size, buffer, pool)
+    yield Frame(FrameKind.END, number)
 
 
-def _text(kind: Kind, number: int, record: dict[str, Any], pool: BufferPool) -> Frame:
+def _text(kind: FrameKind, number: int, record: dict[str, Any], pool: BufferPool) -> Frame:
     text = json.dumps(record).encode()
     buffer = pool.take()
     buffer.bytes[: len(text)] = text
@@ -178,24 +178,26 @@ def _text(kind: Kind, number: int, record: dict[str, Any], pool: BufferPool) -> 
 # --- all others -------------------------------------------------------------------------------------------------------
 
 
-def receive(tree: Tree, wanted: Mapping[int, Artifact], open_place: Place) -> tuple[bool, dict[int, Exception]]:
+def receive(
+    tree: TreePosition, wanted: Mapping[int, Artifact], open_place: OpenBlob
+) -> tuple[bool, dict[int, Exception]]:
     """Publish those of `wanted` that come, and pass everything on.
 
     Whether the stream came to its end, and the errors that it brought, by number. What is not here then is this
-    process's own to get. Raises Unreachable if no stream can come.
+    process's own to get. Raises LinkUnreachable if no stream can come.
     """
     inlet = None
-    with _outlets(tree) as outlets:
+    with _child_senders(tree) as outlets:
         try:
-            pair = Pair(tree.at, tree.edge(tree.position), 1)
-            inlet = _Inlet(pair, outlets, wanted, open_place)
+            pair = Link(tree.at, tree.edge(tree.position), 1)
+            inlet = _ParentStream(pair, outlets, wanted, open_place)
             try:
                 inlet.run()
             finally:
                 inlet.close()
-        except Unreachable:
+        except LinkUnreachable:
             raise
-        except Lost as e:
+        except LinkLost as e:
             logger.info("the stream of artifacts broke off: %s", e)
             for outlet in outlets:
                 outlet.cut()
@@ -203,22 +205,24 @@ def receive(tree: Tree, wanted: Mapping[int, Artifact], open_place: Place) -> tu
         return True, inlet.failures
 
 
-class _Inlet:
+class _ParentStream:
     """The stream as it comes from above."""
 
-    def __init__(self, pair: Pair, outlets: list[_Outlet], wanted: Mapping[int, Artifact], open_place: Place) -> None:
+    def __init__(
+        self, pair: Link, outlets: list[_ChildSender], wanted: Mapping[int, Artifact], open_place: OpenBlob
+    ) -> None:
         self._pair, self._outlets, self._wanted, self._place = pair, outlets, wanted, open_place
         self._pool = BufferPool()
-        self._intakes: list[_Intake] = []  # the last one is that of the artifact that comes now
-        self._current: _Intake | None = None
+        self._intakes: list[_DiskWriter] = []  # the last one is that of the artifact that comes now
+        self._current: _DiskWriter | None = None
         self.failures: dict[int, Exception] = {}
 
     def run(self) -> None:
-        """To the stream's end. Raises Lost if it breaks off."""
-        kind = Kind.ALIVE
-        while kind is not Kind.BYE:
+        """To the stream's end. Raises LinkLost if it breaks off."""
+        kind = FrameKind.ALIVE
+        while kind is not FrameKind.BYE:
             kind, number, size = self._pair.header()
-            if kind is Kind.ALIVE:
+            if kind is FrameKind.ALIVE:
                 continue
             frame = Frame(kind, number, size, self._buffer() if size else None, self._pool)
             if frame.buffer is not None:
@@ -234,15 +238,19 @@ class _Inlet:
                     intake.cut()
 
     def _take(self, frame: Frame) -> None:
-        if frame.kind in (Kind.BEGIN, Kind.FAIL) and frame.number in self._wanted and frame.buffer is not None:
+        if (
+            frame.kind in (FrameKind.BEGIN, FrameKind.FAIL)
+            and frame.number in self._wanted
+            and frame.buffer is not None
+        ):
             self._open(frame, _record(frame.buffer, frame.size))
-        own = [self._current] if self._current is not None and frame.kind in (Kind.DATA, Kind.END) else []
+        own = [self._current] if self._current is not None and frame.kind in (FrameKind.DATA, FrameKind.END) else []
         hand_out(frame, [*self._outlets, *own])
-        if frame.kind is Kind.END:
+        if frame.kind is FrameKind.END:
             self._current = None
 
     def _open(self, frame: Frame, record: dict[str, Any]) -> None:
-        if frame.kind is Kind.FAIL:
+        if frame.kind is FrameKind.FAIL:
             with suppress(ValueError):  # an error that only its own rank knows: each asks for himself
                 self.failures[frame.number] = from_record(record)
             return
@@ -251,9 +259,9 @@ class _Inlet:
             self._intakes[0].join(STALL)
             if self._intakes[0].is_alive():
                 return  # this disk is too slow for the others, and gets it later
-        with suppress(Refused):
+        with suppress(BlobRefused):
             artifact = self._wanted[frame.number]
-            self._current = _Intake(artifact, BlobInfo.from_json(record), self._place)
+            self._current = _DiskWriter(artifact, BlobInfo.from_json(record), self._place)
             self._current.start()
             self._intakes.append(self._current)
 
@@ -270,7 +278,7 @@ def _record(buffer: Buffer, size: int) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(bytes(buffer.bytes[:size]))
     except ValueError as e:
-        raise Lost(f"a frame that is none of ours: {e}") from None
+        raise LinkLost(f"a frame that is none of ours: {e}") from None
     return record
 
 
@@ -278,9 +286,9 @@ def _record(buffer: Buffer, size: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _outlets(tree: Tree) -> Iterator[list[_Outlet]]:
+def _child_senders(tree: TreePosition) -> Iterator[list[_ChildSender]]:
     """The edges downwards. They end with a BYE; if the block raises, those below find them closed."""
-    outlets = [_Outlet(tree, child) for child in tree.children()]
+    outlets = [_ChildSender(tree, child) for child in tree.children()]
     try:
         for outlet in outlets:
             outlet.start()
@@ -290,7 +298,7 @@ def _outlets(tree: Tree) -> Iterator[list[_Outlet]]:
     finally:
         for outlet in outlets:
             outlet.cut()
-        deadline = time.monotonic() + ENDING
+        deadline = time.monotonic() + THREAD_TIMEOUT
         for outlet in outlets:
             with suppress(RuntimeError):  # Ctrl-C came before it was started
                 outlet.join(max(0.0, deadline - time.monotonic()))

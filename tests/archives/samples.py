@@ -17,8 +17,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-BLOCK = 512
-END = bytes(2 * BLOCK)
+TAR_BLOCK = 512
+END = bytes(2 * TAR_BLOCK)
 OUTSIDE = "/nanocache-was-here"  # what an absolute name would make
 
 zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
@@ -45,7 +45,7 @@ def header(
     checksum: bytes | None = None,
 ) -> bytes:
     width = size if isinstance(size, bytes) else b"%011o\0" % size
-    block = bytearray(BLOCK)
+    block = bytearray(TAR_BLOCK)
     for at, value in ((0, raw(name)), (100, mode), (124, width), (148, b" " * 8), (156, kind), (157, raw(link))):
         block[at : at + len(value)] = value
     for at, value in ((257, magic), (345, raw(prefix))):
@@ -56,7 +56,7 @@ def header(
 
 def member(name: Bytes = "file", data: Bytes = b"", **fields: Any) -> bytes:
     body = raw(data)
-    return header(name, **{"size": len(body), **fields}) + body + bytes(-len(body) % BLOCK)
+    return header(name, **{"size": len(body), **fields}) + body + bytes(-len(body) % TAR_BLOCK)
 
 
 def folder(name: Bytes) -> bytes:
@@ -379,8 +379,8 @@ def _tars() -> dict[str, tuple[bytes, str]]:
         "pax: 2 MiB of records": (tar(pax(("comment", "c" * (1 << 21))), header("x")), "over the limit"),
         "pax: a GNU name of 8 GiB": (tar(header("p", kind=b"L", size=(1 << 33) - 1)), "over the limit"),
         "end: none": (tar(member("a", b"x"), end=b""), "truncated"),
-        "end: one block": (tar(member("a", b"x"), end=bytes(BLOCK)), "truncated"),
-        "end: one block, and another member": (tar(bytes(BLOCK), member("a", b"x")), "one block of zeros"),
+        "end: one block": (tar(member("a", b"x"), end=bytes(TAR_BLOCK)), "truncated"),
+        "end: one block, and another member": (tar(bytes(TAR_BLOCK), member("a", b"x")), "one block of zeros"),
         "end: data behind it": (tar(member("a", b"x")) + b"hidden", "follows the end"),
         "end: another tar behind it": (tar(member("a", b"x")) + tar(member("b", b"x")), "follows the end"),
         "head: wrong checksum": (tar(header("a", checksum=b"0000001\0")), "checksum is wrong"),
@@ -415,7 +415,7 @@ def _compressed() -> dict[str, tuple[bytes, str]]:
     for name, pack in PACK.items():
         shapes[f"{name}: garbage behind it"] = (pack(TAR) + b"garbage" * 9, "cannot be decoded")
         shapes[f"{name}: cut in the middle"] = (pack(TAR)[:-20], "truncated")
-        shapes[f"{name}: another stream cut"] = (pack(TAR) + pack(bytes(BLOCK))[:-9], "truncated")
+        shapes[f"{name}: another stream cut"] = (pack(TAR) + pack(bytes(TAR_BLOCK))[:-9], "truncated")
         shapes[f"{name}: a tar cut before it was packed"] = (pack(TAR[:-600]), "truncated")
     return shapes
 

@@ -171,9 +171,9 @@ def test_link_that_stands_where_the_product_goes_is_not_followed(room: Room) -> 
 @pytest.mark.parametrize("name", ["a", "a/b"])
 def test_names_that_only_the_file_system_holds_to_be_one_are_refused(room: Room, name: str) -> None:
     plenty = extraction.Allowance(100, "")
-    with extraction.Tree(room.dst, wanted=None, members=plenty, written=plenty, depth=9) as tree:
+    with extraction.ExtractedTree(room.dst, wanted=None, members=plenty, written=plenty, depth=9) as tree:
         (room.dst / "a").write_bytes(b"what HFS+ makes of another spelling")
-        with pytest.raises(extraction.Refused, match="to this file system"):
+        with pytest.raises(extraction.ArchiveRefused, match="to this file system"):
             tree.file(extraction.segments(name), [b"x"])
     assert (room.dst / "a").read_bytes() == b"what HFS+ makes of another spelling"
 
@@ -252,7 +252,7 @@ def test_bomb_of_extended_headers_or_trailing_zeros_is_stopped_too(room: Room) -
 def test_a_gib_of_zeros_is_within_the_default_limits() -> None:
     allowance = unpack._ratio(unpack.MAX_RATIO, 1 << 20)  # gzip makes about a MiB of it
     allowance.spend(1 << 30)
-    with pytest.raises(unpack.Refused):
+    with pytest.raises(unpack.ArchiveRefused):
         allowance.spend(1)
 
 

@@ -40,7 +40,7 @@ PATIENCE = {  # where nanodist's and nanocache's patience is stated, in seconds
     "BEAT": election,
     "SILENT": waiting,
     "DEAD": waiting,
-    "TIMEOUT": link,
+    "PEER_TIMEOUT": link,
     "MEETING": link,
     "STEP": tree,
     "STALL": buffers,
@@ -74,7 +74,7 @@ class Rank:
     def watch(self) -> None:
         self._before(election, "_lead", self._lead)
         self._before(broadcast, "send", self._send)
-        self._before(link.Pair, "send", lambda _, kind, *rest: self._pass_on(kind))
+        self._before(link.Link, "send", lambda _, kind, *rest: self._pass_on(kind))
         self._before(peers.IncomingBlob, "write", lambda *_: self.enter("broadcast"))
         self._before(partials.Partial, "write", lambda *_: self._download())
         self._before(stores.Store, "publish", lambda *_: self.enter("commit", again=True))
@@ -98,8 +98,8 @@ class Rank:
     def _send(self, *_: Any) -> None:
         self._source = True
 
-    def _pass_on(self, kind: link.Kind) -> None:
-        if self._source and kind is link.Kind.DATA:
+    def _pass_on(self, kind: link.FrameKind) -> None:
+        if self._source and kind is link.FrameKind.DATA:
             self.enter("broadcast")
             time.sleep(self.plan["pace"])
 
@@ -117,7 +117,7 @@ class Rank:
         for name, seconds in self.plan["patience"].items():
             setattr(PATIENCE[name], name, seconds)
         coordinator.ANSWER = store_client.ANSWER
-        link.CHUNK = buffers.CHUNK = 1 << 18
+        link.FRAME_BYTES = buffers.FRAME_BYTES = 1 << 18
         if self.plan["handler"]:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         os.environ["NANOCACHE_DIR"] = self.plan["bases"][int(os.environ["GROUP_RANK"])]

@@ -70,7 +70,7 @@ def bound(draw: Draw) -> float:
     if draw.weather == "slow":
         seconds += 8.0
     if draw.signal == signal.SIGSTOP:
-        silent = 1.25 * t["STALE"] + t["TIMEOUT"]  # for the others, to whom it may be the source
+        silent = 1.25 * t["STALE"] + t["PEER_TIMEOUT"]  # for the others, to whom it may be the source
         lost = max(t["ANSWER"], t["RESOLVER"])  # an answer to a word, or to the first one
         seconds += {
             "leader": silent + t["SILENT"],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import nanocache
-from nanodist.broadcast.tree import Tree
+from nanodist.broadcast.tree import TreePosition
 from tests.nanodist.conftest import Job, outcome
 from tests.servers.misbehave import in_turn, status, truncated
 from tests.servers.origin import Origin, content, digest
@@ -52,11 +52,8 @@ def test_origin_sends_once_and_every_disk_has_the_verified_file(
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 HOOKS = """
-from nanodist.broadcast import broadcast
-from nanodist.broadcast import buffers as frames
-from nanodist.broadcast import link as pair
-from nanodist.broadcast import tree as relay
-import nanocache.peers as deposits
+from nanodist.broadcast import broadcast, buffers, link, tree
+from nanocache import peers
 
 source = False
 def as_source(*args, send=broadcast.send):
@@ -77,7 +74,7 @@ def before(owner, name, act):
     setattr(owner, name, lambda *args: (act(*args), real(*args))[1])
 """
 SMALL_FRAMES = """
-pair.CHUNK = frames.CHUNK = 1 << 18
+link.FRAME_BYTES = buffers.FRAME_BYTES = 1 << 18
 """
 FETCH = """
 begun = time.monotonic()
@@ -106,7 +103,7 @@ def test_source_killed_in_the_middle_is_replaced_by_one_of_the_others(
             sent.append(kind)
             if source and len(sent) > 20 and once("killed"):
                 os.kill(os.getpid(), 9)
-        before(pair.Pair, "send", kill)
+        before(link.Link, "send", kill)
     """
     run = ranks(
         HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
@@ -130,7 +127,7 @@ def test_receiver_killed_costs_those_below_it_their_stream_and_nobody_else(
         def kill(self, data):
             if self.size > 1_000_000 and once("killed"):
                 os.kill(os.getpid(), 9)
-        before(deposits.IncomingBlob, "write", kill)
+        before(peers.IncomingBlob, "write", kill)
     """
     run = ranks(
         HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
@@ -148,7 +145,7 @@ def test_receiver_killed_costs_those_below_it_their_stream_and_nobody_else(
 
 def test_source_slower_than_the_groups_time_out_is_waited_for(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
     run = ranks(
-        HOOKS + "pair.TIMEOUT = 1.5; relay.STEP = 1.5\n" + FETCH,
+        HOOKS + "link.PEER_TIMEOUT = 1.5; tree.STEP = 1.5\n" + FETCH,
         4,
         url=url_of(origin, query="?delay=4"),
         sha256=digest(SIZE, 1),
@@ -191,12 +188,12 @@ def test_wrong_bytes_on_the_way_are_refused_and_had_from_the_origin(
     ranks: Ranks, origin: Origin, tmp_path: Path
 ) -> None:
     code = """
-        real = pair.Pair.body
+        real = link.Link.body
         def body(self, buffer, size):
             real(self, buffer, size)
             if size > 100_000 and once("flipped"):
                 buffer.bytes[5] ^= 1
-        pair.Pair.body = body
+        link.Link.body = body
     """
     run = ranks(
         HOOKS + textwrap.dedent(code) + FETCH,
@@ -274,7 +271,7 @@ def test_member_that_dies_before_the_tree_is_there_costs_seconds(
     ranks: Ranks, origin: Origin, tmp_path: Path, victim: str
 ) -> None:
     code = """
-        pair.MEETING = 2
+        link.MEETING = 2
         def die(self, place):
             if (place.position == 0) == (victim == "source") and once("dead"):
                 os.kill(os.getpid(), 9)
@@ -304,7 +301,7 @@ def test_store_that_dies_with_the_source_costs_downloads_and_not_the_file(
             sent.append(kind)
             if source and len(sent) > 20:
                 os.kill(os.getpid(), 9)
-        before(pair.Pair, "send", kill)
+        before(link.Link, "send", kill)
         if RANK:
             time.sleep(0.3)
     """
@@ -332,7 +329,7 @@ def test_node_that_gloo_cannot_reach_downloads_by_itself_and_tries_no_more(
             os.environ["GLOO_SOCKET_IFNAME"] = "nowhere0"
         if RANK:
             time.sleep(0.6 if RANK == last else 0.3)
-        pair.TIMEOUT = relay.STEP = 2
+        link.PEER_TIMEOUT = tree.STEP = 2
     """
     run = ranks(
         HOOKS + textwrap.dedent(code) + FETCH + "failing(lambda: nanodist.fetch(other, sha256=sha256))",
@@ -357,9 +354,9 @@ def test_stopped_receiver_holds_up_the_others_for_seconds_only(ranks: Ranks, ori
             if self.size > 1_000_000 and once("stopped"):
                 subprocess.Popen(["sh", "-c", f"sleep 12; kill -CONT {os.getpid()}"])
                 os.kill(os.getpid(), signal.SIGSTOP)
-        before(deposits.IncomingBlob, "write", stop)
-        pair.TIMEOUT = 4
-        relay.STEP = 2
+        before(peers.IncomingBlob, "write", stop)
+        link.PEER_TIMEOUT = 4
+        tree.STEP = 2
     """
     run = ranks(
         HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
@@ -386,7 +383,7 @@ def test_interrupt_ends_within_two_seconds_and_spoils_nobody_else(
                 report(interrupted=True)
                 os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.02)
-        before(*((pair.Pair, "send") if interrupted == "source" else (deposits.IncomingBlob, "write")), interrupt)
+        before(*((link.Link, "send") if interrupted == "source" else (peers.IncomingBlob, "write")), interrupt)
     """
     run = ranks(
         HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH,
@@ -412,10 +409,10 @@ def test_interrupt_ends_a_receiver_whose_source_is_stopped(ranks: Ranks, origin:
     code = """
         import signal, subprocess
         def stop(self, kind, *rest):
-            if source and kind is pair.Kind.DATA and once("stopped"):
+            if source and kind is link.FrameKind.DATA and once("stopped"):
                 subprocess.Popen(["sh", "-c", f"sleep 5; kill -CONT {os.getpid()}"])
                 os.kill(os.getpid(), signal.SIGSTOP)
-        before(pair.Pair, "send", stop)
+        before(link.Link, "send", stop)
         def interrupt():
             while not os.path.exists(f"{folder}/stopped"):
                 time.sleep(0.01)
@@ -442,7 +439,7 @@ def test_interrupt_ends_a_receiver_whose_source_is_stopped(ranks: Ranks, origin:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 1000])
 def test_tree_has_each_member_once_and_patience_that_grows_upwards(size: int) -> None:
-    trees = [Tree(None, "", position, size) for position in range(size)]  # type: ignore[arg-type]
+    trees = [TreePosition(None, "", position, size) for position in range(size)]  # type: ignore[arg-type]
     assert sorted(child for tree in trees for child in tree.children()) == list(range(1, size))
     for tree in trees:
         assert all(trees[child].height() < tree.height() for child in tree.children())
@@ -498,10 +495,10 @@ def test_where_nobody_else_comes_the_wait_grows_shorter(ranks: Ranks, origin: Or
 def test_eight_members_pass_it_on_in_a_tree(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
     code = """
         sent = []
-        before(pair.Pair, "send", lambda self, kind, *rest: sent.append((id(self), kind)))
+        before(link.Link, "send", lambda self, kind, *rest: sent.append((id(self), kind)))
     """
     tail = """
-report(edges=len({one for one, kind in sent if kind is pair.Kind.DATA}))
+report(edges=len({one for one, kind in sent if kind is link.FrameKind.DATA}))
 """
     run = ranks(
         HOOKS + SMALL_FRAMES + textwrap.dedent(code) + FETCH + tail,
@@ -549,11 +546,11 @@ def test_many_are_sent_while_the_next_are_downloaded(ranks: Ranks, origin: Origi
     code = """
         ends = []
         def slow(self, kind, *rest):
-            if source and kind is pair.Kind.DATA:
+            if source and kind is link.FrameKind.DATA:
                 time.sleep(0.2)
-            if source and kind is pair.Kind.END:
+            if source and kind is link.FrameKind.END:
                 ends.append(time.time())
-        before(pair.Pair, "send", slow)
+        before(link.Link, "send", slow)
         paths = nanodist.fetch_many(urls, workers=1)
         report(paths=[str(path) for path in paths], ends=ends)
     """
