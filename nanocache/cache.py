@@ -21,7 +21,6 @@ from .disk import files
 from .engine import steps
 from .progress import ProgressOption
 from .store.blobs import Store
-from .store.hits import Hits
 
 __all__ = ["Cache", "PathLike"]
 
@@ -49,9 +48,6 @@ class Cache:
 
     @property
     def store(self) -> Store:
-        return self._opened().store
-
-    def _opened(self) -> _Opened:
         return self._fixed or _environment()
 
     def fetch(
@@ -84,13 +80,13 @@ class Cache:
         Raises ValueError (bad arguments, before any I/O), ChecksumMismatch, DownloadFailed, NotCached, LockTimeout,
         NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.
         """
-        opened = self._opened()
+        store = self.store
         asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
-        if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
+        if asked is not None and not rehash and max_age is None and (path := store.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
         request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
-        return opened.fetch(request, asked, ambient())
+        return _fetch(store, request, asked, ambient())
 
     async def afetch(
         self,
@@ -111,9 +107,9 @@ class Cache:
         A hit is answered inline; everything else is one hop to a thread, and tasks that want the same share one.
         Cancelling it stops the work within a second, unless others still wait for it.
         """
-        opened = self._opened()
+        store = self.store
         asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
-        if asked is not None and not rehash and max_age is None and (path := opened.hits.recall(asked)) is not None:
+        if asked is not None and not rehash and max_age is None and (path := store.hits.recall(asked)) is not None:
             return path
         from .coordination import tasks  # asyncio is half of what using nanocache would load
 
@@ -121,9 +117,9 @@ class Cache:
 
         def work(cancel: Cancel) -> Path:
             request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
-            return opened.fetch(request, asked, cancel)
+            return _fetch(store, request, asked, cancel)
 
-        return await tasks.share_async(("afetch", opened.store.base, artifact, rehash, max_age, offline), work)
+        return await tasks.share_async(("afetch", store.base, artifact, rehash, max_age, offline), work)
 
     def fetch_many(
         self,
@@ -142,16 +138,16 @@ class Cache:
         from .engine import many  # here, with concurrent.futures: most callers fetch one at a time
 
         wanted = [item if isinstance(item, Artifact) else Artifact(item) for item in artifacts]
-        fetch = partial(self._fetch_one, self._opened(), offline)
+        fetch = partial(self._fetch_one, self.store, offline)
         return many.fetch(wanted, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
 
     def _fetch_one(
-        self, opened: _Opened, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
+        self, store: Store, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
     ) -> Path:
         asked = _asked(artifact, None, None, (), None, None)
-        if asked is not None and (path := opened.hits.recall(asked)) is not None:
+        if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
-        return opened.fetch(Request.of(artifact, offline=offline, progress=progress), asked, cancel)
+        return _fetch(store, Request.of(artifact, offline=offline, progress=progress), asked, cancel)
 
     def lookup(
         self,
@@ -165,53 +161,46 @@ class Cache:
 
         A blob whose seal is broken is read and compared. Raises ValueError, UnsafeCache.
         """
-        opened = self._opened()
+        store = self.store
         asked = _asked(url, sha256, filename, (), None, postprocess)
-        if asked is not None and (path := opened.hits.recall(asked)) is not None:
+        if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, (), None, postprocess)
-        return steps.lookup(opened.store, Request.of(artifact, offline=True, progress=False))
+        return steps.lookup(store, Request.of(artifact, offline=True, progress=False))
 
 
-class _Opened:
-    """A store with what it answered."""
-
-    def __init__(self, base: str) -> None:
-        self.store = Store(base)
-        self.hits = Hits(self.store)
-
-    def fetch(self, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
-        path = self.store.ref(request.url_key)
-        ref = None if request.artifact.sha256 is not None else (path, files.stamp(path))
-        found = steps.fetch(self.store, request, cancel)
-        self.store.mark_recent(found.digest)
-        # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
-        if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):
-            self.hits.remember(asked, found.path, found.digest, product=request.hook is not None, ref=ref)
-        return found.path
+def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
+    path = store.ref(request.url_key)
+    ref = None if request.artifact.sha256 is not None else (path, files.stamp(path))
+    found = steps.fetch(store, request, cancel)
+    store.recency.mark(found.digest)
+    # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
+    if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):
+        store.hits.remember(asked, found.path, found.digest, product=request.hook is not None, ref=ref)
+    return found.path
 
 
-_bases: dict[str, _Opened] = {}
-_spelled: dict[tuple[str | None, ...], _Opened] = {}
+_bases: dict[str, Store] = {}
+_spelled: dict[tuple[str | None, ...], Store] = {}
 
 
-def _opened(base: str) -> _Opened:
-    return _bases.get(base) or _bases.setdefault(base, _Opened(base))
+def _opened(base: str) -> Store:
+    return _bases.get(base) or _bases.setdefault(base, Store(base))
 
 
-def _environment() -> _Opened:
+def _environment() -> Store:
     """The environment's base directory: by its spelling where that alone says it, else worked out anew."""
     get = os.environ.get
     spelled = get("NANOCACHE_DIR") or get("NANOCHAT_BASE_DIR")
     key = (spelled,) if spelled else (None, get("XDG_CACHE_HOME"), get("HOME"))
-    opened = _spelled.get(key)
-    if opened is None:
+    store = _spelled.get(key)
+    if store is None:
         if os.name == "nt":
             raise OSError("nanocache does not run on Windows yet; it runs on Linux (WSL too) and macOS")
-        opened = _opened(config.base_dir())
+        store = _opened(config.base_dir())
         if spelled is None or (spelled.startswith("/") and "$" not in spelled):
-            _spelled[key] = opened
-    return opened
+            _spelled[key] = store
+    return store
 
 
 def _asked(

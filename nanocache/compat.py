@@ -7,7 +7,6 @@ file that is not ours is never lost.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -28,7 +27,8 @@ from .disk import durable, faults, files, hashing
 from .engine import steps
 from .progress import Display
 from .store import seal
-from .store.blobs import FOLDERS, Store
+from .store.blobs import Store
+from .store.layout import FOLDERS, product_lock_key
 
 __all__ = ["download_file_with_lock"]
 
@@ -46,7 +46,7 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     store = Cache().store
     request = Request.of(Artifact(url))
     target = os.path.join(store.base, relative)
-    key = "p-" + hashlib.sha256(f"file\n{relative}".encode()).hexdigest()
+    key = product_lock_key(f"file\n{relative}")
     label = getattr(postprocess_fn, "__qualname__", type(postprocess_fn).__qualname__)
     asker = (*request.identity, label)
 

@@ -31,6 +31,7 @@ from .errors import NoSpace
 from .progress import Display, ProgressOption
 from .store import partials, refs
 from .store.blobs import Store
+from .store.layout import lock_key
 from .store.partials import Abandoned, Partial
 from .store.refs import Ref
 
@@ -92,10 +93,11 @@ def receive_blob(
     if not store.prepare():
         raise PermissionError(f"{store.base} is not writable for this user")
     _check_room(store, request, promised.size)
+    key = lock_key(artifact.sha256, request.url_key)
     at_once = WaitOptions(lambda: False, request.identity, Cancel(), 0.0, lambda *_: None)
     with (
-        hold_lock(store.lock_place(request.key), at_once) as holding,
-        partials.create(store.partials(request.key), base=store.base, modes=store.modes) as partial,
+        hold_lock(store.lock_place(key), at_once) as holding,
+        partials.create(store, key) as partial,
         closing(Display(request.progress, request.name)) as display,
     ):
         try:

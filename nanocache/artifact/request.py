@@ -63,11 +63,6 @@ class Request:
         )
 
     @property
-    def key(self) -> str:
-        """What is locked, and what a partial is filed under."""
-        return self.artifact.sha256 or f"u-{self.url_key}"
-
-    @property
     def identity(self) -> tuple[object, ...]:
         """What decides whether another one's failure would have been ours: sources and credentials."""
         return self.artifact.url, self.artifact.mirrors, self.artifact.headers, self.artifact.size

@@ -20,9 +20,11 @@ from typing import Any
 from ..errors import UnsafeCache
 
 __all__ = [
+    "NEW",
     "Modes",
     "make_folder",
     "move",
+    "new_name",
     "open_private",
     "random_name",
     "read_json",
@@ -31,6 +33,7 @@ __all__ = [
     "stamp",
 ]
 
+NEW = "new-"  # how the names of files begin that are on their way to their place
 RACES = 16  # rounds against somebody who removes empty folders while we make them
 LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
 
@@ -48,14 +51,15 @@ class Modes:
         bits = stat.S_IMODE(base_mode)
         return cls(folder=bits, lock=bits & 0o666, blob=bits & 0o444)
 
-    def trusts(self, st: os.stat_result) -> bool:
-        """Whether a file may be built on: anybody's where others may write, else this user's and root's."""
-        return bool(self.folder & 0o022) or st.st_uid in (os.geteuid(), 0)
-
 
 def random_name() -> str:
     """16 hex digits that nobody else picks, nor can foresee."""
     return os.urandom(8).hex()  # `secrets` says no more, and imports hmac and base64 for it
+
+
+def new_name() -> str:
+    """The name of a file on its way to its place."""
+    return NEW + random_name()
 
 
 def make_folder(path: str, *, below: str, mode: int) -> list[str]:
@@ -188,7 +192,7 @@ def create_json(path: str, value: Any, *, mode: int) -> None:
 
 def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
     """Replace `path` by `value` as JSON, atomically, through a new file in the folder `scratch`. Not synced."""
-    fresh = os.path.join(scratch, f"new-{random_name()}")
+    fresh = os.path.join(scratch, new_name())
     create_json(fresh, value, mode=mode)
     try:
         os.rename(fresh, path)

@@ -9,7 +9,6 @@ changes it for all.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import durable, files
 from ..errors import UnsafeCache
 from ..store.blobs import Store
+from ..store.layout import product_lock_key
 
 __all__ = ["build", "find"]
 
@@ -36,8 +36,7 @@ def find(store: Store, digest: str, hook: Hook, artifact_name: str) -> Path | No
         return None
     if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
         raise UnsafeCache(path=path, reason=f"a product should be there, not {files.kind(st.st_mode)}")
-    if not store.trusted(st):
-        raise UnsafeCache(path=path, reason=f"it belongs to user {st.st_uid}, a stranger to this cache")
+    store.check_trusted(path, st)
     return Path(path)
 
 
@@ -47,7 +46,7 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
     Raises PostprocessFailed and what else the hook raises of ours, LockTimeout, Cancelled, OSError.
     """
     path = store.product(digest, hook.key, hook.product_name(request.name))
-    key = "p-" + hashlib.sha256(os.path.relpath(path, store.base).encode()).hexdigest()
+    key = product_lock_key(os.path.relpath(path, store.base))
     asker = (hook.key, digest)
 
     def work(own: Cancel) -> Path | None:

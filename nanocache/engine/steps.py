@@ -29,6 +29,7 @@ from ..errors import DownloadFailed, NotCached, UnsafeCache
 from ..progress import Display
 from ..store import healing, orphans, refs, sweep
 from ..store.blobs import Store
+from ..store.layout import lock_key
 from ..store.partials import Abandoned
 from ..store.refs import Ref
 from . import products
@@ -44,6 +45,10 @@ def known(store: Store, request: Request) -> str | None:
         return request.artifact.sha256
     ref = refs.read(store, request.url_key)
     return ref.digest if ref is not None and _fresh(ref, request) else None
+
+
+def _key(request: Request) -> str:
+    return lock_key(request.artifact.sha256, request.url_key)
 
 
 def _fresh(ref: Ref, request: Request) -> bool:
@@ -117,7 +122,7 @@ def _bring(store: Store, request: Request, cancel: Cancel) -> str:
     """The digest of the request's blob, which was intact on disk a moment ago."""
     if not store.prepare():
         return _read_only(store, request)
-    key = ("blob", store.base, request.key, request.rehash, request.max_age, request.settings.offline)
+    key = ("blob", store.base, _key(request), request.rehash, request.max_age, request.settings.offline)
     digest = share(key, request.identity, lambda own: _locked(store, request, own), cancel)
     sweep.daily(store)
     return digest
@@ -144,7 +149,7 @@ def _locked(store: Store, request: Request, cancel: Cancel) -> str:
     wait = WaitOptions(reached, request.identity, cancel, request.settings.lock_timeout, display.waiting)
     try:
         while True:
-            with hold_lock(store.lock_place(request.key), wait) as holding:
+            with hold_lock(store.lock_place(_key(request)), wait) as holding:
                 if holding is not None:
                     return _held(store, request, cancel, holding, display)
             if (digest := known(store, request)) is not None:
@@ -204,9 +209,7 @@ def _transfer(
     )
     while True:
         source = _file_stamp(artifact.url)
-        with orphans.claim(
-            store.partials(request.key), base=store.base, modes=store.modes, judged=artifact.sha256 is not None
-        ) as partial:
+        with orphans.claim(store, _key(request), judged=artifact.sha256 is not None) as partial:
             try:
                 received = download.download(wanted, partial, cancel, report)
             except Abandoned:

@@ -1,15 +1,7 @@
-"""The store: what lies where on disk, and the one step that makes an artifact visible.
+"""The store: blobs, and the one step that makes an artifact visible.
 
-    <base>/                                              NANOCACHE_DIR
-    ├── blobs-v1/sha256/9f/9f86d0…/weights.safetensors    published, sealed, mode 0444 at most
-    ├── refs-v1/3a/<sha256 of the URL's key>.json         url -> digest, size, etag, last-modified, fetched-at
-    ├── products-v1/<digest>/<hook key>/<name>            what postprocess built
-    ├── partials-v1/<key>/<random>/{data,state.json,lock} private to one transfer
-    ├── locks-v1/9f/<key>.lock, <key>.json                the lock; who holds it, how far, how it failed
-    └── trash-v1/                                         renamed here first, deleted outside any lock
-
-Knows no network and no lock. Invariants: a path visible under `blobs-v1` holds complete bytes with the digest in its
-name; nothing before the rename in `publish` is visible; nothing but our own folders is listed, counted or deleted.
+What lies where is `layout`'s. Knows no network and no lock. Invariants: a path visible under `blobs-v1` holds complete
+bytes with the digest in its name; nothing is visible before the rename in `publish`.
 """
 
 from __future__ import annotations
@@ -18,126 +10,38 @@ import errno
 import logging
 import os
 import shutil
-import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..coordination.lock import LockPlace
 from ..disk import durable, files, hashing
-from ..errors import UnsafeCache
 from . import partials, seal
+from .hits import Hits
+from .layout import BaseDirectory
 from .partials import Partial
+from .recency import Recency
 
 __all__ = ["Store", "witness"]
 
 logger = logging.getLogger("nanocache")
 
-BLOBS, REFS, PRODUCTS = "blobs-v1", "refs-v1", "products-v1"
-PARTIALS, LOCKS, TRASH = "partials-v1", "locks-v1", "trash-v1"
-FOLDERS = (BLOBS, REFS, PRODUCTS, PARTIALS, LOCKS, TRASH)
-
-RECENT = 3600.0  # seconds between two marks of recency on one blob by one process
-# https://bford.info/cachedir/: the first 43 bytes say "a cache" to tar, borg and restic.
-CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by nanocache; safe to delete.\n"
-
 Witness = tuple[int, int, int, int]
 
 
-class Store:
-    """One base directory. Cheap to make; creates nothing until something is written."""
+class Store(BaseDirectory):
+    """The blobs in one base directory, and what this process knows of them. Safe to share between threads."""
 
     def __init__(self, base: str) -> None:
-        self.base = base
-        self._witnesses: dict[str, Witness] = {}  # files hashed here whose seal can't be kept
-        self._recent: dict[str, float] = {}
-        self._prepared = False
-        self._read_base()
-
-    def _read_base(self) -> None:
-        try:
-            st = os.stat(self.base)
-        except OSError:  # not there, or not to be seen: `prepare` says why
-            self.modes, self._owners = files.Modes.of(0o755), None
-            return
-        self.modes = files.Modes.of(st.st_mode)
-        # In a group-writable base anybody's files are used; else ours, root's and the owner's of the base.
-        self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
-
-    # paths
-
-    def blob(self, digest: str, name: str) -> str:
-        return f"{self.base}/{BLOBS}/sha256/{digest[:2]}/{digest}/{name}"
-
-    def ref(self, url_key: str) -> str:
-        return f"{self.base}/{REFS}/{url_key[:2]}/{url_key}.json"
-
-    def product(self, digest: str, hook_key: str, name: str) -> str:
-        return f"{self.base}/{PRODUCTS}/{digest}/{hook_key}/{name}"
-
-    def partials(self, key: str) -> str:
-        return f"{self.base}/{PARTIALS}/{key}"
-
-    def lock_place(self, key: str) -> LockPlace:
-        """`<key>` is a digest, or `u-` or `p-` and 64 hex digits. Makes the folder of the lock."""
-        folder = f"{self.base}/{LOCKS}/{key.removeprefix('u-').removeprefix('p-')[:2]}"
-        self.folder(folder)
-        return LockPlace(f"{folder}/{key}.lock", f"{folder}/{key}.json", f"{self.base}/{TRASH}", self.modes.lock)
-
-    # folders
-
-    def prepare(self) -> bool:
-        """Make the base directory, with the umask, and our top folders; False if nothing can be written there.
-
-        Raises UnsafeCache, and OSError where the disk itself fails.
-        """
-        if not self._prepared or not os.path.isdir(self.base):  # somebody may have removed it by hand meanwhile
-            try:
-                self._make()
-            except OSError as e:
-                if isinstance(e, UnsafeCache) or e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                    raise
-                return False
-        return self.writable()
-
-    def _make(self) -> None:
-        os.makedirs(self.base, exist_ok=True)
-        self._read_base()
-        self._warn_if_open()
-        fresh = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
-        for name in FOLDERS:
-            self._tag(f"{self.base}/{name}")
-        if any(fresh):
-            with suppress(PermissionError):  # a base that may be written to and not be read
-                durable.sync_folder(self.base)
-        self._prepared = True
-
-    def _tag(self, folder: str) -> None:
-        # In each of our folders and never in the base: with NANOCHAT_BASE_DIR people keep checkpoints there, and a
-        # tag would silently take them out of their backups.
-        for name, text in (("CACHEDIR.TAG", CACHEDIR_TAG), (".gitignore", b"*\n")):
-            with suppress(FileExistsError):
-                files.create(f"{folder}/{name}", text, self.modes.lock)
-
-    def _warn_if_open(self) -> None:
-        mode = os.stat(self.base).st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            logger.warning("anybody can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode))
-
-    def writable(self) -> bool:
-        """Whether this user may make files there."""
-        # Deleted by hand a moment ago, it is made again.
-        return os.access(self.base, os.W_OK | os.X_OK) or not os.path.lexists(self.base)
-
-    def folder(self, path: str) -> list[str]:
-        """Make the folder `path` of ours; the folders that now have a new one in them, innermost first."""
-        return files.make_folder(path, below=self.base, mode=self.modes.folder)
+        super().__init__(base)
+        self.recency = Recency(self)
+        self.hits = Hits(self.recency)
+        self._witnesses: dict[str, Witness] = {}  # files that were hashed here and can't keep their seal
 
     @contextmanager
     def private(self, key: str) -> Iterator[str]:
-        """A folder of this process's own, beside the key's partials. It goes after the block, with what is in it."""
-        folder, pid = os.path.join(self.partials(key), files.random_name()), os.getpid()
+        """A folder of this process's own, beside the key's partials. It is deleted after the block."""
+        folder = os.path.join(self.partials(key), files.random_name())
+        pid = os.getpid()
         try:
             self.folder(folder)
             yield folder
@@ -146,9 +50,6 @@ class Store:
                 files.remove(folder)
                 files.remove_empty(os.path.dirname(folder))
 
-    def trusted(self, st: os.stat_result) -> bool:
-        return self._owners is None or st.st_uid in self._owners
-
     # blobs
 
     def intact(self, digest: str, path: str) -> bool:
@@ -156,8 +57,7 @@ class Store:
         st = files.check_regular(path)
         if st is None:
             return False
-        if not self.trusted(st):
-            raise UnsafeCache(path=path, reason=f"it belongs to user {st.st_uid}, a stranger to this cache")
+        self.check_trusted(path, st)
         return seal.holds(st, digest) or self._witnesses.get(path) == witness(st)
 
     def names(self, digest: str) -> list[str]:
@@ -195,7 +95,7 @@ class Store:
     def _copy(self, source: str, target: str, digest: str) -> Path | None:
         """A copy as `target`; None if the source is wrong behind an intact seal, which only reading it tells."""
         # Through a partial: a copy straight into the blob's folder would be visible before it is complete.
-        with partials.create(self.partials(digest), base=self.base, modes=self.modes) as partial:
+        with partials.create(self, digest) as partial:
             with open(source, "rb") as file, open(partial.fd, "wb", closefd=False) as copy:
                 shutil.copyfileobj(file, copy, hashing.BLOCK)
             if hashing.hash_file(partial.fd) != digest:
@@ -219,7 +119,7 @@ class Store:
             self.do_without_seal(path, digest)
         for folder in (os.path.dirname(path), *grown):  # losing a name loses an entry, never a byte
             durable.sync_folder(folder)
-        self._recent[digest] = time.monotonic()  # the rename left the mark
+        self.recency.was_marked(digest)
         return Path(path)
 
     def _sync(self, partial: Partial) -> None:
@@ -239,33 +139,6 @@ class Store:
         """Vouch for a blob whose seal can't be set or kept, and say so."""
         self.vouch(path, os.lstat(path))
         logger.warning("%s cannot keep the seal of %s...: it is hashed once in each process", path, digest[:12])
-
-    def mark_recent(self, digest: str) -> None:
-        """Leave a mark for eviction: the mtime of the blob's folder, at most once an hour, errors ignored.
-
-        Never the blob's own times: that would launder a write, and in a container copy the whole file up.
-        """
-        now = time.monotonic()
-        if now - self._recent.get(digest, -RECENT) >= RECENT:
-            self._recent[digest] = now
-            with suppress(OSError):
-                os.utime(os.path.dirname(self.blob(digest, "")))
-
-    # trash
-
-    def set_aside(self, path: str) -> None:
-        """Take `path` out of sight in one step, and delete it then. Gone already is fine."""
-        self.folder(trash := f"{self.base}/{TRASH}")
-        aside = os.path.join(trash, files.random_name())
-        try:
-            os.rename(path, aside)
-        except FileNotFoundError:
-            return
-        except OSError as e:
-            if e.errno != errno.EXDEV:  # an image layer below an overlay: nothing there can be renamed
-                raise
-            aside = path
-        files.remove(aside)
 
 
 def witness(st: os.stat_result) -> Witness:

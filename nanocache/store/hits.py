@@ -1,7 +1,7 @@
 """The hit that a data loader asks for millions of times: one stat, and a dictionary.
 
 A memory and not a truth: what it knows is checked against the disk at each call. Invariants: a hit does no network, no
-lock and no read; a blob that was written to, replaced or deleted is noticed by that one stat; a remembered URL costs a
+lock and no read; that one stat notices a blob that was written to, replaced or deleted; a remembered URL costs a
 second stat, of its ref, since another process may have moved it.
 """
 
@@ -14,33 +14,44 @@ from pathlib import Path
 
 from ..disk import files
 from . import seal
-from .blobs import Store
+from .recency import Recency
 
-__all__ = ["Hits"]
+__all__ = ["Hits", "RefStamp"]
 
-Ref = tuple[str, tuple[int, int] | None]  # the path of a ref, and its stamp
+RefStamp = tuple[str, tuple[int, int] | None]  # the path of a ref, and its stamp
 
 LIMIT = 1 << 16  # hits remembered; beyond it the memory starts anew rather than keep an order
 
 
 class _Hit:
-    __slots__ = ("digest", "instant", "kind", "path", "ref", "sealed", "spelled", "stamp")
+    """One answer, and what must still be so for it to be the answer again."""
 
-    def __init__(self, path: Path, digest: str, *, product: bool, ref: Ref | None) -> None:
-        self.path, self.spelled, self.digest = path, str(path), digest
-        st = os.lstat(path)
-        self.kind = stat.S_IFMT(st.st_mode)
-        self.instant = None if product else seal.of(digest)
-        self.sealed = product or seal.holds(st, digest)
+    __slots__ = ("digest", "instant", "kind", "path", "ref", "spelled", "stamp")
+
+    def __init__(self, path: Path, digest: str, kind: int, instant: int | None, ref: RefStamp | None) -> None:
+        self.path = path
+        self.spelled = str(path)
+        self.digest = digest
+        self.kind = kind
+        self.instant = instant  # the seal's; None for a product, which has none
         self.ref = None if ref is None else ref[0]
         self.stamp = None if ref is None else ref[1]
+
+    def holds(self, st: os.stat_result) -> bool:
+        if stat.S_IFMT(st.st_mode) != self.kind:
+            return False
+        return self.instant is None or self.instant == st.st_mtime_ns % seal.DAY_NS
+
+    def moved(self) -> bool:
+        """Whether the URL's ref is another one by now."""
+        return self.ref is not None and files.stamp(self.ref) != self.stamp
 
 
 class Hits:
     """What one store answered, by what was asked."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, recency: Recency) -> None:
+        self._recency = recency
         self._known: dict[Hashable, _Hit] = {}
 
     def recall(self, asked: Hashable) -> Path | None:
@@ -52,23 +63,24 @@ class Hits:
             st = os.lstat(hit.spelled)
         except OSError:
             return None
-        if stat.S_IFMT(st.st_mode) != hit.kind or hit.instant not in (None, st.st_mtime_ns % seal.DAY_NS):
+        if not hit.holds(st) or hit.moved():
             return None
-        if hit.ref is not None and files.stamp(hit.ref) != hit.stamp:
-            return None
-        self._store.mark_recent(hit.digest)
+        self._recency.mark(hit.digest)
         return hit.path
 
-    def remember(self, asked: Hashable, path: Path, digest: str, *, product: bool, ref: Ref | None) -> None:
-        """Remember an answer that was just found on disk; one that no seal tells from another is not remembered.
+    def remember(self, asked: Hashable, path: Path, digest: str, *, product: bool, ref: RefStamp | None) -> None:
+        """Remember an answer that was just found on disk. A blob without its seal is not remembered.
 
         `ref` is the stamp from before the answer was found: taken afterwards, it could be of a later one.
         """
+        if ref is not None and ref[1] is None:  # there was no ref
+            return
         try:
-            hit = _Hit(path, digest, product=product, ref=ref)
+            st = os.lstat(path)
         except OSError:
             return
-        if not hit.sealed or (hit.ref is not None and (hit.stamp is None or files.stamp(hit.ref) != hit.stamp)):
+        hit = _Hit(path, digest, stat.S_IFMT(st.st_mode), None if product else seal.of(digest), ref)
+        if not hit.holds(st) or hit.moved():
             return
         if len(self._known) >= LIMIT:
             self._known.clear()

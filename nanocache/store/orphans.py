@@ -1,4 +1,4 @@
-"""Partials without an owner: who takes one over, and when nobody will.
+"""Partials without an owner: who may take one over, and when it is swept.
 
 Invariants: a partial is taken over only if its owner is provably gone, or let go of it; of all who try, one gets it,
 also where locks let everybody in; bytes of another boot or host are trusted only if a digest will judge them.
@@ -13,94 +13,117 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..coordination.lock import Lock, try_lock
+from ..coordination.lock import Lock
 from ..coordination.process import Identity
 from ..disk import files
 from ..errors import UnsafeCache
-from .partials import DATA, STATE, Abandoned, Home, Partial, create
+from . import partials
+from .layout import BaseDirectory
+from .partials import DATA, STATE, Abandoned, Partial, create
 
 __all__ = ["claim", "gone"]
 
-STILL = 900.0  # seconds without a movement after which a partial of another boot or host is nobody's
+STILL = 900.0  # seconds without a movement after which a partial of another boot or host has no owner
 
 
-def claim(folder: str, *, base: str, modes: files.Modes, judged: bool) -> Partial:
-    """The best partial in `folder` whose owner is gone, or a new one.
+def claim(directory: BaseDirectory, key: str, *, judged: bool) -> Partial:
+    """The best partial of `key` whose owner is gone, or a new one.
 
     `judged`: a digest will judge the bytes. Without one, a partial of another boot or host is not resumed.
     """
-    for path in _by_size(folder):
-        if (partial := _claim_one(path, Home(folder, base, modes), judged)) is not None:
+    for path in _by_size(directory.partials(key)):
+        partial = _claim_one(directory, key, path, judged)
+        if partial is not None:
             return partial
-    return create(folder, base=base, modes=modes)
+    return create(directory, key)
 
 
 def _by_size(folder: str) -> list[str]:
-    def size(path: str) -> int:
-        try:
-            return os.lstat(os.path.join(path, DATA)).st_size
-        except OSError:
-            return 0
-
-    return sorted((os.path.join(folder, name) for name in files.names(folder)), key=size, reverse=True)
+    paths = [os.path.join(folder, name) for name in files.names(folder)]
+    return sorted(paths, key=_size, reverse=True)
 
 
-def _claim_one(path: str, home: Home, judged: bool) -> Partial | None:
-    record = _Record.read(path, home.modes)
-    if record is None or (lock := record.take(path, home.modes)) is None:
-        return None
-    mine, fd = os.path.join(home.folder, files.random_name()), -1
+def _size(path: str) -> int:
     try:
-        fd = files.open_private(os.path.join(path, DATA), os.O_RDWR)
-        st = os.fstat(fd)
-        if st.st_nlink > 1:  # published, too: a power cut in the middle of a rename may leave both names
-            raise FileExistsError(errno.EEXIST, "it has another name", path)
-        if not home.modes.trusts(st):
-            raise PermissionError(errno.EPERM, "it is a stranger's", path)
-        os.unlink(os.path.join(path, STATE))  # for one of all who read it, even where locks let everybody in
-        os.rename(path, mine)
+        return os.lstat(os.path.join(path, DATA)).st_size
     except OSError:
-        if fd >= 0:
-            os.close(fd)
+        return 0
+
+
+def _claim_one(directory: BaseDirectory, key: str, path: str, judged: bool) -> Partial | None:
+    record = _OwnerRecord.read(path, directory)
+    lock = None if record is None else record.take_lock(path, directory)
+    if record is None or lock is None:
+        return None
+    try:
+        partial = _take_over(directory, key, path, record, lock)
+    except OSError:
         lock.release()
         return None
-    partial = Partial(os.path.join(mine, DATA), fd, home, lock=lock, state=record.state)
     if judged or record.owner.here:
-        with suppress(OSError, Abandoned):  # then it is resumed only by this process
+        with suppress(OSError, Abandoned):  # then only this process can resume it
             partial.save(record.state)
         return partial
     partial.state = None
-    partial.close()  # throws it away
+    partial.close()  # deletes it
     return None
 
 
+def _take_over(directory: BaseDirectory, key: str, path: str, record: _OwnerRecord, lock: Lock) -> Partial:
+    """Rename the partial at `path` to a name of this process's own. Raises OSError if another one was faster."""
+    fd = files.open_private(os.path.join(path, DATA), os.O_RDWR)
+    mine = os.path.join(directory.partials(key), files.random_name())
+    try:
+        _check_data(fd, path, directory)
+        os.unlink(os.path.join(path, STATE))  # succeeds for one of all who read it, even where locks let everybody in
+        os.rename(path, mine)
+    except BaseException:  # Ctrl-C, too
+        os.close(fd)
+        raise
+    return Partial(directory, key, os.path.join(mine, DATA), fd, lock=lock, state=record.state)
+
+
+def _check_data(fd: int, path: str, directory: BaseDirectory) -> None:
+    st = os.fstat(fd)
+    if st.st_nlink > 1:  # published, too: a power cut in the middle of a rename may leave both names
+        raise FileExistsError(errno.EEXIST, "it has another name", path)
+    if not directory.trusts(st):
+        raise PermissionError(errno.EPERM, "it is a stranger's", path)
+
+
 @dataclass(frozen=True, slots=True)
-class _Record:
+class _OwnerRecord:
     """A parsed `state.json`."""
 
     owner: Identity
-    left: bool  # the owner let go of it and may live on
+    left: bool  # the owner let go of it, and may still run
     state: dict[str, Any]
 
     @classmethod
-    def read(cls, path: str, modes: files.Modes) -> _Record | None:
-        record = files.read_json(os.path.join(path, STATE), trusts=modes.trusts) or {}
-        owner, state = record.get("owner"), record.get("state")
+    def read(cls, path: str, directory: BaseDirectory) -> _OwnerRecord | None:
+        record = files.read_json(os.path.join(path, STATE), trusts=directory.trusts) or {}
+        owner = record.get("owner")
+        state = record.get("state")
         identity = Identity.parse(owner) if isinstance(owner, dict) else None
         if identity is None or not isinstance(state, dict):
             return None
         return cls(identity, record.get("left") is True, state)
 
-    def take(self, path: str, modes: files.Modes) -> Lock | None:
+    def take_lock(self, path: str, directory: BaseDirectory) -> Lock | None:
         """The partial's lock if its owner is gone, else None."""
-        if not self.left and (self.owner.alive or (not self.owner.here and _moved(path) < STILL)):
+        if not self.left and self._may_live(path):
             return None
         try:
-            return try_lock(os.path.join(path, "lock"), mode=modes.lock)
+            return partials.lock_folder(path, directory)
         except UnsafeCache:
             return None
         except OSError:
-            return Lock(None)  # no locks here: that its owner is gone must do, and to claim it takes none
+            return Lock(None)  # no locks here: that its owner is gone has to do
+
+    def _may_live(self, path: str) -> bool:
+        if self.owner.alive:
+            return True
+        return not self.owner.here and _moved(path) < STILL
 
 
 def _moved(path: str) -> float:
@@ -114,14 +137,15 @@ def _moved(path: str) -> float:
     return time.time() - newest
 
 
-def gone(path: str, *, modes: files.Modes, age: float) -> bool:
-    """Whether a partial is nobody's and nothing in it moved for `age` seconds: fit to be swept."""
+def gone(path: str, directory: BaseDirectory, *, age: float) -> bool:
+    """Whether a partial has no owner, and nothing in it moved for `age` seconds: fit to be swept."""
     if _moved(path) < age:
         return False
-    record = _Record.read(path, modes)
+    record = _OwnerRecord.read(path, directory)
     if record is None:
         return True
-    lock = record.take(path, modes)
-    if lock is not None:
-        lock.release()
-    return lock is not None
+    lock = record.take_lock(path, directory)
+    if lock is None:
+        return False
+    lock.release()
+    return True

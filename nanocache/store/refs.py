@@ -1,4 +1,4 @@
-"""Refs: what a URL gave the last time somebody asked without a digest.
+"""Refs: what a URL gave the last time it was fetched without a digest.
 
 A hint, not a pin: if its blob is gone or damaged, whatever the URL gives now is taken. Invariants: no credential is in
 a ref; a ref is not replaced by one with an older `fetched_at`, so that without a working lock the newest download
@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..disk import files
-from .blobs import TRASH, Store
+from .layout import BaseDirectory
 
 __all__ = ["Ref", "read", "write"]
 
@@ -36,52 +37,59 @@ class Ref:
     source: list[int] | None = None  # size and mtime in nanoseconds of a `file:` URL's file
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "url": (str,),
-    "digest": (str,),
-    "size": (int,),
-    "etag": (str, type(None)),
-    "last_modified": (str, type(None)),
-    "fetched_at": (int, float),
-    "source": (list, type(None)),
+def _is_digest(value: Any) -> bool:
+    # It becomes a path.
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _is_validator(value: Any) -> bool:
+    # It becomes a header.
+    return value is None or (isinstance(value, str) and value.isprintable())
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < LATEST
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "url": lambda value: isinstance(value, str),
+    "digest": _is_digest,
+    "size": lambda value: isinstance(value, int),
+    "etag": _is_validator,
+    "last_modified": _is_validator,
+    "fetched_at": _is_time,
+    "source": lambda value: value is None or isinstance(value, list),
 }
 
 
 def _parse(record: dict[str, Any]) -> Ref | None:
-    values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(Ref)}
-    if not all(isinstance(values[name], types) for name, types in _TYPES.items()):
+    values = {name: record.get(name) for name in _CHECKS}
+    if not all(check(values[name]) for name, check in _CHECKS.items()):
         return None
-    digest = values["digest"]
-    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # it becomes a path
-        return None
-    if not 0 <= values["fetched_at"] < LATEST:
-        return None
-    if not all((values[name] or "").isprintable() for name in ("etag", "last_modified")):  # they become headers
-        return None
-    return Ref(**values)
+    return Ref(**values)  # type: ignore[arg-type]  # checked just now
 
 
-def read(store: Store, url_key: str) -> Ref | None:
+def read(directory: BaseDirectory, url_key: str) -> Ref | None:
     """The ref of a URL, None if there is none or a stranger's. Raises UnsafeCache where a symlink stands there."""
-    record = files.read_json(store.ref(url_key), trusts=store.trusted)
+    record = files.read_json(directory.ref(url_key), trusts=directory.trusts)
     return None if record is None else _parse(record)
 
 
-def write(store: Store, url_key: str, ref: Ref) -> None:
+def write(directory: BaseDirectory, url_key: str, ref: Ref) -> None:
     """Remember `ref`, unless a newer one is there. One from the future is not newer: a clock was wrong."""
-    path, record = store.ref(url_key), {name: getattr(ref, name) for name in _TYPES}
-    store.folder(os.path.dirname(path))
+    path = directory.ref(url_key)
+    record = {name: getattr(ref, name) for name in _CHECKS}
+    directory.folder(os.path.dirname(path))
     try:
-        files.create_json(path, record, mode=store.modes.lock)  # who meets half of it takes it for none, which it was
+        # A reader of a half-written ref treats it as absent, as it was before.
+        files.create_json(path, record, mode=directory.modes.lock)
+        return
     except FileExistsError:
-        _replace(store, url_key, ref, path, record)
-
-
-def _replace(store: Store, url_key: str, ref: Ref, path: str, record: dict[str, Any]) -> None:
-    there = read(store, url_key)
+        pass
+    there = read(directory, url_key)
     if there is not None and ref.fetched_at < there.fetched_at <= time.time():
         return
     if there is not None and there.digest != ref.digest:
         logger.info("%s changed: sha256 %s -> %s", ref.url, there.digest, ref.digest)
-    store.folder(scratch := f"{store.base}/{TRASH}")
-    files.write_json(path, record, scratch=scratch, mode=store.modes.lock)
+    directory.folder(directory.trash)
+    files.write_json(path, record, scratch=directory.trash, mode=directory.modes.lock)

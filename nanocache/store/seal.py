@@ -7,7 +7,7 @@ own. A later write moves the mtime, so a hit needs no record and no read.
 - At most a day old, because cleaners that go by mtime delete what looks old.
 - Different for different content, because servers make ETags from mtime and size.
 
-Not a proof: bit rot, a writer that puts the mtime back and stores through a mapping on tmpfs go unnoticed.
+Not a proof. Bit rot goes unnoticed, and so do a writer that puts the mtime back and stores through a mapping on tmpfs.
 """
 
 from __future__ import annotations

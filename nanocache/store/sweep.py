@@ -1,7 +1,7 @@
-"""Sweeping: what was orphaned by kills and power cuts goes, now and then.
+"""Sweeping: what kills and power cuts left behind is deleted now and then.
 
 After a download and never on a hit, at most once a day per base directory: partials whose owner is gone and that are a
-week old, and trash. Invariants: nothing outside our own folders is touched; what a living process writes is not.
+week old, and trash. Invariants: nothing outside our own folders is touched; nothing that a living process writes is.
 """
 
 from __future__ import annotations
@@ -12,49 +12,60 @@ from contextlib import suppress
 
 from ..disk import files
 from . import orphans
-from .blobs import PARTIALS, TRASH, Store
-from .partials import NEW
+from .layout import TAGS, BaseDirectory
 
 __all__ = ["daily"]
 
-DAY = 86_400.0
-WEEK = 7 * DAY  # seconds a partial is kept for whoever resumes it
-_KEPT = frozenset({"CACHEDIR.TAG", ".gitignore", "swept"})
+DAY = 86_400.0  # seconds between two sweeps, and that a file on its way to its place is kept
+WEEK = 7 * DAY  # seconds that a partial is kept to be resumed
+SWEPT = "swept"  # in the trash; its mtime is when the last sweep began
 
 
-def daily(store: Store) -> None:
-    """Sweep, unless somebody did within a day. Errors are left for the next time."""
-    mark = f"{store.base}/{TRASH}/swept"
+def daily(directory: BaseDirectory) -> None:
+    """Sweep, unless a process did within a day. Errors are left for the next time."""
+    mark = os.path.join(directory.trash, SWEPT)
     try:
         if time.time() - os.lstat(mark).st_mtime < DAY:
             return
         os.utime(mark, follow_symlinks=False)
     except FileNotFoundError:
         with suppress(OSError):
-            files.create(mark, b"", store.modes.lock)
+            files.create(mark, b"", directory.modes.lock)
     except OSError:
         return
-    _sweep(store)
+    _sweep_trash(directory)
+    _sweep_partials(directory)
 
 
-def _sweep(store: Store) -> None:
-    for entry in _scan(f"{store.base}/{TRASH}"):
-        if entry.name not in _KEPT and not (entry.name.startswith(NEW) and _young(entry)):
+def _sweep_trash(directory: BaseDirectory) -> None:
+    for entry in _scan(directory.trash):
+        if entry.name == SWEPT or entry.name in TAGS or _on_its_way(entry):
+            continue
+        files.remove(entry.path)
+
+
+def _sweep_partials(directory: BaseDirectory) -> None:
+    for entry in _scan(directory.all_partials):
+        if _on_its_way(entry):
+            continue
+        if entry.name.startswith(files.NEW):
             files.remove(entry.path)
-    for key in _scan(f"{store.base}/{PARTIALS}"):
-        if key.name.startswith(NEW) and not _young(key):
-            files.remove(key.path)
-        elif key.is_dir(follow_symlinks=False):
-            for partial in _scan(key.path):
-                with suppress(OSError):  # not ours to remove, or not what it should be: no reason to fail a fetch
-                    if orphans.gone(partial.path, modes=store.modes, age=WEEK):
-                        store.set_aside(partial.path)
-            files.remove_empty(key.path)
+        elif entry.is_dir(follow_symlinks=False):
+            _sweep_key(directory, entry.path)
 
 
-def _young(entry: os.DirEntry[str]) -> bool:
-    # A record on its way to its place, in the trash so that a kill leaves nothing that isn't swept; or the bytes of a
-    # transfer that has saved nothing yet.
+def _sweep_key(directory: BaseDirectory, folder: str) -> None:
+    for partial in _scan(folder):
+        with suppress(OSError):  # not ours to remove, or not what it should be: no reason to fail a fetch
+            if orphans.gone(partial.path, directory, age=WEEK):
+                directory.set_aside(partial.path)
+    files.remove_empty(folder)
+
+
+def _on_its_way(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a young file on its way: a record to its place, or a transfer's bytes before their first save."""
+    if not entry.name.startswith(files.NEW):
+        return False
     with suppress(OSError):
         return time.time() - entry.stat(follow_symlinks=False).st_mtime < DAY
     return True

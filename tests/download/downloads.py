@@ -16,15 +16,14 @@ import pytest
 
 from nanocache.cancel import Cancel
 from nanocache.config import Settings
-from nanocache.disk import files
 from nanocache.download import download as transfer
 from nanocache.download.download import Downloaded, DownloadRequest, NotModified, Source
 from nanocache.store import orphans, partials
+from nanocache.store.layout import BaseDirectory
 from tests.servers.misbehave import Handler, Step, _spoilt
 from tests.servers.origin import Loopback, Request
 
 MIB = 1 << 20
-MODES = files.Modes.of(0o755)
 
 
 def body(size: int, seed: int = 0) -> bytes:
@@ -88,7 +87,7 @@ class Download:
         return self.received
 
     def partial(self, *, judged: bool = True) -> partials.Partial:
-        return orphans.claim(str(self.base / "partials-v1" / "key"), base=str(self.base), modes=MODES, judged=judged)
+        return orphans.claim(BaseDirectory(str(self.base)), "key", judged=judged)
 
     def left(self) -> dict[str, Any] | None:
         """The state that the last call left behind, None if nothing."""

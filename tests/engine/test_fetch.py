@@ -438,6 +438,6 @@ def test_recency_is_marked_by_a_hit(base: Path, origin: Origin) -> None:
     url = origin.url("/bytes/100000/1/x.bin")
     path = nanocache.fetch(url, sha256=SHA256)
     os.utime(path.parent, ns=(0, 0))
-    nanocache.Cache().store._recent.clear()
+    nanocache.Cache().store.recency._marked.clear()
     nanocache.fetch(url, sha256=SHA256)
     assert path.parent.stat().st_mtime > time.time() - 60

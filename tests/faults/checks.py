@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nanocache.http import exchange
 from nanocache.store import sweep
-from nanocache.store.blobs import FOLDERS
+from nanocache.store.layout import FOLDERS
 
 __all__ = ["SOAK", "check_visible", "nothing_leaks", "orphans", "rounds", "sweep_all"]
 

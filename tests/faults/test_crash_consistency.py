@@ -26,7 +26,8 @@ import nanocache
 from nanocache import compat
 from nanocache.archives.unpack import Unpack
 from nanocache.disk import durable
-from nanocache.store.blobs import FOLDERS, Store
+from nanocache.store.blobs import Store
+from nanocache.store.layout import FOLDERS
 from tests.faults.checks import SOAK, check_visible, orphans, rounds, sweep_all
 from tests.faults.crashes import Disk, Recording, states
 from tests.servers.origin import Origin, content

@@ -332,25 +332,22 @@ def orphaned(base: Path, spawn: Callable[..., Any]) -> Store:
     store = Store(str(base))
     store.prepare()
     spawn(
-        "p = partials.create(where, base=base, modes=files.Modes.of(0o755))\n"
-        "p.write(b'half', 0); p.save({'x': 1}); os._exit(9)",
-        setup="import os; from nanocache.disk import files; from nanocache.store import partials",
-        where=store.partials("k"),
+        "p = partials.create(BaseDirectory(base), 'k')\np.write(b'half', 0); p.save({'x': 1}); os._exit(9)",
+        setup="import os; from nanocache.store import partials; from nanocache.store.layout import BaseDirectory",
         base=store.base,
     ).finish()
     return store
 
 
 def claim(store: Store) -> partials.Partial:
-    return claim_one(store.partials("k"), base=store.base, modes=store.modes, judged=True)
+    return claim_one(store, "k", judged=True)
 
 
 def test_a_partial_is_claimed_once_even_where_locks_let_everybody_in(
     orphaned: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two owners of one partial: what the slower one writes would land in a blob that the other has published."""
-    for module in ("orphans", "partials"):
-        monkeypatch.setattr(f"nanocache.{module}.try_lock", lambda path, mode: partials.Lock(None))
+    monkeypatch.setattr(partials, "try_lock", lambda path, mode: partials.Lock(None))
     with claim(orphaned) as one, claim(orphaned) as other:
         assert one.state == {"x": 1}
         assert other.state is None
@@ -361,8 +358,7 @@ def test_where_locks_cannot_be_had_an_orphan_is_still_resumed(orphaned: Store, m
     def refuse(path: str, mode: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    for module in ("orphans", "partials"):
-        monkeypatch.setattr(f"nanocache.{module}.try_lock", refuse)
+    monkeypatch.setattr(partials, "try_lock", refuse)
     with claim(orphaned) as one, claim(orphaned) as other:
         assert one.state == {"x": 1}
         assert other.state is None
@@ -370,10 +366,8 @@ def test_where_locks_cannot_be_had_an_orphan_is_still_resumed(orphaned: Store, m
 
 def test_a_killed_claimants_partial_is_resumed_again(orphaned: Store, spawn: Callable[..., Any]) -> None:
     spawn(
-        "p = orphans.claim(where, base=base, modes=files.Modes.of(0o755), judged=True); print(p.state); "
-        "sys.stdout.flush(); os._exit(9)",
-        setup="import os, sys; from nanocache.disk import files; from nanocache.store import orphans",
-        where=orphaned.partials("k"),
+        "p = orphans.claim(BaseDirectory(base), 'k', judged=True); print(p.state); sys.stdout.flush(); os._exit(9)",
+        setup="import os, sys; from nanocache.store import orphans; from nanocache.store.layout import BaseDirectory",
         base=orphaned.base,
     ).finish()
     with claim(orphaned) as again:

@@ -25,7 +25,7 @@ import nanocache
 from nanocache.artifact import urls
 from nanocache.coordination import threads
 from nanocache.store import seal
-from nanocache.store.blobs import FOLDERS
+from nanocache.store.layout import FOLDERS
 from tests.faults.checks import SOAK, orphans, rounds
 from tests.servers.misbehave import Misbehaving, serve, silent, stalled, status
 from tests.servers.origin import Request

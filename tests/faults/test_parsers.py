@@ -278,12 +278,12 @@ STATE = {"url": "k", "validator": '"v1"', "etag": '"v1"', "last-modified": None,
     | almost({"owner": ME, "left": True, "state": STATE}).map(written)
 )
 def test_a_state_that_makes_no_sense_is_a_partial_of_nobody(store: Store, data: bytes) -> None:
-    with partials.create(store.partials("k"), base=store.base, modes=store.modes) as partial:
+    with partials.create(store, "k") as partial:
         partial.write(b"half", 0)
         partial.save(STATE)
         folder = Path(partial.folder or "")
     (folder / "state.json").write_bytes(data)
-    with orphans.claim(store.partials("k"), base=store.base, modes=store.modes, judged=True) as again:
+    with orphans.claim(store, "k", judged=True) as again:
         assert again.state is None or isinstance(again.state, dict)
         again.state = None
     for left in Path(store.partials("k")).glob("*"):
@@ -313,7 +313,7 @@ def test_whatever_a_state_says_the_next_download_is_right(
     if state.get("url") == "k":
         state = state | {"url": urls.url_key(url)}
     key = sha256 or f"u-{urls.url_key(url)}"
-    with partials.create(store.partials(key), base=store.base, modes=store.modes) as partial:
+    with partials.create(store, key) as partial:
         partial.write(body[:400], 0)
         partial.save(state)
     assert nanocache.fetch(url, sha256=sha256).read_bytes() == body

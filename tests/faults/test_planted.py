@@ -20,7 +20,8 @@ import pytest
 import nanocache
 from nanocache import UnsafeCache
 from nanocache.artifact import urls
-from nanocache.store.blobs import FOLDERS, Store
+from nanocache.store.blobs import Store
+from nanocache.store.layout import FOLDERS
 from tests.conftest import Processes
 from tests.faults.checks import check_visible, sweep_all
 from tests.servers.origin import MIB, Origin, content, digest
@@ -99,7 +100,7 @@ def test_whatever_stands_where_a_file_of_ours_should_be_is_refused_by_name_and_s
     where: str, plant: Plant, base: Path, treasure: Path, url: str
 ) -> None:
     planted = Path(FILES[where](Store(str(base)), url))
-    planted.parent.mkdir(parents=True)
+    planted.parent.mkdir(parents=True, exist_ok=True)
     plant(planted, treasure)
     before = planted.lstat()
     with pytest.raises(UnsafeCache, match="a regular file should be there, not ") as refused:
@@ -139,7 +140,7 @@ def orphan(base: Path, origin: Origin, spawn: Callable[..., Processes]) -> tuple
     store = Store(str(base))
     store.prepare()
     code = f"""
-with partials.create(where, base=base, modes=files.Modes.of(0o755)) as partial:
+with partials.create(BaseDirectory(base), where) as partial:
     partial.write(content({SIZE}, 1)[:{SIZE // 2}], 0)
     tag = '"{SIZE}-1"'
     state = {{"url": urls.url_key(url), "validator": tag, "etag": tag, "last-modified": None, "total": {SIZE}}}
@@ -147,10 +148,10 @@ with partials.create(where, base=base, modes=files.Modes.of(0o755)) as partial:
     os._exit(9)
 """
     setup = (
-        "import os; from nanocache.artifact import urls; from nanocache.disk import files; "
-        "from nanocache.store import partials; from tests.servers.origin import content"
+        "import os; from nanocache.artifact import urls; from nanocache.store import partials; "
+        "from nanocache.store.layout import BaseDirectory; from tests.servers.origin import content"
     )
-    spawn(code, setup=setup, where=store.partials(digest(SIZE, 1)), base=str(base), url=url).finish()
+    spawn(code, setup=setup, where=digest(SIZE, 1), base=str(base), url=url).finish()
     (path,) = base.glob("partials-v1/*/*/data")
     return path.parent, url
 

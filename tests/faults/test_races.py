@@ -19,7 +19,8 @@ import pytest
 import nanocache
 from nanocache.artifact import urls
 from nanocache.store import partials, seal
-from nanocache.store.blobs import FOLDERS, Store
+from nanocache.store.blobs import Store
+from nanocache.store.layout import FOLDERS
 from tests.conftest import Processes
 from tests.coordination.test_processes import LOCKS_THAT
 from tests.faults.checks import SOAK, check_visible, orphans, rounds, sweep_all
@@ -50,7 +51,7 @@ for number, (url, sha256) in enumerate(artifacts):
 def orphan(store: Store, url: str, sha256: str | None, seed: int) -> None:
     """Half of it, left by a process that is gone."""
     key = sha256 or f"u-{urls.url_key(url)}"
-    with partials.create(store.partials(key), base=store.base, modes=store.modes) as partial:
+    with partials.create(store, key) as partial:
         partial.write(content(SIZE, seed)[: SIZE // 2], 0)
         tag = f'"{SIZE}-{seed}"'
         state = {"url": urls.url_key(url), "validator": tag, "etag": tag, "last-modified": None, "total": SIZE}

@@ -16,7 +16,8 @@ from nanocache.coordination.process import me
 from nanocache.disk import files
 from nanocache.errors import UnsafeCache
 from nanocache.store import healing, orphans, partials, refs, seal, sweep
-from nanocache.store.blobs import FOLDERS, Store
+from nanocache.store.blobs import Store
+from nanocache.store.layout import FOLDERS
 from nanocache.store.refs import Ref
 
 BODY = b"weights" * 1000
@@ -31,7 +32,7 @@ def store(base: Path) -> Store:
 
 
 def published(store: Store, name: str = "w.bin", body: bytes = BODY) -> Path:
-    with partials.create(store.partials("k"), base=store.base, modes=store.modes) as partial:
+    with partials.create(store, "k") as partial:
         partial.write(body, 0)
         return store.publish(partial, hashlib.sha256(body).hexdigest(), name)
 
@@ -185,13 +186,13 @@ def test_recency_is_the_folders_mtime_and_never_the_blobs(store: Store) -> None:
     assert path.parent.stat().st_mtime > time.time() - 60
     os.utime(path.parent, ns=(0, 0))
     another = Store(store.base)
-    another.mark_recent(DIGEST)
+    another.recency.mark(DIGEST)
     assert path.parent.stat().st_mtime > time.time() - 60
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert path.stat().st_ctime_ns == before.st_ctime_ns
     os.utime(path.parent, ns=(0, 0))
     for same_hour in (store, another):
-        same_hour.mark_recent(DIGEST)
+        same_hour.recency.mark(DIGEST)
     assert path.parent.stat().st_mtime == 0
 
 
@@ -259,32 +260,28 @@ def test_an_unparsable_ref_counts_as_absent(store: Store, text: str) -> None:
 def test_a_partial_whose_owner_died_is_claimed_whole(store: Store, spawn: object) -> None:
     folder = store.partials("k")
     spawn(  # type: ignore[operator]
-        "p = partials.create(where, base=base, modes=files.Modes.of(0o755))\n"
-        "p.write(b'half', 0); p.save({'x': 1}); os._exit(9)",
-        setup="import os; from nanocache.disk import files; from nanocache.store import partials",
-        where=folder,
+        "p = partials.create(BaseDirectory(base), 'k')\np.write(b'half', 0); p.save({'x': 1}); os._exit(9)",
+        setup="import os; from nanocache.store import partials; from nanocache.store.layout import BaseDirectory",
         base=store.base,
     ).finish()
-    with orphans.claim(folder, base=store.base, modes=store.modes, judged=False) as partial:
+    with orphans.claim(store, "k", judged=False) as partial:
         assert partial.state == {"x": 1}
         assert os.pread(partial.fd, 10, 0) == b"half"
         assert len(os.listdir(folder)) == 1
 
 
 def test_a_living_owners_partial_is_left_alone(store: Store) -> None:
-    folder = store.partials("k")
-    with partials.create(folder, base=store.base, modes=store.modes) as mine:
+    with partials.create(store, "k") as mine:
         mine.save({"x": 1})
-        with orphans.claim(folder, base=store.base, modes=store.modes, judged=True) as other:
+        with orphans.claim(store, "k", judged=True) as other:
             assert other.state is None
             assert other.folder is None
 
 
 def test_a_partial_of_another_boot_needs_a_digest_and_fifteen_still_minutes(store: Store) -> None:
-    folder = store.partials("k")
 
     def orphan(age: float) -> Path:
-        with partials.create(folder, base=store.base, modes=store.modes) as partial:
+        with partials.create(store, "k") as partial:
             partial.save({"x": 1})
             path = Path(partial.folder or "")
         state = path / "state.json"
@@ -295,7 +292,7 @@ def test_a_partial_of_another_boot_needs_a_digest_and_fifteen_still_minutes(stor
         return path
 
     def claimed(*, judged: bool) -> bool:
-        with orphans.claim(folder, base=store.base, modes=store.modes, judged=judged) as partial:
+        with orphans.claim(store, "k", judged=judged) as partial:
             resumed = partial.state is not None
             partial.state = None
         return resumed
@@ -312,7 +309,7 @@ def test_a_partial_of_another_boot_needs_a_digest_and_fifteen_still_minutes(stor
 
 
 def test_an_owner_that_was_stopped_for_long_leaves_its_partial(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with partials.create(store.partials("k"), base=store.base, modes=store.modes) as partial:
+    with partials.create(store, "k") as partial:
         partial.write(b"a", 0)
         now = time.clock_gettime(partials._CLOCK)
         monkeypatch.setattr(time, "clock_gettime", lambda _: now + 301)
@@ -321,8 +318,7 @@ def test_an_owner_that_was_stopped_for_long_leaves_its_partial(store: Store, mon
 
 
 def test_a_claimed_partials_old_owner_destroys_nothing_when_it_wakes(store: Store) -> None:
-    folder = store.partials("k")
-    old = partials.create(folder, base=store.base, modes=store.modes)
+    old = partials.create(store, "k")
     old.write(b"half", 0)
     old.save({"x": 1})
     claimed = Path(old.folder or "").with_name("claimed")
@@ -335,10 +331,9 @@ def test_a_claimed_partials_old_owner_destroys_nothing_when_it_wakes(store: Stor
 
 
 def test_sweep_removes_trash_and_week_old_orphans_and_nothing_else(store: Store, base: Path) -> None:
-    folder = store.partials("k")
-    with partials.create(folder, base=store.base, modes=store.modes) as old:
+    with partials.create(store, "k") as old:
         old.save({"x": 1})
-    with partials.create(folder, base=store.base, modes=store.modes) as young:
+    with partials.create(store, "k") as young:
         young.save({"x": 2})
     week = time.time() - 8 * 86_400
     for path in (*Path(old.folder or "").iterdir(), Path(old.folder or "")):
@@ -348,7 +343,7 @@ def test_sweep_removes_trash_and_week_old_orphans_and_nothing_else(store: Store,
     (base / "trash-v1" / "new-1").write_text("a record on its way")
     (base / "checkpoint.pt").write_text("the user's own")
     path = published(store)
-    living = partials.create(store.partials("living"), base=store.base, modes=store.modes)
+    living = partials.create(store, "living")
     living.save({"x": 3})
     for file in (*Path(living.folder or "").iterdir(), Path(living.folder or "")):
         os.utime(file, (week, week))
@@ -369,7 +364,7 @@ def test_looking_at_a_partial_that_disappears_leaves_nothing_open(store: Store) 
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
         shutil.rmtree(path, ignore_errors=True)
-        assert not orphans.gone(str(path), modes=store.modes, age=1)
+        assert not orphans.gone(str(path), store, age=1)
         path.mkdir()
     assert len(os.listdir("/dev/fd")) == before
 

@@ -25,7 +25,8 @@ import pytest
 import nanocache
 from nanocache import UnsafeCache
 from nanocache.artifact import filenames, urls
-from nanocache.store.blobs import FOLDERS, Store
+from nanocache.store.blobs import Store
+from nanocache.store.layout import FOLDERS
 from tests.servers.origin import MIB, Origin
 
 BODY = b"test" * 1000

@@ -1,0 +1,181 @@
+"""The base directory: what lies where, who is trusted there, and how our folders are made.
+
+    <base>/                                              NANOCACHE_DIR
+    ├── blobs-v1/sha256/9f/9f86d0…/weights.safetensors    published, sealed, mode 0444 at most
+    ├── refs-v1/3a/<sha256 of the URL's key>.json         url -> digest, size, etag, last-modified, fetched-at
+    ├── products-v1/<digest>/<hook key>/<name>            what postprocess built
+    ├── partials-v1/new-<random>                          the bytes of a transfer that has saved nothing yet
+    ├── partials-v1/<key>/<random>/{data,state.json,lock} the same bytes from the first save on; private to one transfer
+    ├── locks-v1/9f/<key>.lock, <key>.json                the lock; its holder, progress and failure
+    └── trash-v1/                                         renamed here first, deleted outside any lock
+
+`<key>` is a digest, or `u-` and the hash of a URL, or `p-` and the hash of a product's path. Knows nothing of what a
+blob, a ref or a partial holds. Invariants: every path of ours is built here; nothing but our own folders is listed,
+counted or deleted; modes come from the base directory alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import stat
+from contextlib import suppress
+
+from ..coordination.lock import LockPlace
+from ..disk import durable, files
+from ..errors import UnsafeCache
+
+__all__ = ["FOLDERS", "BaseDirectory", "lock_key", "product_lock_key"]
+
+logger = logging.getLogger("nanocache")
+
+BLOBS = "blobs-v1"
+REFS = "refs-v1"
+PRODUCTS = "products-v1"
+PARTIALS = "partials-v1"
+LOCKS = "locks-v1"
+TRASH = "trash-v1"
+FOLDERS = (BLOBS, REFS, PRODUCTS, PARTIALS, LOCKS, TRASH)
+
+URL_PREFIX = "u-"
+PRODUCT_PREFIX = "p-"
+
+# https://bford.info/cachedir/: the first 43 bytes say "a cache" to tar, borg and restic.
+CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by nanocache; safe to delete.\n"
+TAGS = {"CACHEDIR.TAG": CACHEDIR_TAG, ".gitignore": b"*\n"}
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def lock_key(digest: str | None, url_key: str) -> str:
+    """What the lock and the partials of an artifact are filed under: its digest if that is known, else its URL."""
+    return digest or URL_PREFIX + url_key
+
+
+def product_lock_key(identity: str) -> str:
+    """What the lock of a product is filed under. `identity` tells it from every other product of the base directory."""
+    return PRODUCT_PREFIX + hashlib.sha256(identity.encode()).hexdigest()
+
+
+class BaseDirectory:
+    """One base directory. Cheap to make; creates nothing until something is written."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.modes = files.Modes.of(0o755)
+        self._owners: frozenset[int] | None = None  # whose files are used; None: anybody's
+        self._prepared = False
+        self._read_base()
+
+    def _read_base(self) -> None:
+        try:
+            st = os.stat(self.base)
+        except OSError:  # absent or unreadable: `prepare` says why
+            return
+        self.modes = files.Modes.of(st.st_mode)
+        self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
+
+    def trusts(self, st: os.stat_result) -> bool:
+        """Whether a file may be used: this user's, root's or the base's owner's; anybody's in a group-writable base."""
+        return self._owners is None or st.st_uid in self._owners
+
+    def check_trusted(self, path: str, st: os.stat_result) -> None:
+        """Raises UnsafeCache for a file that may not be used."""
+        if not self.trusts(st):
+            raise UnsafeCache(path=path, reason=f"it belongs to user {st.st_uid}, a stranger to this cache")
+
+    # paths
+
+    def blob(self, digest: str, name: str) -> str:
+        return f"{self.base}/{BLOBS}/sha256/{digest[:2]}/{digest}/{name}"
+
+    def ref(self, url_key: str) -> str:
+        return f"{self.base}/{REFS}/{url_key[:2]}/{url_key}.json"
+
+    def product(self, digest: str, hook_key: str, name: str) -> str:
+        return f"{self.base}/{PRODUCTS}/{digest}/{hook_key}/{name}"
+
+    @property
+    def all_partials(self) -> str:
+        return f"{self.base}/{PARTIALS}"
+
+    def partials(self, key: str) -> str:
+        return f"{self.all_partials}/{key}"
+
+    @property
+    def trash(self) -> str:
+        return f"{self.base}/{TRASH}"
+
+    def lock_place(self, key: str) -> LockPlace:
+        """Where `key` is locked. Makes the folder of the lock."""
+        hexadecimal = key.removeprefix(URL_PREFIX).removeprefix(PRODUCT_PREFIX)
+        folder = f"{self.base}/{LOCKS}/{hexadecimal[:2]}"
+        self.folder(folder)
+        return LockPlace(f"{folder}/{key}.lock", f"{folder}/{key}.json", self.trash, self.modes.lock)
+
+    # folders
+
+    def prepare(self) -> bool:
+        """Make the base directory, with the umask, and our top folders; False if nothing can be written there.
+
+        Raises UnsafeCache, and OSError where the disk itself fails.
+        """
+        try:
+            if not self._prepared or not os.path.isdir(self.base):  # a person may have removed it meanwhile
+                self._make()
+        except UnsafeCache:
+            raise
+        except OSError as e:
+            if e.errno not in NOT_WRITABLE:
+                raise
+            return False
+        return self.writable()
+
+    def _make(self) -> None:
+        os.makedirs(self.base, exist_ok=True)
+        self._read_base()
+        self._warn_if_open()
+        made = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
+        for name in FOLDERS:
+            self._tag(f"{self.base}/{name}")
+        if any(made):
+            with suppress(PermissionError):  # a base that may be written to but not read
+                durable.sync_folder(self.base)
+        self._prepared = True
+
+    def _tag(self, folder: str) -> None:
+        # In each of our folders and never in the base: with NANOCHAT_BASE_DIR people keep checkpoints there, and a
+        # tag would silently take them out of their backups.
+        for name, text in TAGS.items():
+            with suppress(FileExistsError):
+                files.create(f"{folder}/{name}", text, self.modes.lock)
+
+    def _warn_if_open(self) -> None:
+        mode = os.stat(self.base).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            logger.warning("anybody can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode))
+
+    def writable(self) -> bool:
+        """Whether this user may make files there. A base directory that was just deleted is made again."""
+        return os.access(self.base, os.W_OK | os.X_OK) or not os.path.lexists(self.base)
+
+    def folder(self, path: str) -> list[str]:
+        """Make the folder `path` of ours; the folders that now have a new one in them, innermost first."""
+        return files.make_folder(path, below=self.base, mode=self.modes.folder)
+
+    # trash
+
+    def set_aside(self, path: str) -> None:
+        """Take `path` out of sight in one step, then delete it. It may be gone already."""
+        self.folder(self.trash)
+        aside = os.path.join(self.trash, files.random_name())
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            if e.errno != errno.EXDEV:  # an image layer below an overlay: nothing in it can be renamed
+                raise
+            aside = path
+        files.remove(aside)
