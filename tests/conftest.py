@@ -1,19 +1,23 @@
-"""What the tests share: servers on loopback, a base directory of one's own, real processes, and a clean slate.
+"""What the tests share: servers on loopback, a base directory for each test, real processes, and a clean slate.
 
-Every test runs without the launcher's, the proxies' and our own variables of whoever started pytest, with a home of
-its own, and must leave no thread behind that keeps a process alive.
+Every test runs without the variables of launchers, proxies and this project that pytest was started with, and with a
+home of its own. It must leave no thread behind that keeps a process alive.
+
+`pytest -n 2` runs two tests at a time, but one that is marked `alone` runs while no other does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,44 @@ FOREIGN = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "NODE_RANK"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "NO_COLOR", "NETRC", "SSL_CERT_"),
 )
+
+DOOR, ROOM = ROOT / "pyproject.toml", Path(__file__)  # any two files would do: pytest's workers lock them, see _machine
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &` in a script ignores Ctrl-C, children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# --- who runs beside whom ---------------------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_is_alone)  # last, so that the workers wait for one another once and not at each of them
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout: a test's time begins when it has the machine
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with _machine(alone=_is_alone(item)):
+        return (yield)
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+@contextmanager
+def _machine(*, alone: bool) -> Iterator[None]:
+    """Hold the machine: one test that is alone, or any number of others. The queue is at the door, and fair."""
+    with DOOR.open() as door, ROOM.open() as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # not by closing alone: a forked child may have the descriptor, too
+
+
+# --- a clean slate ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +92,9 @@ def _no_thread_left() -> Iterator[None]:
     while left := [t for t in threading.enumerate() if t not in before and not t.daemon]:
         assert time.monotonic() < deadline, f"left running: {left}"
         time.sleep(0.01)
+
+
+# --- what tests ask for -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

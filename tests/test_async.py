@@ -63,6 +63,7 @@ def test_a_thousand_tasks_make_one_download_with_a_handful_of_threads(base: Path
     assert most <= 4
 
 
+@pytest.mark.alone
 def test_the_loop_is_never_held(base: Path, origin: Origin) -> None:
     url, sha256 = origin.url(f"/bytes/{16 * MIB}/1/x.bin"), digest(16 * MIB, 1)
 

@@ -224,6 +224,7 @@ def test_a_lock_that_nobody_alive_holds_is_waited_for_only_so_long(
     held.release()
 
 
+@pytest.mark.alone
 def test_waiters_burn_next_to_no_cpu(base: Path, origin: Origin, spawn: Spawn) -> None:
     url, sha256 = url_of(origin, 2 * MIB, "?rate=700000")  # three seconds
     code = """

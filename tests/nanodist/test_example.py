@@ -14,7 +14,7 @@ from tests.nanodist.conftest import Job, meeting
 
 TRAIN = str(Path(__file__).parents[2] / "examples" / "train.py")
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
 
 def test_plain(base: Path) -> None:

@@ -600,6 +600,7 @@ def test_products_are_built_on_each_disk(ranks: Ranks, origin: Origin, tmp_path:
 # --- the real thing ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_auto_between_two_agents_asks_the_origin_once(
     torchrun: Callable[..., list[Job]], origin: Origin, tmp_path: Path
@@ -616,6 +617,7 @@ def test_auto_between_two_agents_asks_the_origin_once(
     assert origin.downloads() == 1
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_three_agents_one_warm_one_cold_one_that_never_calls(
     torchrun: Callable[..., list[Job]], origin: Origin, tmp_path: Path

@@ -16,7 +16,7 @@ from tests.servers.origin import Origin, content, digest
 Torchrun = Callable[..., list[Job]]
 SIZE = 100_000
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
 
 def test_two_agents_one_disk_each_then_one_for_both(torchrun: Torchrun, origin: Origin, tmp_path: Path) -> None:
