@@ -143,15 +143,22 @@ class LockTimeout(NanocacheError, TimeoutError):
 class NoSpace(NanocacheError, OSError):
     """There is no room. Attributes: path, needed and available (bytes; None = unknown), errno (ENOSPC)."""
 
-    FACTS = ("path", "needed", "available", "reason")
+    FACTS = ("path", "needed", "available", "reason", "remedy")
 
     def __init__(
-        self, *, path: str, needed: int | None = None, available: int | None = None, reason: str = "no space left"
+        self,
+        *,
+        path: str,
+        needed: int | None = None,
+        available: int | None = None,
+        reason: str = "no space left",
+        remedy: str = "free some or set NANOCACHE_DIR elsewhere",
     ) -> None:
-        self.path, self.needed, self.available, self.reason = path, needed, available, reason
+        self.path, self.needed, self.available = path, needed, available
+        self.reason, self.remedy = reason, remedy
         want = f", needed {needed:,} bytes" if needed is not None else ""
         have = f", {available:,} available" if available is not None else ""
-        super().__init__(f"{reason} in {path}{want}{have}; nothing was kept; free some or set NANOCACHE_DIR elsewhere")
+        super().__init__(f"{reason} in {path}{want}{have}; nothing was kept; {remedy}")
         self.errno = errno.ENOSPC
 
 

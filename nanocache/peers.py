@@ -24,10 +24,9 @@ from .cache import Cache, PathLike
 from .cancel import Cancel
 from .coordination.holder import HolderWriter
 from .coordination.waiting import WaitOptions, hold_lock
-from .disk import files
+from .disk import faults
 from .disk.hashing import FileHasher
 from .engine import steps
-from .errors import NoSpace
 from .progress import Display, ProgressOption
 from .store import partials, refs
 from .store.blobs import Store
@@ -107,11 +106,10 @@ def receive_blob(
 
 
 def _check_room(store: Store, request: Request, size: int) -> None:
-    available, limit = files.available(store.base), request.settings.max_artifact
-    if available is not None and size > available:
-        raise NoSpace(path=store.base, needed=size, available=available)
+    faults.check_room(store.base, size)
+    limit = request.settings.max_artifact
     if limit is not None and size > limit:
-        raise NoSpace(path=store.base, needed=size, available=limit, reason="larger than NANOCACHE_MAX_ARTIFACT")
+        raise faults.too_large(store.base, limit, size)
 
 
 class IncomingBlob:
@@ -128,7 +126,7 @@ class IncomingBlob:
     ) -> None:
         self._store, self._request, self._promised = store, request, promised
         self._partial, self._holding, self._display = partial, holding, display
-        self._frontier = FileHasher(partial.fd)
+        self._hasher = FileHasher(partial.fd)
         self.size = 0  # bytes so far
 
     def write(self, data: memoryview) -> None:
@@ -137,7 +135,7 @@ class IncomingBlob:
             raise BlobRefused(f"more bytes came than the {self._promised.size:,} that were promised")
         self._partial.write(data, self.size)
         self.size += len(data)
-        while self._frontier.follow(self.size):
+        while self._hasher.follow(self.size):
             pass
         self._display.report(self.size, self._promised.size)
         if self._holding is not None:
@@ -145,7 +143,7 @@ class IncomingBlob:
 
     def publish(self) -> None:
         """Make it visible, and remember what the URL gave. Raises OSError, or BlobRefused for other bytes."""
-        got, promised = self._frontier.digest(), self._promised
+        got, promised = self._hasher.digest(), self._promised
         if (got, self.size) != (promised.digest, promised.size):
             raise BlobRefused(
                 f"a peer sent {got} ({self.size:,} bytes) for {self._request.shown_url}, and had promised "

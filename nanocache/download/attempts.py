@@ -1,9 +1,9 @@
-"""One source after the other until one has given the artifact: what is asked, and what each kind of failure leads to.
+"""One source, asked until it has given the artifact or is given up: what is asked, what each kind of failure leads to.
 
-    ask: a plain GET, or a range if there are bytes to build on
-    small: take the body here.  Large: hand it to a crew, hash behind it (one connection, or many in ranges)
-    failed: what came is kept, wait, ask again; odd parts or a wrong digest: once more, from zero
-    compare the digest of what lies on disk
+    begin: a plain GET, or a range if there are bytes to build on
+    small: received here.  Large: handed to connections, hashed behind them (one, or many in ranges)
+    failed: what came is kept; wait, ask again. Odd parts or a wrong digest: once more, from zero
+    finish: compare the digest of what lies on disk
 
 Invariants: bytes are built on only with a strong validator or a digest to judge them; each source ends after a bounded
 number of tries without progress; state, progress and the hash are the calling thread's alone.
@@ -11,113 +11,92 @@ number of tries without progress; state, progress and the hash are the calling t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 
 from ..artifact.urls import redact
 from ..cancel import Cancel
 from ..disk.hashing import Vanished
 from ..errors import ChecksumMismatch
-from ..http.exchange import Response
 from ..http.failure import Failure, Slow, StartOver
-from ..http.redirects import Source
 from ..http.slots import Busy
-from ..http.validation import part_headers
-from ..store.partials import Abandoned, Partial
-from . import resume
+from ..store.partials import Abandoned
 from .connections import Connection, Connections
-from .first_answer import accept
 from .ledger import SMALLEST_PIECE
-from .request import DownloadRequest
+from .request import Downloaded, DownloadRequest, NotModified
 from .retry import Tries, least_progress
-from .transfer import Transfer
+from .transfer import Body, Transfer
 
-__all__ = ["Attempts", "NotModified", "Downloaded"]
+__all__ = ["Attempts"]
 
-SMALL = 1 << 20  # bytes up to which a body is taken, then hashed, by the calling thread alone
+SMALL = 1 << 20  # bytes up to which a body is received, then hashed, by the calling thread alone
+WORTH_SPLITTING = 4  # pieces of the smallest size, for more than one connection
 LONGEST_SLEEP = 1.0  # seconds; between them those who wait get a sign of life, and the partial stays ours
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """What a download brought. `etag` and `last_modified` as the server of `url` sent them."""
-
-    digest: str  # of what lies on disk
-    size: int  # bytes
-    url: str  # the source's that gave it
-    etag: str | None
-    last_modified: str | None
-    remember: bool  # False: nothing said where the body ends, so nobody can tell whether it is whole
-    content_encoding: str | None
-
-
-class NotModified:
-    """The server still has what the condition names."""
-
-
 class Attempts:
-    """One call of `download`."""
+    """All attempts of one call to have the artifact from one source."""
 
     def __init__(
-        self, request: DownloadRequest, partial: Partial, cancel: Cancel, report: Callable[[int, int | None], None]
+        self,
+        transfer: Transfer,
+        request: DownloadRequest,
+        cancel: Cancel,
+        report: Callable[[int, int | None], None],
     ) -> None:
+        self._transfer = transfer
         self._request = request
-        self._partial = partial
         self._cancel = cancel
         self._report = report
+        self._tries = Tries(request.settings.retries)
+        self._started_over = False
 
-    @property
-    def lacking(self) -> int | None:
-        """Bytes that are still to come, as far as that is known."""
-        total = self._transfer.ledger.total
-        return None if total is None else total - self._transfer.ledger.received
-
-    def run(self, source: Source) -> Downloaded | NotModified:
+    def run(self) -> Downloaded | NotModified:
         """Raises Failure or ChecksumMismatch if this source does not give the artifact."""
-        self._transfer = Transfer(source, self._partial, self._request.settings, self._request.size)
-        self._again, self._saver = False, resume.Saver(self._transfer, self._request.judged)
-        resume.load(self._transfer, judged=self._request.judged)
-        tries, received = Tries(self._request.settings.retries), None
-        most = self._transfer.ledger.received  # more than ever before is progress; as much again, from zero, is none
+        outcome = None
+        self._transfer.resume()
         try:
-            while True:
-                try:
-                    received = self._attempt()
-                    return received
-                except Vanished as e:
-                    self._start_over(StartOver(str(e.strerror)))
-                except StartOver as e:
-                    self._start_over(e)
-                except Busy:
-                    pass
-                except Failure as e:
-                    self._pause(tries, e, self._transfer.ledger.received - most)
-                    most = max(most, self._transfer.ledger.received)
+            outcome = self._repeat()
+            return outcome
         except ChecksumMismatch:
             self._transfer.restart()
             raise
         finally:
-            if received is None or self._partial.state is not None:  # a small one that is there needs no state any more
-                with suppress(Abandoned, OSError):  # something else is being raised, or the bytes are all there
-                    self._saver.save()
+            if outcome is None or self._transfer.partial.state is not None:  # a small one that is here needs no state
+                with suppress(Abandoned, OSError):  # something else is being raised, or the bytes are all here
+                    self._transfer.save()
+
+    def _repeat(self) -> Downloaded | NotModified:
+        most = self._transfer.ledger.received  # more than ever before is progress; as much again, from zero, is none
+        while True:
+            try:
+                return self._attempt()
+            except Vanished as e:
+                self._start_over(str(e.strerror))
+            except StartOver as e:
+                self._start_over(e.reason)
+            except Busy:
+                pass
+            except Failure as e:
+                received = self._transfer.ledger.received
+                self._pause(e, received - most)
+                most = max(most, received)
 
     # --- between attempts ---------------------------------------------------------------------------------------------
 
-    def _start_over(self, reason: StartOver) -> None:
-        if self._again:
-            raise Failure(reason.reason, lasting=True)
-        self._again = True
+    def _start_over(self, reason: str) -> None:
+        if self._started_over:
+            raise Failure(reason, lasting=True)
+        self._started_over = True
         self._transfer.restart()
 
-    def _pause(self, tries: Tries, failure: Failure, gained: int) -> None:
+    def _pause(self, failure: Failure, gained: int) -> None:
         progress = gained >= least_progress(self._transfer.ledger.total) and not isinstance(failure, Slow)
-        seconds = tries.wait(failure, progress=progress)
+        seconds = self._tries.wait(failure, progress=progress)
         if not progress:
-            self._transfer.address = None  # what a redirect led to may be what is broken
+            self._transfer.ask_anew()
         while seconds > 0:
-            self._saver.save()
+            self._transfer.save()
             self._tell()
             self._cancel.sleep(min(seconds, LONGEST_SLEEP))
             seconds -= LONGEST_SLEEP
@@ -125,119 +104,86 @@ class Attempts:
     # --- one attempt --------------------------------------------------------------------------------------------------
 
     def _attempt(self) -> Downloaded | NotModified:
-        if self._transfer.ledger.done and not self._saver.resumable:
+        ledger = self._transfer.ledger
+        if ledger.done and not self._transfer.resumable:
             self._transfer.restart()
         while not self._transfer.ledger.complete:
             before = self._transfer.ledger.received
-            if self._ask() is not None:
+            if not self._ask():
                 return NotModified()
-            gained = self._transfer.ledger.received - before
-            if gained < least_progress(self._transfer.ledger.total) and not self._transfer.ledger.complete:
-                raise Failure(f"it sent {gained:,} bytes of what was asked for")
+            self._check_progress(self._transfer.ledger.received - before)
         return self._finish()
 
-    def _ask(self) -> NotModified | None:
-        """One request, and what follows from its answer until no connection is left."""
+    def _check_progress(self, gained: int) -> None:
+        ledger = self._transfer.ledger
+        if not ledger.complete and gained < least_progress(ledger.total):
+            raise Failure(f"it sent {gained:,} bytes of what was asked for")
+
+    def _ask(self) -> bool:
+        """One request, and what follows from its answer until no connection is left; False if nothing was modified."""
         first = Connection()
-        headers = self._condition_headers()
-        if self._transfer.ledger.done:
-            first.claim = self._transfer.ledger.claim_rest()
-            assert first.claim is not None
-            headers += part_headers(first.claim.pos, first.claim.end, self._transfer.offer.validator)
-        with ExitStack() as stack:
-            stack.enter_context(self._cancel.watch(first.cancel.set))
-            try:
-                response = stack.enter_context(self._transfer.ask(headers, first.cancel)).response
-                if response.status == 304:
-                    return self._not_modified()
-                first.claim, ends = accept(self._transfer, self._request, response, first.claim)
-                self._take(first, stack, response, ends)
-            finally:
-                self._transfer.ledger.claims.clear()
-        return None
+        with ExitStack() as answer:
+            answer.enter_context(self._cancel.watch(first.cancel.set))
+            body = answer.enter_context(self._transfer.begin(first.cancel))
+            if body is None:
+                return False
+            first.claim = body.claim
+            if not self._is_small() or not self._receive_here(body, first.cancel):
+                self._receive_by_connections(first, body, answer)
+        return True
 
-    def _condition_headers(self) -> list[tuple[str, str]]:
-        etag, modified = self._request.condition or (None, None)
-        headers = [] if etag is None else [("If-None-Match", etag)]
-        return headers if modified is None else [*headers, ("If-Modified-Since", modified)]
+    def _is_small(self) -> bool:
+        total = self._transfer.ledger.total
+        return total is None or total <= SMALL
 
-    def _not_modified(self) -> NotModified:
-        if self._request.condition is None:
-            raise Failure("it answered 304 to a request without a condition", lasting=True)
-        return NotModified()
+    def _receive_here(self, body: Body, cancel: Cancel) -> bool:
+        """Whether all of the body came; False if it turns out not to be small."""
+        for _ in self._transfer.receive(body, cancel):
+            self._tell()  # on a slow line a MiB takes minutes, and those who wait would think that nothing moves
+            if body.claim.pos >= SMALL and body.claim.left != 0:
+                return False
+        return True
 
-    def _take(self, first: Connection, stack: ExitStack, response: Response, ends: int | None) -> None:
-        claim, total = first.claim, self._transfer.ledger.total
-        assert claim is not None
-        small = total is None or total <= SMALL
-        if small and self._transfer.take(claim, response, first.cancel, ends=ends, upto=SMALL, tell=self._tell):
-            if claim.end is None:
-                self._transfer.ledger.total = claim.end = claim.pos
-            return
-        most = self._request.settings.connections if self._parallel() else 1
-        crew = Connections(self._transfer, self._cancel, most=most, tick=self._tick)
-        crew.run(first, stack, response, ends=ends)
+    def _receive_by_connections(self, first: Connection, body: Body, answer: ExitStack) -> None:
+        limit = self._request.settings.connections if self._is_parallel() else 1
+        latency = body.response.latency
+        with Connections(self._transfer, self._cancel, limit=limit, latency=latency) as connections:
+            connections.go_on(first, body, answer)
+            while connections.running():
+                self._transfer.save_if_due()
+                self._tell()
+                if not self._transfer.hash_more():
+                    connections.wait()
 
-    def _parallel(self) -> bool:
-        offer, ledger = self._transfer.offer, self._transfer.ledger
-        if self._again or not (offer.ranges and offer.validator) or ledger.total is None:
+    def _is_parallel(self) -> bool:
+        if self._started_over or not self._transfer.splittable:
             return False
-        return ledger.total - ledger.received >= 4 * SMALLEST_PIECE
-
-    def _tick(self) -> bool:
-        """What the calling thread does while bytes come; False if it had nothing to do."""
-        self._saver.save_if_due()
-        with self._transfer.changed:
-            frontier = self._transfer.ledger.frontier
-        self._tell()
-        return self._transfer.frontier.follow(frontier)
+        lacking = self._transfer.lacking
+        return lacking is not None and lacking >= WORTH_SPLITTING * SMALLEST_PIECE
 
     def _tell(self) -> None:
-        # Small bodies, too: on a slow line a MiB takes minutes, and those who wait would think that nothing moves.
         with self._transfer.changed:
             received, total = self._transfer.ledger.received, self._transfer.ledger.total
         self._report(received, total)
-        self._partial.check_owner()  # the report may have forked, and in the child no connection's thread is there
+        self._transfer.partial.check_owner()  # the report may have forked: no connection's thread is in the child
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> Downloaded:
-        total, offer = self._transfer.ledger.total, self._transfer.offer
-        assert total is not None
-        self._check_size(total)
-        while self._transfer.frontier.follow(total):
-            self._cancel.check()
-        if os.fstat(self._partial.fd).st_size != total:
-            raise StartOver("somebody else wrote to the partial")
-        self._report(total, total)
-        got = self._transfer.frontier.digest()
-        if self._request.digest is not None and got != self._request.digest:
-            self._mismatch(got, total)
-        return Downloaded(
-            digest=got,
-            size=total,
-            url=self._transfer.source.url,
-            etag=offer.etag,
-            last_modified=offer.last_modified,
-            remember=offer.framed or self._request.known,
-            content_encoding=offer.encoding,
-        )
+        came = self._transfer.finish(self._cancel)
+        self._report(came.size, came.size)
+        if self._request.digest not in (None, came.digest):
+            self._refuse(came, self._request.digest)
+        return came
 
-    def _check_size(self, total: int) -> None:
-        if self._request.size is None or total == self._request.size:
-            return
-        self._transfer.ledger.total = None
-        raise Failure(f"it ended after {total:,} of {self._request.size:,} bytes", lasting=total > self._request.size)
-
-    def _mismatch(self, got: str, total: int) -> None:
-        offer = self._transfer.offer
-        if (self._transfer.pieced or not offer.framed) and not self._again:
+    def _refuse(self, came: Downloaded, expected: str) -> None:
+        if self._transfer.doubtful and not self._started_over:
             raise StartOver("its parts do not make the file")
-        assert self._request.digest is not None
+        encoding = came.content_encoding
         raise ChecksumMismatch(
-            url=redact(self._transfer.source.url),
-            expected=self._request.digest,
-            got=got,
-            size=total,
-            note=f"it was sent with Content-Encoding: {offer.encoding}" if offer.encoding else "",
+            url=redact(came.url),
+            expected=expected,
+            got=came.digest,
+            size=came.size,
+            note=f"it was sent with Content-Encoding: {encoding}" if encoding else "",
         )

@@ -2,8 +2,8 @@
 
 Pure: told the time, the bytes and the waiting, it answers with a number. A connection helps where each is limited (by
 the server, or by its window over a long way), and is of no use where the line, the disk or this CPU is what is full.
-Nothing but the attempt tells, so it doubles, looks, and goes back to what it had if that was no use. Invariants: growth
-that is not seen to help is undone; a refusal ends growth for good.
+Only the attempt tells, so it doubles, looks, and goes back to what it had if that was no use. Invariants: growth that
+is not seen to help is undone; a refusal ends growth for good.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 __all__ = ["Growth", "Sample"]
 
-IDLE = 0.5  # of a connection's time: one whose socket has something to read for longer waits for us, not we for it
-SOON, CLEAR_GAIN = 0.05, 1.5  # after so many seconds a doubling is judged a success if it brought that factor
-LATE, LEAST_GAIN = 0.5, 1.2  # and after so many a failure if it brought less; limited servers send in bursts of 0.3 s
+IDLE = 0.5  # of a connection's time; one whose socket has something to read for longer waits for this process
+SOON = 0.05  # seconds after which a doubling is judged a success if it brought CLEAR_GAIN
+CLEAR_GAIN = 1.5  # times the rate before
+LATE = 0.5  # seconds after which it is judged a failure below LEAST_GAIN; limited servers send in bursts of 0.3 s
+LEAST_GAIN = 1.2  # times the rate before
 QUIET = 30.0  # seconds after which what was no use is tried again; twice as many each time
 
 
@@ -28,35 +30,51 @@ class Sample:
 
 
 class Growth:
-    """`wanted` is how many connections there should be, from 1 to `most`. `latency`: seconds until a first byte."""
+    """`wanted` is how many connections there should be, from 1 to `limit`. `latency`: seconds until a first byte."""
 
-    def __init__(self, most: int, start: Sample, *, latency: float) -> None:
-        self.wanted, self.most = 1, most
-        self._soon, self._late = max(SOON, 4 * latency), max(LATE, 12 * latency)
-        self._since, self._before = start, 0.0  # bytes/s before the last doubling, 0 if none is to be judged
-        self._not_before, self._quiet = start.time, QUIET
+    def __init__(self, limit: int, start: Sample, *, latency: float) -> None:
+        self.wanted = 1
+        self.limit = limit
+        self._soon = max(SOON, 4 * latency)
+        self._late = max(LATE, 12 * latency)
+        self._since = start
+        self._rate_before = 0.0  # bytes/s before the last doubling, 0 if none is to be judged
+        self._not_before = start.time
+        self._quiet = QUIET
 
     def refused(self, left: int) -> None:
         """The server does not want more than the `left` connections there still are."""
-        self.wanted = self.most = max(1, left)
+        self.limit = max(1, left)
+        self.wanted = self.limit
 
     def look(self, now: Sample) -> int:
         """`wanted`, after another look."""
         passed = now.time - self._since.time
-        if passed < self._soon or self.most == 1:
+        if self.limit == 1 or passed < self._soon:
             return self.wanted
-        rate, idle = (now.received - self._since.received) / passed, (now.waited - self._since.waited) / passed
-        if self._before and rate < self._before * CLEAR_GAIN and passed < self._late:
+        rate = (now.received - self._since.received) / passed
+        idle = (now.waited - self._since.waited) / passed
+        if rate < self._rate_before * CLEAR_GAIN and passed < self._late:
             return self.wanted  # too early to tell
-        if self._before and rate < self._before * LEAST_GAIN:
+        if rate < self._rate_before * LEAST_GAIN:
             self._undo(now.time)
-        elif idle > IDLE * self.wanted and self.wanted < self.most and now.time >= self._not_before:
-            self.wanted, self._before = min(self.most, 2 * self.wanted), max(rate, 1.0)
+        elif self._may_grow(idle, now.time):
+            self._double(rate)
         else:
-            self._before = 0.0
+            self._rate_before = 0.0
         self._since = now
         return self.wanted
 
+    def _may_grow(self, idle: float, time: float) -> bool:
+        waiting = idle > IDLE * self.wanted
+        return waiting and self.wanted < self.limit and time >= self._not_before
+
+    def _double(self, rate: float) -> None:
+        self.wanted = min(self.limit, 2 * self.wanted)
+        self._rate_before = max(rate, 1.0)
+
     def _undo(self, time: float) -> None:
-        self.wanted, self._before = max(1, self.wanted // 2), 0.0
-        self._not_before, self._quiet = time + self._quiet, 2 * self._quiet
+        self.wanted = max(1, self.wanted // 2)
+        self._rate_before = 0.0
+        self._not_before = time + self._quiet
+        self._quiet *= 2

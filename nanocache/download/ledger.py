@@ -1,19 +1,22 @@
-"""Which bytes are here, who is fetching which, and which come next.
+"""Which bytes are here, which connection is fetching which, and which come next.
 
-Pure bookkeeping: no socket, no file, no thread, no clock of its own; whoever shares a ledger guards it. Ranges are
+Pure bookkeeping: no socket, no file, no thread, no clock of its own; threads that share a ledger guard it. Ranges are
 half open, [start, end). Invariants: what is `done` was written; two claims never overlap; pieces are handed out from
-the front, so that the frontier is never more than connections x piece behind, and nothing is written far beyond it.
+the front, so that the contiguous bytes are never more than connections x piece behind, and nothing is written far
+beyond them.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Claim", "Ledger", "piece_size"]
+__all__ = ["Claim", "Ledger", "Range", "piece_size"]
 
-SMALLEST_PIECE, LARGEST_PIECE = 4 << 20, 16 << 20  # bytes
+SMALLEST_PIECE = 4 << 20  # bytes
+LARGEST_PIECE = 16 << 20  # bytes
 
 Range = tuple[int, int]
 
@@ -29,14 +32,18 @@ class Claim:
 
     pos: int
     end: int | None
-    reach: int | None = None  # where the body that is being received ends: further than `end` if others took the rest
-    moved: float = 0.0  # when its last byte came
+    reach: int | None = None  # where the body that is being received ends: beyond `end` if others took the rest
+    moved: float = 0.0  # seconds of a monotonic clock at which its last bytes came
     writing: bool = False  # it stands still because of this machine's disk
-    patience: float = math.inf  # seconds that it may stand still before somebody idle takes it over
+    patience: float = math.inf  # seconds that it may stand still before an idle connection takes it over
 
     @property
     def left(self) -> int | None:
         return None if self.end is None else self.end - self.pos
+
+    def idle(self, now: float) -> float:
+        """Seconds for which its connection has waited for bytes."""
+        return now - self.moved if self.left and not self.writing else 0.0
 
 
 class Ledger:
@@ -45,46 +52,51 @@ class Ledger:
     def __init__(self, total: int | None = None, done: Iterable[Range] = ()) -> None:
         self.total = total
         self.done: list[Range] = []  # sorted, disjoint, not touching
+        self.received = 0  # bytes
+        self.contiguous = 0  # bytes that are here without a gap, counted from the first one
         self.claims: list[Claim] = []
         for start, end in done:
             self.add(start, end)
 
     @property
-    def frontier(self) -> int:
-        """The end of what is there without a gap from the first byte on."""
-        return self.done[0][1] if self.done and self.done[0][0] == 0 else 0
-
-    @property
-    def received(self) -> int:
-        return sum(end - start for start, end in self.done)
-
-    @property
     def complete(self) -> bool:
-        return self.total is not None and self.frontier == self.total
+        return self.total is not None and self.contiguous == self.total
 
     def add(self, start: int, end: int) -> None:
         """Mark [start, end) as done."""
         if start >= end:
             return
-        apart = [(a, b) for a, b in self.done if b < start or end < a]
-        touching = [(a, b) for a, b in self.done if not (b < start or end < a)]
-        merged = (min([start, *(a for a, _ in touching)]), max([end, *(b for _, b in touching)]))
-        self.done = sorted([*apart, merged])
+        self.done = _merged([*self.done, (start, end)])
+        self.received = sum(end - start for start, end in self.done)
+        first_start, first_end = self.done[0]
+        self.contiguous = 0 if first_start else first_end
 
     def advance(self, claim: Claim, count: int) -> None:
-        """`count` bytes of a claim were written. What was taken away from it meanwhile is somebody else's."""
-        end = claim.pos + count if claim.end is None else min(claim.pos + count, claim.end)
+        """`count` bytes of a claim were written. Those that another connection took over meanwhile are not counted."""
+        end = claim.pos + count
+        if claim.end is not None:
+            end = min(end, claim.end)
         self.add(claim.pos, end)
         claim.pos = end
 
+    def finish(self, claim: Claim) -> None:
+        """The body of a claim ended. Without a length that is where the artifact ends."""
+        if claim.end is None:
+            claim.end = claim.pos
+            self.total = claim.pos
+
     def release(self, claim: Claim) -> None:
-        """Give back what is left of a claim: to the stream that was on its way there, or to whoever comes next."""
+        """Give back what is left of a claim: to the body that was on its way there, else to the next connection."""
         if claim in self.claims:
             self.claims.remove(claim)
-        for stream in self.claims:
-            if stream.left and stream.reach is not None:
-                taken = [start for start, _ in self.done] + [c.pos for c in self.claims]
-                stream.end = min([stream.reach, *(at for at in taken if at >= self._end(stream))])
+        for other in self.claims:
+            if other.left and other.reach is not None:
+                other.end = min(other.reach, self._first_taken(self._end(other)))
+
+    def _first_taken(self, pos: int) -> int:
+        """The first byte from `pos` on at which something done or claimed begins; the largest int if nothing does."""
+        starts = [start for start, _ in self.done] + [claim.pos for claim in self.claims]
+        return min((start for start in starts if start >= pos), default=sys.maxsize)
 
     def _claim(self, start: int, end: int | None) -> Claim:
         claim = Claim(start, end)
@@ -95,46 +107,64 @@ class Ledger:
         return (self.total or 0) if claim.end is None else claim.end
 
     def _free(self) -> Iterator[Range]:
+        """The gaps, which are neither done nor claimed, from the front."""
         assert self.total is not None
-        at = 0
-        for start, end in sorted([*self.done, *((c.pos, self._end(c)) for c in self.claims)]):
-            if at < start:
-                yield at, start
-            at = max(at, end)
-        if at < self.total:
-            yield at, self.total
+        claimed = [(claim.pos, self._end(claim)) for claim in self.claims]
+        free_from = 0
+        for start, end in sorted([*self.done, *claimed]):
+            if free_from < start:
+                yield free_from, start
+            free_from = max(free_from, end)
+        if free_from < self.total:
+            yield free_from, self.total
 
     def claim_rest(self) -> Claim | None:
         """The first gap, whole: one request for all of it."""
         if self.total is None:
-            return self._claim(self.frontier, None)
+            return self._claim(self.contiguous, None)
         gap = next(self._free(), None)
         return None if gap is None else self._claim(*gap)
 
     def claim_piece(self, size: int) -> Claim | None:
-        """The first piece that nobody fetches, even if somebody is on the way to it and has it cut off his claim."""
+        """The first piece that no connection has begun, even if it has to be cut off the end of another claim."""
         if self.total is None:
             return None
-        gap = next(self._free(), (self.total, self.total))
-        cut = min(self._cuts(size), key=lambda c: self._cut(c, size), default=None)
-        if cut is not None and (start := self._cut(cut, size)) < gap[0]:
-            gap, cut.end = (start, self._end(cut)), start
-        start, end = gap
-        return self._claim(start, min(end, (start // size + 1) * size)) if start < end else None
+        start, end = next(self._free(), (self.total, self.total))
+        claim = self._first_divisible(size)
+        if claim is not None and _next_piece(claim.pos, size) < start:
+            start, end = _next_piece(claim.pos, size), self._end(claim)
+            claim.end = start
+        return self._claim(start, min(end, _next_piece(start, size))) if start < end else None
 
-    def _cuts(self, size: int) -> list[Claim]:
-        return [c for c in self.claims if self._cut(c, size) < self._end(c)]
-
-    def _cut(self, claim: Claim, size: int) -> int:
-        return (claim.pos // size + 1) * size
+    def _first_divisible(self, size: int) -> Claim | None:
+        """The first claim in which another piece begins."""
+        divisible = [claim for claim in self.claims if _next_piece(claim.pos, size) < self._end(claim)]
+        return min(divisible, key=lambda claim: claim.pos, default=None)
 
     def take_over(self, now: float) -> tuple[Claim, Claim] | None:
         """(what is left of the claim that has stood still for the longest, that claim, now empty), or None."""
-        still = [c for c in self.claims if c.left and not c.writing and now - c.moved > c.patience]
+        still = [claim for claim in self.claims if claim.idle(now) > claim.patience]
         if not still:
             return None
-        old = min(still, key=lambda c: c.moved)
+        old = min(still, key=lambda claim: claim.moved)
         claim = self._claim(old.pos, old.end)
-        # Twice as patient, lest two idle connections take a slow range from each other for ever.
-        claim.moved, claim.patience, old.end = now, 2 * old.patience, old.pos
+        claim.moved = now
+        claim.patience = 2 * old.patience  # lest two idle connections take a slow range from each other for ever
+        old.end = old.pos
         return claim, old
+
+
+def _next_piece(pos: int, size: int) -> int:
+    """Where the piece after the one that holds `pos` begins."""
+    return (pos // size + 1) * size
+
+
+def _merged(ranges: Iterable[Range]) -> list[Range]:
+    """The same bytes in ranges that are sorted and neither overlap nor touch."""
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged

@@ -1,6 +1,6 @@
-"""What one download is asked for: where the artifact is, what is known of it, and the settings that hold.
+"""What one download is asked for, and what it brings: plain values that never change.
 
-Plain values, fixed for the whole call. Not what the caller of `fetch` asked (`artifact.request`): no cache, no hook.
+Not what the caller of `fetch` asked (`artifact.request`): there is no cache and no hook in it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..config import Settings
 from ..http.redirects import Source
 
-__all__ = ["DownloadRequest", "Source"]
+__all__ = ["DownloadRequest", "Downloaded", "NotModified", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +34,20 @@ class DownloadRequest:
     def known(self) -> bool:
         """Whether the digest or the size tells a cut body from a whole one."""
         return self.digest is not None or self.size is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """What a download brought. `etag` and `last_modified` as the server of `url` sent them."""
+
+    digest: str  # of what lies on disk
+    size: int  # bytes
+    url: str  # of the source that gave it
+    etag: str | None
+    last_modified: str | None
+    remember: bool  # False: the answer did not say where its body ends, so a cut one looks like a whole one
+    content_encoding: str | None
+
+
+class NotModified:
+    """The server still has what the condition names."""

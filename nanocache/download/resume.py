@@ -1,4 +1,4 @@
-"""What of a transfer survives its process: the state that a partial keeps, and whether its bytes may be built on.
+"""What of a transfer survives its process: the state beside a partial's bytes, and whether they may be built on.
 
 Invariants: without a strong validator bytes are built on only if a digest will judge them; no secret is in the state
 (the URL is there as a hash that leaves credentials out).
@@ -6,57 +6,62 @@ Invariants: without a strong validator bytes are built on only if a digest will 
 
 from __future__ import annotations
 
-import os
 import time
+from dataclasses import replace
 from typing import Any
 
-from ..artifact.urls import url_key
 from ..http.validation import ResponseInfo
-from .ledger import Ledger
-from .transfer import Transfer
+from .ledger import Ledger, Range
 
-__all__ = ["Saver", "load"]
+__all__ = ["SaveSchedule", "parse", "state"]
 
 LATEST = 0.25  # seconds that a trickle is left unsaved
 BYTES = 1 << 16  # so many are saved sooner: a kill should cost little of a fast transfer
 SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local disk, milliseconds on NFS
 
 
-def load(transfer: Transfer, *, judged: bool) -> None:
-    """Take over what an earlier owner of the partial, or an earlier source, left, as far as it may be built on."""
-    state = transfer.partial.state
-    if state is None and not os.fstat(transfer.partial.fd).st_size:
-        return
-    try:
-        transfer.ledger, transfer.offer = _parse(transfer, state or {}, judged)
-    except (KeyError, TypeError, ValueError):
-        transfer.partial.reset()
+def state(url_key: str, info: ResponseInfo, total: int | None, done: list[Range]) -> dict[str, Any]:
+    """What the next owner of the partial has to know."""
+    return {
+        "url": url_key,
+        "validator": info.validator,
+        "etag": info.etag,
+        "last-modified": info.last_modified,
+        "total": total,
+        "done": done,
+    }
 
 
-def _parse(transfer: Transfer, state: dict[str, Any], judged: bool) -> tuple[Ledger, ResponseInfo]:
-    same = state["url"] == _key(transfer)
-    validator, etag, modified = (_header(state[name]) for name in ("validator", "etag", "last-modified"))
-    total = None if state["total"] is None else _size(state["total"])
-    if not judged and not (same and validator):
-        raise ValueError("nobody can tell whether these bytes belong together")
-    ledger = Ledger(total, [(_size(start), _size(end)) for start, end in state["done"]])
-    end = ledger.done[-1][1] if ledger.done else 0
-    if end > os.fstat(transfer.partial.fd).st_size or (total is not None and end > total):
+def parse(state: dict[str, Any], url_key: str, *, judged: bool, size: int) -> tuple[Ledger, ResponseInfo]:
+    """What an earlier owner, or an earlier source, left: the bytes that may be built on, and of which version they are.
+
+    `judged`: a digest will judge the bytes. `size`: of the file that holds them. Raises KeyError, TypeError, ValueError
+    for a state that makes no sense, or whose bytes may not be built on.
+    """
+    info = _same_version(state) if state["url"] == url_key else ResponseInfo(ranges=True)
+    if not judged and info.validator is None:
+        raise ValueError("nothing tells whether these bytes and those to come belong together")
+    total = None if state["total"] is None else _bytes(state["total"])
+    done = [(_bytes(start), _bytes(end)) for start, end in state["done"]]
+    end = max((end for _, end in done), default=0)
+    if end > size or (total is not None and end > total):
         raise ValueError("the state claims more than there is")
+    ledger = Ledger(total, done)
     if ledger.complete and not judged:
-        ledger.done[-1] = (ledger.done[-1][0], end - 1)  # a byte to ask for, so that the server says it is current
-    offer = ResponseInfo(
-        total=total,
-        validator=validator if same else None,
-        etag=etag if same else None,
-        last_modified=modified if same else None,
+        ledger = Ledger(total, [(0, end - 1)])  # a byte to ask for, so that the server says whether it is current
+    return ledger, replace(info, total=total)
+
+
+def _same_version(state: dict[str, Any]) -> ResponseInfo:
+    return ResponseInfo(
+        validator=_header(state["validator"]),
+        etag=_header(state["etag"]),
+        last_modified=_header(state["last-modified"]),
         ranges=True,
     )
-    transfer.pieced = True
-    return ledger, offer
 
 
-def _size(value: Any) -> int:
+def _bytes(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError("not a number of bytes")
     return value
@@ -68,43 +73,23 @@ def _header(value: Any) -> str | None:
     return value
 
 
-def _key(transfer: Transfer) -> str:
-    return url_key(transfer.source.url, transfer.source.headers)
+class SaveSchedule:
+    """When a state is worth saving again."""
 
+    def __init__(self) -> None:
+        self._saved = time.monotonic()
+        self._bytes = 0  # received when it was saved
+        self._cost = 0.0  # seconds that saving took
 
-class Saver:
-    """Writes the state, from one thread."""
+    def due(self, received: int) -> bool:
+        fresh = received - self._bytes
+        if not fresh:
+            return False
+        passed = time.monotonic() - self._saved
+        return passed >= LATEST or (fresh >= BYTES and passed >= self._cost / SHARE)
 
-    def __init__(self, transfer: Transfer, judged: bool) -> None:
-        self._transfer, self._judged = transfer, judged
-        self._saved, self._bytes, self._cost = time.monotonic(), 0, 0.0
-
-    @property
-    def resumable(self) -> bool:
-        offer = self._transfer.offer
-        return offer.encoding is None and (self._judged or offer.validator is not None)
-
-    def save_if_due(self) -> None:
-        passed, fresh = time.monotonic() - self._saved, self._transfer.ledger.received - self._bytes
-        if fresh and (passed >= LATEST or (fresh >= BYTES and passed >= self._cost / SHARE)):
-            self.save()
-
-    def save(self) -> None:
-        """Record what is there. Raises Abandoned, OSError."""
-        with self._transfer.changed:
-            done, total = list(self._transfer.ledger.done), self._transfer.ledger.total
-        if not done or not self.resumable:
-            return
-        offer, began = self._transfer.offer, time.monotonic()
-        self._transfer.partial.save(
-            {
-                "url": _key(self._transfer),
-                "validator": offer.validator,
-                "etag": offer.etag,
-                "last-modified": offer.last_modified,
-                "total": total,
-                "done": done,
-            }
-        )
-        self._saved, self._bytes = time.monotonic(), sum(end - start for start, end in done)
+    def saved(self, received: int, began: float) -> None:
+        """The state was saved; `began` is when, on the monotonic clock, that began."""
+        self._saved = time.monotonic()
+        self._bytes = received
         self._cost = self._saved - began

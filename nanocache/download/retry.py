@@ -13,14 +13,15 @@ from ..http.failure import Failure, retried
 
 __all__ = ["Tries", "least_progress", "retried"]
 
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds
+FIRST_DELAY = 0.5  # seconds
+LONGEST_DELAY = 30.0  # seconds
 LEAST_PROGRESS = 64 * 1024  # bytes; less, for an artifact under 64 MiB
 
 
 def least_progress(total: int | None) -> int:
-    """Bytes that an attempt must bring in order not to count.
+    """Bytes that an attempt must bring to count as progress.
 
-    A byte for each attempt would be progress for ever: 16 thousand attempts for a GiB is the most that is uncounted.
+    A byte for each attempt would be progress for ever: now a GiB takes at most 16 thousand attempts that do not count.
     """
     return LEAST_PROGRESS if total is None else max(1, min(LEAST_PROGRESS, total // 1024))
 
@@ -29,7 +30,8 @@ class Tries:
     """Failures in a row without progress."""
 
     def __init__(self, retries: int) -> None:
-        self._retries, self._failed = retries, 0
+        self._retries = retries
+        self._failed = 0
 
     def wait(self, failure: Failure, *, progress: bool) -> float:
         """Seconds to wait before the next attempt; raises `failure` itself if there is to be none."""
@@ -38,6 +40,8 @@ class Tries:
         self._failed = 0 if progress else self._failed + 1
         if self._failed > self._retries:
             raise failure
-        jitter = random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2 ** max(0, self._failed - 1)))  # noqa: S311
-        # Everybody who was sent away comes back in the same second otherwise.
-        return jitter if failure.retry_after is None else failure.retry_after + min(jitter, 1.0)
+        bound = min(LONGEST_DELAY, FIRST_DELAY * 2 ** max(0, self._failed - 1))
+        jitter = random.uniform(0, bound)  # noqa: S311
+        if failure.retry_after is None:
+            return jitter
+        return failure.retry_after + min(jitter, 1.0)  # lest all clients that were sent away come back at once

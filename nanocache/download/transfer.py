@@ -1,152 +1,260 @@
-"""What all connections of one transfer share: the source, the partial, the ledger, and how a body gets onto the disk.
+"""One source's bytes on their way into one partial: asked for, written, recorded and hashed.
 
-Not the plan (who fetches what, how many there are): that is the crew's. Invariants: the ledger is touched only under
-`changed`; a byte is in the ledger only after it is in the file; nobody writes once his own `cancel` is set.
+Not the plan: when to ask and how many connections to open is decided in `attempts` and `connections`. Any connection's
+thread may receive; all else is the calling thread's. Invariants: while connections run, the ledger is touched only
+under `changed`; a byte is in the ledger only after it is in the file; no thread writes once its own `cancel` is set.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ..artifact import urls
 from ..cancel import Cancel
-from ..config import Settings
 from ..disk.hashing import FileHasher
-from ..errors import NoSpace
-from ..http import redirects
 from ..http.exchange import Response
 from ..http.failure import Failure, StartOver
-from ..http.redirects import Address, Answer, Source
-from ..http.validation import ResponseInfo, check_part, part_headers
-from ..sources import file
+from ..http.validation import ResponseInfo, check_part, part_headers, read_info
 from ..store.partials import Partial
+from . import first_answer, resume
+from .endpoint import Endpoint
 from .ledger import Claim, Ledger
+from .request import Downloaded, DownloadRequest, Source
 
-__all__ = ["Transfer"]
-
-EXPIRED = (401, 403, 404, 410)  # what a signed address answers when its time is over
+__all__ = ["Body", "Transfer"]
 
 
 @dataclass(slots=True)
+class Body:
+    """A body that is coming, and the claim that it fills."""
+
+    claim: Claim
+    response: Response
+    ends: int | None  # the byte of the artifact where it ends, None if it does not say
+    waited: float = 0.0  # seconds in which its socket had nothing to read, as far as the transfer counted them
+
+
 class Transfer:
-    """One source's transfer into one partial."""
+    """One source's transfer. Made for one call; `resume` comes first."""
 
-    source: Source
-    partial: Partial
-    settings: Settings
-    size: int | None = None  # bytes that it has to have
-    ledger: Ledger = field(default_factory=Ledger)
-    offer: ResponseInfo = field(default_factory=ResponseInfo)
-    waited: float = 0.0  # seconds that all its connections together had nothing to read
-    pieced: bool = False  # bytes of more than one answer are in it
-    address: Address | None = None  # where the last answer came from
-    expired: set[str] = field(default_factory=set)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    frontier: FileHasher = field(init=False)
+    def __init__(self, source: Source, request: DownloadRequest, partial: Partial) -> None:
+        self.partial = partial
+        self.ledger = Ledger()
+        self.changed = threading.Condition()
+        self.waited = 0.0  # seconds that all its connections together had nothing to read
+        self._source = source
+        self._request = request
+        self._info = ResponseInfo()
+        self._several = False  # bytes of more than one answer are in it
+        self._hasher = FileHasher(partial.fd)
+        self._saves = resume.SaveSchedule()
+        self._longest = first_answer.longest(request)
+        self._endpoint = Endpoint(source, request.settings)
 
-    def __post_init__(self) -> None:
-        self.frontier = FileHasher(self.partial.fd)
+    # --- what was there before, and what is left ----------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Take over what an earlier owner of the partial, or an earlier source, left, as far as it may be built on."""
+        size = os.fstat(self.partial.fd).st_size
+        if self.partial.state is None and not size:
+            return
+        try:
+            self.ledger, self._info = resume.parse(
+                self.partial.state or {}, self._url_key, judged=self._request.judged, size=size
+            )
+            self._several = True
+        except (KeyError, TypeError, ValueError):
+            self.partial.reset()
 
     def restart(self) -> None:
-        """Forget the bytes: they are wrong, or nobody can tell. Only while no connection is at transfer."""
+        """Forget the bytes, which are wrong or cannot be told from wrong ones. Only while no connection runs."""
         self.partial.reset()
-        self.ledger, self.frontier, self.pieced = Ledger(), FileHasher(self.partial.fd), False
+        self.ledger = Ledger()
+        self._hasher = FileHasher(self.partial.fd)
+        self._several = False
 
-    @contextmanager
-    def ask(self, headers: Sequence[tuple[str, str]], cancel: Cancel, *, patient: bool = True) -> Iterator[Answer]:
-        """The answer to a request for the artifact, asked where the last one came from.
+    def save_if_due(self) -> None:
+        if self._saves.due(self.ledger.received):
+            self.save()
 
-        A redirect's address may have been signed for a while only: refused there, it is resolved again, once.
-        """
-        with ExitStack() as stack:
-            try:
-                answer = stack.enter_context(self._get(headers, self.address, cancel, patient))
-            except Failure as e:
-                if not self._expire(e):
-                    raise
-                answer = stack.enter_context(self._get(headers, None, cancel, patient))
-            if answer.response.status in (200, 206):
-                self.address = answer.address
-            yield answer
-
-    @contextmanager
-    def _get(
-        self, headers: Sequence[tuple[str, str]], at: Address | None, cancel: Cancel, patient: bool
-    ) -> Iterator[Answer]:
-        if urls.is_file(self.source.url):
-            with file.read(self.source.url) as response:
-                yield Answer(response, Address(self.source.url))
+    def save(self) -> None:
+        """Record what is there, if it may be built on later. Raises Abandoned, OSError."""
+        with self.changed:
+            done, total, received = list(self.ledger.done), self.ledger.total, self.ledger.received
+        if not done or not self.resumable:
             return
-        with redirects.get(
-            self.source, headers, at=at, settings=self.settings, cancel=cancel, patient=patient
-        ) as answer:
-            yield answer
+        began = time.monotonic()
+        self.partial.save(resume.state(self._url_key, self._info, total, done))
+        self._saves.saved(received, began)
 
-    def _expire(self, failure: Failure) -> bool:
-        at = self.address
-        if at is None or not at.hops or failure.status not in EXPIRED or at.url in self.expired:
-            return False
-        self.expired.add(at.url)
-        return True
+    @property
+    def _url_key(self) -> str:
+        return urls.url_key(self._source.url, self._source.headers)
 
-    def fetch_part(self, claim: Claim, cancel: Cancel, *, patient: bool) -> None:
-        """Fetch [claim.pos, claim.end), or the part of it that the server gives. Raises StartOver, Failure, ..."""
-        headers = part_headers(claim.pos, claim.end, self.offer.validator)
-        with self.ask(headers, cancel, patient=patient) as answer:
-            if answer.response.status != 206:
-                raise StartOver(f"it answered {answer.response.status} to a range")
-            end, _ = check_part(answer.response.headers, self.offer, claim.pos, claim.end)
-            self.pieced = True
-            self.take(claim, answer.response, cancel, ends=end)
+    @property
+    def resumable(self) -> bool:
+        """Whether another answer may go on where this one breaks off."""
+        return self._info.encoding is None and (self._request.judged or self._info.validator is not None)
 
-    def take(
-        self,
-        claim: Claim,
-        response: Response,
-        cancel: Cancel,
-        *,
-        ends: int | None,
-        upto: int | None = None,
-        tell: Callable[[], None] | None = None,
-    ) -> bool:
-        """Write the body, which ends at `ends` as far as it says, where the claim says; call `tell` for each chunk.
+    @property
+    def splittable(self) -> bool:
+        """Whether several connections may bring it: the server serves ranges, and says of which version they are."""
+        return self._info.ranges and self._info.validator is not None and self.ledger.total is not None
 
-        False if it stopped at `upto`, so that it can go on; True if all was taken that will be: the body ended, or the
-        claim did, because others have the rest.
+    @property
+    def doubtful(self) -> bool:
+        """Whether a wrong digest may be the fault of how the bytes were put together, or of a cut that nothing told."""
+        return self._several or not self._info.framed
+
+    @property
+    def lacking(self) -> int | None:
+        """Bytes that are still to come; None while that is unknown."""
+        return None if self.ledger.total is None else self.ledger.total - self.ledger.received
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def begin(self, cancel: Cancel) -> Iterator[Body | None]:
+        """Ask for all that is lacking: the body while the block runs, None if the request's condition holds.
+
+        Raises StartOver, Failure, NoSpace.
         """
-        claim.reach, before = ends, 0.0
-        for chunk in response.body:
+        self.ledger.claims.clear()  # those of connections that have ended
+        claim = self.ledger.claim_rest() if self.ledger.done else None
+        headers = self._condition()
+        if claim is not None:
+            headers += part_headers(claim.pos, claim.end, self._info.validator)
+        with self._endpoint.ask(headers, cancel) as response:
+            yield self._accept(response, claim)
+
+    def _condition(self) -> list[tuple[str, str]]:
+        etag, modified = self._request.condition or (None, None)
+        values = {"If-None-Match": etag, "If-Modified-Since": modified}
+        return [(name, value) for name, value in values.items() if value is not None]
+
+    def _accept(self, response: Response, claim: Claim | None) -> Body | None:
+        """`claim`: the range that was asked for, None for a plain GET."""
+        if response.status == 304:
+            first_answer.check_condition(self._request)
+            return None
+        ends: int | None
+        total: int | None
+        if response.status == 206 and claim is not None:
+            ends, total = self._accept_part(response, claim)
+        elif response.status == 200:
+            claim = self._accept_whole(response, claim)
+            ends = total = self._info.total
+        else:
+            raise StartOver(f"it answered {response.status} to a {'plain GET' if claim is None else 'range'}")
+        if total is not None:
+            first_answer.check_size(total, self._request, self.partial)
+            self.ledger.total = total
+            claim.end = total if claim.end is None else claim.end
+        claim.moved = time.monotonic()
+        return Body(claim, response, ends)
+
+    def _accept_part(self, response: Response, claim: Claim) -> tuple[int, int]:
+        ends, total = check_part(response.headers, self._info, claim.pos, claim.end)
+        if total is None:
+            raise StartOver("it sent a part without saying of how much")
+        self._several = True
+        return ends, total
+
+    def _accept_whole(self, response: Response, claim: Claim | None) -> Claim:
+        if claim is not None:
+            self.restart()  # it serves no ranges, or another version now: this answer is the new beginning
+        self._info = read_info(response.headers)
+        first_answer.check_page(self._info, self._source, self._request)
+        whole = self.ledger.claim_rest()
+        assert whole is not None
+        return whole
+
+    def fetch_part(self, claim: Claim, cancel: Cancel) -> None:
+        """Fetch what is left of the claim, or the part of it that the server gives. Raises StartOver, Failure, Busy."""
+        headers = part_headers(claim.pos, claim.end, self._info.validator)
+        with self._endpoint.ask(headers, cancel, patient=False) as response:
+            if response.status != 206:
+                raise StartOver(f"it answered {response.status} to a range")
+            ends, _ = check_part(response.headers, self._info, claim.pos, claim.end)
+            self._several = True
+            self.receive_all(Body(claim, response, ends), cancel)
+
+    def ask_anew(self) -> None:
+        """Begin at the source's own URL again: what a redirect led to may be what is broken."""
+        self._endpoint.forget()
+
+    # --- receiving ----------------------------------------------------------------------------------------------------
+
+    def receive_all(self, body: Body, cancel: Cancel) -> None:
+        for _ in self.receive(body, cancel):
+            pass
+
+    def receive(self, body: Body, cancel: Cancel) -> Iterator[None]:
+        """Write the body where its claim says, and yield after each chunk, so that the caller can look or stop.
+
+        It ends with the body, or with the claim once other connections have the rest.
+        """
+        claim = body.claim
+        claim.reach = body.ends
+        for chunk in body.response.body:
             cancel.check()
             with self.changed:
-                view = memoryview(chunk)[: claim.left]
+                data = memoryview(chunk)[: claim.left]
                 claim.writing = True
-            self.check_limit(claim.pos + len(view))
-            self.partial.write(view, claim.pos)
+            if claim.pos + len(data) > self._longest:
+                raise first_answer.too_long(self._request, self.partial)
+            self.partial.write(data, claim.pos)
             with self.changed:
-                self.ledger.advance(claim, len(view))
-                claim.moved, claim.writing, waited = time.monotonic(), False, response.waited()
-                self.waited, before = self.waited + waited - before, waited
+                self._count(body, len(data))
                 met = claim.left == 0
-            if tell is not None:
-                tell()
-            if len(view) < len(chunk) or (met and ends != claim.end):
-                return True
-            if upto is not None and claim.pos >= upto and not met:
-                return False
-        return True
+            yield
+            if len(data) < len(chunk) or (met and body.ends != claim.end):
+                return
+        with self.changed:
+            self.ledger.finish(claim)
 
-    def check_limit(self, size: int) -> None:
-        if self.size is not None and size > self.size:
-            raise Failure(f"it has more than the {self.size:,} bytes that were expected", lasting=True)
-        most = self.settings.max_artifact
-        if most is not None and size > most:
-            raise NoSpace(
-                path=self.partial.base,
-                needed=self.offer.total,
-                available=most,
-                reason="larger than NANOCACHE_MAX_ARTIFACT allows",
-            )
+    def _count(self, body: Body, count: int) -> None:
+        self.ledger.advance(body.claim, count)
+        body.claim.moved = time.monotonic()
+        body.claim.writing = False
+        waited = body.response.waited()
+        self.waited += waited - body.waited
+        body.waited = waited
+
+    # --- hashing ------------------------------------------------------------------------------------------------------
+
+    def hash_more(self) -> bool:
+        """Hash a block more of the contiguous bytes; False if there was nothing to do."""
+        with self.changed:
+            contiguous = self.ledger.contiguous
+        return self._hasher.follow(contiguous)
+
+    def finish(self, cancel: Cancel) -> Downloaded:
+        """Hash the rest, and say what came. Raises Failure, StartOver, Vanished, Cancelled."""
+        total = self._whole_size()
+        while self._hasher.follow(total):
+            cancel.check()
+        if os.fstat(self.partial.fd).st_size != total:
+            raise StartOver("another process wrote to the partial")
+        return Downloaded(
+            digest=self._hasher.digest(),
+            size=total,
+            url=self._source.url,
+            etag=self._info.etag,
+            last_modified=self._info.last_modified,
+            remember=self._info.framed or self._request.known,
+            content_encoding=self._info.encoding,
+        )
+
+    def _whole_size(self) -> int:
+        total, expected = self.ledger.total, self._request.size
+        assert total is not None
+        if expected is not None and total != expected:
+            self.ledger.total = None
+            raise Failure(f"it ended after {total:,} of {expected:,} bytes", lasting=total > expected)
+        return total

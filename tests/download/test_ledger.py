@@ -95,7 +95,7 @@ def test_an_unknown_length_is_one_claim_without_end() -> None:
     assert claim.left is None
     ledger.advance(claim, 7)
     assert ledger.claim_piece(10) is None
-    assert ledger.frontier == 7
+    assert ledger.contiguous == 7
     assert not ledger.complete
 
 
@@ -134,7 +134,7 @@ def test_whatever_happens_every_byte_is_claimed_once_at_a_time_and_all_of_them_c
         assert all(a[1] <= b[0] for a, b in pairwise(spans))
         assert all(start < end for start, end in ledger.done)
         assert all(a[1] < b[0] for a, b in pairwise(ledger.done))
-        assert 0 <= ledger.frontier <= ledger.received <= total
+        assert 0 <= ledger.contiguous <= ledger.received <= total
     for claim in list(ledger.claims):
         ledger.release(claim)
     while (claim := ledger.claim_piece(size)) is not None:

@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from nanocache.cancel import Cancel, Cancelled
-from nanocache.download import attempts, growth, ledger
-from nanocache.download import connections as crew
+from nanocache.download import attempts, connections, growth, ledger
 from nanocache.errors import ChecksumMismatch, DownloadFailed
 from tests.download.downloads import Download, body, sha, slept
 from tests.servers import misbehave as m
@@ -71,7 +70,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "SOON", 0.002)
     monkeypatch.setattr(growth, "LATE", 0.004)
     monkeypatch.setattr(growth, "IDLE", -1e9)
-    monkeypatch.setattr(crew, "SECOND_CHANCE", 0.001)
+    monkeypatch.setattr(connections, "SECOND_CHANCE", 0.001)
 
 
 @settings(
