@@ -234,13 +234,7 @@ def _artifact(
 ) -> Artifact:
     if type(url) is str and headers is None and mirrors == () and isinstance(postprocess, Hashable):
         return _plain_artifact(url, sha256, filename, postprocess)
-    if not isinstance(url, Artifact):
-        return Artifact(
-            url, sha256=sha256, filename=filename, mirrors=mirrors, headers=headers, postprocess=postprocess
-        )
-    if any(value is not None for value in (sha256, filename, headers, postprocess)) or tuple(mirrors):
-        raise ValueError("an Artifact already says sha256, filename, mirrors, headers and postprocess: give them there")
-    return url
+    return Artifact.of(url, sha256=sha256, filename=filename, mirrors=mirrors, headers=headers, postprocess=postprocess)
 
 
 @lru_cache(maxsize=1024)

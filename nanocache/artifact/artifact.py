@@ -60,6 +60,18 @@ class Artifact:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def of(cls, url: object, **options: Any) -> Artifact:
+        """The Artifact of `url` and `options`; an Artifact itself, which takes none of them. Raises ValueError."""
+        if not isinstance(url, Artifact):
+            return cls(url, **options)
+        given = options | {"mirrors": tuple(options.get("mirrors", ()))}
+        if any(value is not None and value != () for value in given.values()):
+            raise ValueError(
+                "an Artifact already says sha256, filename, mirrors, headers and postprocess: give them there"
+            )
+        return url
+
     @property
     def name(self) -> str:
         """The name that the artifact has on disk."""
