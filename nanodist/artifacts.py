@@ -5,9 +5,9 @@
     broadcast  one rank of the job downloads, and sends the bytes to one rank on each other disk (`broadcast`)
     auto       one rank per disk, which find each other by its name (`disk`); and on several nodes, broadcast
 
-The rank that acts calls `nanocache.fetch`; what it publishes is its path, and the others open that name only then.
+The rank that leads calls nanocache.fetch and publishes the path. The other ranks open that path only then.
 Invariants: files are the truth and the store only notifies, so a lost store costs coordination, not files; a hit asks
-no store; one process without a launcher, and a worker of a DataLoader, are nanocache.fetch.
+no store; one process without a launcher, and a worker of a DataLoader, do what nanocache.fetch does.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ __all__ = ["fetch", "fetch_many"]
 logger = logging.getLogger("nanodist")
 
 SCOPES = ("auto", "job", "disk", "broadcast")
-FRESH = 60.0  # seconds for which an outcome binds those who come later
-CHUNK = 128  # artifacts that one outcome speaks of: a path takes some 200 bytes of it
+FRESH = 60.0  # seconds for which an outcome binds the ranks that call later
+ARTIFACTS_PER_OUTCOME = 128  # a path takes some 200 bytes of the outcome
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 PathLike = str | os.PathLike[str]
 ProgressOption = bool | Callable[[Progress], object] | None
-Got = list[Path | BaseException]  # what fetch_many gives for its artifacts, in their order
-Act = Callable[[Sequence[Artifact]], Got]
+Results = list[Path | BaseException]  # of a call's artifacts, in their order
 
 
 def fetch(
@@ -64,36 +63,35 @@ def fetch(
 ) -> Path:
     """The path of the artifact at `url`, as `nanocache.fetch` promises it, for all ranks that ask, from one download.
 
-    The ranks need not ask together, nor all of them: whoever comes first acts, and who comes within a minute of the
-    outcome is bound by it. No collective is used, so the download may outlast the process group's time-out, and no
+    The ranks need not ask together, and not all of them have to. The first one leads, and its outcome binds the ranks
+    that call within a minute. No collective is used, so the download may outlast the process group's time-out, and no
     group needs to be there. A leader that dies is replaced.
 
-    `scope`: "auto" has one rank act per disk, and if there are several disks, one of these download for all. "job": one
-    rank for the whole job, where all nodes see one base directory. "broadcast": as "auto", whatever is known of the
+    `scope`: "auto" has one rank lead per disk, and if there are several disks, one of these downloads for all. "job":
+    one rank for the whole job, where all nodes see one base directory. "broadcast": as "auto", whatever is known of the
     nodes. These are calls of all ranks; a disk that does not call is waited for, at most 2 s. "disk" leaves it to the
-    lock and asks no store, which is the right one where each rank wants other files. NANODIST_SCOPE takes the place of
-    "auto". The other arguments are nanocache.fetch's.
+    lock and asks no store, which fits where each rank wants other files. NANODIST_SCOPE takes the place of "auto". The
+    other arguments are nanocache.fetch's.
 
     Raises what nanocache.fetch raises, on every rank the same class with the same facts (anything that is no error of
     nanocache as LeaderError), and NotVisible if the file is on another disk than this rank's, or does not show.
     """
-    artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
-    call = _Call([artifact], Cache(base_dir).base_dir, _scope(scope), None, False, progress)
-    anew = rehash or max_age is not None
-    if not anew and (hit := nanocache.lookup(artifact, base_dir=base_dir)) is not None:
-        call.say_have()
-        return hit
-
-    def act(artifacts: Sequence[Artifact]) -> Got:
-        return [
-            nanocache.fetch(one, rehash=rehash, max_age=max_age, offline=offline, progress=progress, base_dir=base_dir)
-            for one in artifacts
-        ]
-
-    [path] = call.share(act, castable=not (anew or offline))
-    if isinstance(path, BaseException):
-        raise path
-    return path
+    artifact = Artifact.of(
+        url, sha256=sha256, filename=filename, mirrors=mirrors, headers=headers, postprocess=postprocess
+    )
+    call = _FetchOne(
+        wanted=[artifact],
+        base_dir=base_dir,
+        scope=_scope(scope),
+        offline=offline,
+        progress=progress,
+        rehash=rehash,
+        max_age=max_age,
+    )
+    [result] = call.hits() or call.share()
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def fetch_many(
@@ -108,51 +106,24 @@ def fetch_many(
 ) -> list[Path]:
     """The paths of all `artifacts` (URLs or Artifacts), in their order, as `nanocache.fetch_many`, for all ranks.
 
-    All ranks ask for the same ones, in the same order; what is here already asks nobody. The first error stops the
-    rest and is raised on every rank; with `return_exceptions` errors come back in place. `scope` and errors as for
+    All ranks ask for the same ones, in the same order. If all are here already, no rank is asked. The first error stops
+    the rest and is raised on every rank; with `return_exceptions` errors come back in place. `scope` and errors as for
     `fetch`.
     """
-    wanted = [item if isinstance(item, Artifact) else Artifact(item) for item in artifacts]
-    found: list[Any] = []
-    for chunk in (wanted[n : n + CHUNK] for n in range(0, len(wanted), CHUNK)):
-        call = _Call(chunk, Cache(base_dir).base_dir, _scope(scope), workers, return_exceptions, progress)
-        hits = [nanocache.lookup(artifact, base_dir=base_dir) for artifact in chunk]
-        if all(hits):
-            call.say_have()
-            found += hits
-            continue
-
-        def act(artifacts: Sequence[Artifact]) -> Got:
-            paths: Got = []
-            paths += nanocache.fetch_many(
-                artifacts,
-                workers=workers,
-                return_exceptions=return_exceptions,
-                progress=progress,
-                offline=offline,
-                base_dir=base_dir,
-            )
-            return paths
-
-        found += call.share(act, castable=not offline)
-    return found
-
-
-def _artifact(
-    url: object,
-    sha256: str | None,
-    filename: str | None,
-    mirrors: Iterable[object],
-    headers: Headers,
-    postprocess: Callable[[Path, Path], Any] | None,
-) -> Artifact:
-    if not isinstance(url, Artifact):
-        return Artifact(
-            url, sha256=sha256, filename=filename, mirrors=mirrors, headers=headers, postprocess=postprocess
+    wanted = [Artifact.of(item) for item in artifacts]
+    results: list[Any] = []
+    for start in range(0, len(wanted), ARTIFACTS_PER_OUTCOME):
+        call = _FetchMany(
+            wanted=wanted[start : start + ARTIFACTS_PER_OUTCOME],
+            base_dir=base_dir,
+            scope=_scope(scope),
+            offline=offline,
+            progress=progress,
+            workers=workers,
+            return_exceptions=return_exceptions,
         )
-    if any(value is not None for value in (sha256, filename, headers, postprocess)) or tuple(mirrors):
-        raise ValueError("an Artifact already says sha256, filename, mirrors, headers and postprocess: give them there")
-    return url
+        results += call.hits() or call.share()
+    return results
 
 
 def _scope(asked: str) -> str:
@@ -162,126 +133,254 @@ def _scope(asked: str) -> str:
     return scope
 
 
-@dataclass(frozen=True, slots=True)
+# --- one call ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """What is asked, by all ranks alike."""
+    """What is asked, by all ranks alike, and how the rank that leads gets it."""
 
     wanted: Sequence[Artifact]
-    base: Path
+    base_dir: PathLike | None
     scope: str
-    workers: int | None
-    return_exceptions: bool
+    offline: bool | None
     progress: ProgressOption
+    workers: int | None = None
+    return_exceptions: bool = False
 
     @property
     def identity(self) -> str:
-        return hashlib.sha256("\n".join(map(_identity, self.wanted)).encode("utf-8", "surrogateescape")).hexdigest()
-
-    def share(self, act: Act, *, castable: bool) -> Got:
-        """What `act` gives, done by one rank where ranks can agree, else by this one."""
-        if self.scope == "disk" or topology().world_size == 1 or (at := coordination()) is None:
-            return act(self.wanted)
-        try:
-            domain = "job" if self.scope == "job" else disk_name(self.base, at.job)
-            if domain is None:
-                return act(self.wanted)
-            castable = castable and self._casts()
-            if castable:
-                roll_call.count_rank(
-                    at, domain
-                )  # each rank, so that whoever acts knows when all disks have been heard of
-            shared = _Shared(at, lambda: self._act(at, domain, act, castable=castable), self.base)
-            return shared.get(f"fetch/{domain}/{self.identity}")
-        except CoordinatorLost as e:
-            if at.lost is None:  # not our store's: the act's own error
-                raise
-            logger.warning("%s; file locks alone coordinate from here on", e)
-            return act(self.wanted)
-
-    def _act(self, at: Coordinator, disk: str, act: Act, *, castable: bool) -> Got:
-        if not castable:
-            return act(self.wanted)
-        from .broadcast.broadcast import Broadcast  # loads much more of nanocache than a hit needs
-
-        cast = Broadcast(
-            at, self._cast_key, disk, self.wanted, self.base, self.workers, self.return_exceptions, self.progress
-        )
-        return cast.get(act)
+        """What the ranks that mean the same artifacts have in common."""
+        text = "\n".join(map(_artifact_identity, self.wanted))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
-    def _cast_key(self) -> str:
+    def base(self) -> Path:
+        return Cache(self.base_dir).base_dir
+
+    @property
+    def roll_key(self) -> str:
         return f"cast/{self.identity}"
 
-    def _casts(self) -> bool:
+    @property
+    def revalidates(self) -> bool:
+        """Whether a file that is here is not yet the answer."""
+        return False
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether the bytes may go from disk to disk."""
+        return self._spans_disks() and not (self.offline or self.revalidates)
+
+    def _spans_disks(self) -> bool:
         """Whether there may be another disk that wants the bytes."""
         return self.scope == "broadcast" or (self.scope == "auto" and topology().node_count != 1)
 
-    def say_have(self) -> None:
-        """After a hit: have those who need it not wait for this disk. One word, once.
+    def hits(self) -> Results:
+        """The paths, if all artifacts are here; else nothing."""
+        if self.revalidates:
+            return []
+        paths: Results = []
+        for artifact in self.wanted:
+            path = nanocache.lookup(artifact, base_dir=self.base_dir)
+            if path is None:
+                return []
+            paths.append(path)
+        self._announce_hit()
+        return paths
 
-        With "auto" only if this process has a store to say it in already: to look for one is more than a hit may cost,
-        and what the others wait is bounded.
+    def _announce_hit(self) -> None:
+        """Have the disks that need the artifacts not wait for this disk: one message to the store, once.
+
+        With "auto" only if this process has a store already: to look for one is more than a hit may cost, and what the
+        other disks wait is bounded.
         """
-        at = joined()
-        if at is None and self.scope == "broadcast" and topology().world_size > 1:
-            at = coordination()
-        if at is None or roll_call.announced(self._cast_key, self.base) or not self._casts():
+        coordinator = self._listener()
+        if coordinator is None or roll_call.announced(self.roll_key, self.base) or not self._spans_disks():
             return
         try:
-            roll_call.announce_complete(at, self._cast_key, self.base)
+            roll_call.announce_complete(coordinator, self.roll_key, self.base)
         except CoordinatorLost as e:
             logger.debug("%s", e)
 
+    def _listener(self) -> Coordinator | None:
+        coordinator = joined()
+        if coordinator is None and self.scope == "broadcast" and topology().world_size > 1:
+            return coordination()
+        return coordinator
 
-class _Shared:
-    """One act for all ranks that have a disk, or a job, in common."""
+    def download(self, artifacts: Sequence[Artifact]) -> Results:
+        """Get `artifacts` as this process alone would."""
+        raise NotImplementedError
 
-    def __init__(self, at: Coordinator, act: Callable[[], Got], base: Path) -> None:
-        self._at, self._act, self._base = at, act, base
+    def share(self) -> Results:
+        """What `download` gives, from one rank where the ranks can agree, else from this one."""
+        coordinator = self._coordinator()
+        if coordinator is None:
+            return self.download(self.wanted)
+        try:
+            return self._agree(coordinator)
+        except CoordinatorLost as e:
+            if coordinator.lost is None:  # an error of the download itself, and not of this job's store
+                raise
+            logger.warning("%s; file locks alone coordinate from here on", e)
+        return self.download(self.wanted)
 
-    def get(self, key: str) -> Got:
-        for _ in range(2):
-            verdict = decide(self._at, key, self._lead, fresh=FRESH)
-            if (gone := self._gone(verdict)) is None:
-                return self._read(verdict)
-            # Published, on our own disk, and no longer there: somebody deleted it within the minute. Once more.
-            error = self._not_visible(gone, verdict, f"it was published twice and did not show within {VISIBLE:g} s")
-        raise error
-
-    def _lead(self) -> dict[str, Any]:
-        items = []
-        for result in self._act():
-            if isinstance(result, BaseException):
-                record = to_record(result, rank=self._at.rank, host=me().host)
-                items.append(json.loads(json.dumps(record)))  # facts may be tuples
-            else:
-                items.append({"path": os.path.relpath(result, self._base)})
-        return {"disk": disk_name(self._base, self._at.job), "items": items}
-
-    def _read(self, verdict: Verdict) -> Got:
-        return [self._base / item["path"] if "path" in item else from_record(item) for item in verdict.value["items"]]
-
-    def _gone(self, verdict: Verdict) -> Path | None:
-        """The first of the leader's files that is not here. Raises NotVisible if its disk is not ours."""
-        if verdict.led:
+    def _coordinator(self) -> Coordinator | None:
+        if self.scope == "disk" or topology().world_size == 1:
             return None
-        patience = 0.0 if verdict.leader.who.here else VISIBLE
-        for path in self._read(verdict):
-            if isinstance(path, Path) and not path.exists():
-                # The names tell at once what waiting could only suggest.
-                theirs, ours = verdict.value["disk"], disk_name(self._base, self._at.job)
-                if None not in (theirs, ours) and theirs != ours:
-                    raise self._not_visible(path, verdict, "this is another disk")
-                if not wait_visible(path, self._base, patience):
-                    return path
-        return None
+        return coordination()
 
-    def _not_visible(self, path: Path, verdict: Verdict, reason: str) -> NotVisible:
-        return NotVisible(path=str(path), host=me().host, leader_host=verdict.leader.who.host, reason=reason)
+    def _agree(self, coordinator: Coordinator) -> Results:
+        domain = "job" if self.scope == "job" else disk_name(self.base, coordinator.job)
+        if domain is None:
+            return self.download(self.wanted)
+        return _SharedCall(self, coordinator, domain).results()
 
 
-def _identity(artifact: Artifact) -> str:
-    """What all ranks say alike when they mean the same. Never shown: a URL may hold credentials."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FetchOne(_Call):
+    rehash: bool
+    max_age: float | None
+
+    @property
+    def revalidates(self) -> bool:
+        return self.rehash or self.max_age is not None
+
+    def download(self, artifacts: Sequence[Artifact]) -> Results:
+        return [
+            nanocache.fetch(
+                artifact,
+                rehash=self.rehash,
+                max_age=self.max_age,
+                offline=self.offline,
+                progress=self.progress,
+                base_dir=self.base_dir,
+            )
+            for artifact in artifacts
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FetchMany(_Call):
+    def download(self, artifacts: Sequence[Artifact]) -> Results:
+        results: Results = []
+        results += nanocache.fetch_many(
+            artifacts,
+            workers=self.workers,
+            return_exceptions=self.return_exceptions,
+            progress=self.progress,
+            offline=self.offline,
+            base_dir=self.base_dir,
+        )
+        return results
+
+
+def _artifact_identity(artifact: Artifact) -> str:
+    """The same on all ranks that mean the same. Never shown: a URL may hold credentials."""
     hook = artifact.postprocess
     label = hook and (getattr(hook, "key", None) or getattr(hook, "__qualname__", repr(type(hook))))
     return repr((artifact.sha256 or artifact.url, artifact.name, label))
+
+
+# --- the ranks that share a disk, or the job --------------------------------------------------------------------------
+
+
+class _SharedCall:
+    """One call of all ranks that have `domain` in common: one leads, the others read what it published."""
+
+    def __init__(self, call: _Call, coordinator: Coordinator, domain: str) -> None:
+        self._call = call
+        self._base = call.base
+        self._coordinator = coordinator
+        self._domain = domain  # a disk's name, or "job"
+
+    def results(self) -> Results:
+        if self._call.broadcasts:  # each rank, so that the one that leads knows when it has heard of all disks
+            roll_call.count_rank(self._coordinator, self._domain)
+        verdict = self._decide()
+        if self._missing(verdict) is None:
+            return self._published(verdict)
+        # Published on this very disk, and deleted since, within the minute: once more.
+        verdict = self._decide()
+        missing = self._missing(verdict)
+        if missing is None:
+            return self._published(verdict)
+        raise _not_visible(missing, verdict, f"it was published twice and did not show within {VISIBLE:g} s")
+
+    def _decide(self) -> Verdict:
+        key = f"fetch/{self._domain}/{self._call.identity}"
+        return decide(self._coordinator, key, self._lead, fresh=FRESH)
+
+    # the rank that leads
+
+    def _lead(self) -> dict[str, Any]:
+        """Get the artifacts, and say where they are."""
+        items = [self._item(result) for result in self._get()]
+        return {"disk": self._disk(), "items": items}
+
+    def _get(self) -> Results:
+        wanted = self._call.wanted
+        failed = self._broadcast()
+        if failed and not self._call.return_exceptions:
+            raise failed[min(failed)]
+        rest = sorted(set(range(len(wanted))) - failed.keys())
+        downloaded = self._call.download([wanted[n] for n in rest])
+        results = dict(zip(rest, downloaded, strict=True)) | failed
+        return [result for _, result in sorted(results.items())]
+
+    def _broadcast(self) -> dict[int, Exception]:
+        """Have what other disks of the job can give; the errors that every rank would get, by number."""
+        if not self._call.broadcasts:
+            return {}
+        from .broadcast.broadcast import Broadcast  # loads much more of nanocache than a hit needs
+
+        return Broadcast(
+            coordinator=self._coordinator,
+            key=self._call.roll_key,
+            disk=self._domain,
+            artifacts=self._call.wanted,
+            base=self._base,
+            workers=self._call.workers,
+            return_exceptions=self._call.return_exceptions,
+            progress=self._call.progress,
+        ).bring()
+
+    def _item(self, result: Path | BaseException) -> dict[str, Any]:
+        if not isinstance(result, BaseException):
+            return {"path": os.path.relpath(result, self._base)}
+        record = to_record(result, rank=self._coordinator.rank, host=me().host)
+        as_it_arrives: dict[str, Any] = json.loads(json.dumps(record))  # facts may be tuples
+        return as_it_arrives
+
+    def _disk(self) -> str | None:
+        return disk_name(self._base, self._coordinator.job)
+
+    # the others
+
+    def _published(self, verdict: Verdict) -> Results:
+        items = verdict.value["items"]
+        return [self._base / item["path"] if "path" in item else from_record(item) for item in items]
+
+    def _missing(self, verdict: Verdict) -> Path | None:
+        """The first published file that does not show here. Raises NotVisible if the leader's disk is not ours."""
+        if verdict.led:
+            return None
+        patience = 0.0 if verdict.leader.who.here else VISIBLE
+        for path in self._published(verdict):
+            if isinstance(path, BaseException) or path.exists():
+                continue
+            self._check_same_disk(path, verdict)
+            if not wait_visible(path, self._base, patience):
+                return path
+        return None
+
+    def _check_same_disk(self, path: Path, verdict: Verdict) -> None:
+        """Raise NotVisible if the disks' names differ: they tell at once what waiting could only suggest."""
+        names = {verdict.value["disk"], self._disk()}
+        if len(names - {None}) == 2:
+            raise _not_visible(path, verdict, "this is another disk")
+
+
+def _not_visible(path: Path, verdict: Verdict, reason: str) -> NotVisible:
+    return NotVisible(path=str(path), host=me().host, leader_host=verdict.leader.who.host, reason=reason)

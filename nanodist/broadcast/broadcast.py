@@ -1,13 +1,13 @@
 """One download for all disks of a job that share none: one process downloads, the bytes go from disk to disk.
 
-    who needs what (roll) ── alone ──> download
+    who needs what (roll call) ── alone ──> download
       several
-    the first of them downloads, one artifact while another is sent; the others take them down a tree (relay)
-    what then is not here, for whatever reason, is downloaded; a stream that broke off is tried again, from another
+    the first of them downloads, one artifact while another is sent; the others receive them down a tree
+    what is still missing then is downloaded; a stream that broke off is tried again, from another source
 
-Of each disk one process takes part, the one that acts for it. Invariants: an artifact that the origin will not give, or
-gives wrong, is the same error for all, and nobody asks again; any other fault is its owner's; nothing here has to work
-for the call to succeed, since what is missing afterwards is fetched as ever.
+One process takes part for each disk: the one that leads there. Invariants: an artifact that the origin will not give,
+or gives wrong, is the same error for all, and no other process asks for it; any other fault concerns its own disk only;
+the call succeeds even if nothing here works, since what is missing afterwards is fetched as ever.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nanocache
@@ -24,7 +25,7 @@ from nanocache import Artifact, ChecksumMismatch, DownloadFailed, Progress
 from nanocache.cancel import Cancel, within
 from nanocache.coordination.process import me
 from nanocache.errors import NanocacheError
-from nanocache.peers import BlobInfo, IncomingBlob, describe_blob, receive_blob
+from nanocache.peers import describe_blob, receive_blob
 
 from ..coordination.coordinator import Coordinator
 from ..errors import CoordinatorLost, LeaderError, to_record
@@ -36,22 +37,22 @@ __all__ = ["Broadcast"]
 
 logger = logging.getLogger("nanodist")
 
-WORKERS = 16  # downloads at once; nanocache bounds the connections of all of them together
-ROUNDS = 3  # streams that may break off before everybody downloads for himself
+DOWNLOADS = 16  # at once; nanocache bounds the connections of all of them together
+ROUNDS = 3  # streams that may break off before each process downloads by itself
+ORIGIN_ERRORS = (DownloadFailed, ChecksumMismatch)  # every process that asks would get them
 
 ProgressOption = bool | Callable[[Progress], object] | None
-Got = list[Path | BaseException]
+Errors = dict[int, Exception]  # by the artifact's number in the call
+Download = tuple[int, Future[Path]]  # the artifact's number in the call, and its path to come
 
-_unreachable = False  # no stream came here, though the source was there: to try it each time would cost each time
-
-ORIGIN_ERRORS = (DownloadFailed, ChecksumMismatch)  # errors that anybody who asks would get
+_unreachable = False  # once the source was there and no stream came: each further try would cost seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Broadcast:
     """One call's artifacts, on their way to this disk."""
 
-    at: Coordinator
+    coordinator: Coordinator
     key: str
     disk: str
     artifacts: Sequence[Artifact]
@@ -60,31 +61,18 @@ class Broadcast:
     return_exceptions: bool
     progress: ProgressOption
 
-    def get(self, act: Callable[[Sequence[Artifact]], Got]) -> Got:
-        """What `act` gives for the artifacts, most of which are here by then."""
-        failed = self._bring()
-        if failed and not self.return_exceptions:
-            raise failed[min(failed)]
-        rest = iter(act([artifact for n, artifact in enumerate(self.artifacts) if n not in failed]))
-        return [failed[n] if n in failed else next(rest) for n in range(len(self.artifacts))]
+    def bring(self) -> Errors:
+        """Have what the other disks or the origin give. The errors that every process would get, by number.
 
-    def _bring(self) -> dict[int, Exception]:
-        """Have what can be had from others; the errors that are everybody's, by number."""
+        Whatever is missing afterwards is the caller's to download.
+        """
         global _unreachable
-        failed: dict[int, Exception] = {}
-        if _unreachable:
-            announce_complete(self.at, self.key, self.base)  # so that nobody waits for this disk
-            return failed
-        roll = RollCall(self.at, self.key, self.disk, len(self.artifacts))
+        failed: Errors = {}
         try:
-            for _ in range(ROUNDS):
-                missing = self._missing(failed)
-                if not missing or (place := roll.enter(missing)).size == 1:
-                    break
-                whole, errors = self._send(place) if place.position == 0 else self._receive(place, missing)
-                failed |= errors
-                if whole:
-                    break
+            if _unreachable:
+                announce_complete(self.coordinator, self.key, self.base)  # so that no process waits for this disk
+            else:
+                self._rounds(failed)
         except LinkUnreachable as e:
             _unreachable = True
             logger.warning(
@@ -96,65 +84,86 @@ class Broadcast:
             logger.warning("%s; what is missing is downloaded", e)
         return failed
 
-    def _missing(self, failed: dict[int, Exception]) -> set[int]:
-        def here(artifact: Artifact) -> bool:
-            plain = replace(artifact, postprocess=None)
-            return artifact.url.lower().startswith("file:") or nanocache.lookup(plain, base_dir=self.base) is not None
+    def _rounds(self, failed: Errors) -> None:
+        """Send or receive until a stream came to its end. Adds to `failed`."""
+        roll_call = RollCall(self.coordinator, self.key, self.disk, len(self.artifacts))
+        for _ in range(ROUNDS):
+            missing = self._missing(failed)
+            if not missing:
+                return
+            roll = roll_call.enter(missing)
+            if roll.size == 1 or self._round(roll, missing, failed):
+                return
 
-        return {n for n, artifact in enumerate(self.artifacts) if n not in failed and not here(artifact)}
+    def _round(self, roll: ClosedRoll, missing: set[int], failed: Errors) -> bool:
+        """Whether the stream came to its end."""
+        if roll.position == 0:
+            self._send(roll, failed)
+            return True
+        whole, errors = self._receive(roll, missing)
+        failed.update(errors)
+        return whole
+
+    def _missing(self, failed: Errors) -> set[int]:
+        return {n for n, artifact in enumerate(self.artifacts) if n not in failed and not self._is_here(artifact)}
+
+    def _is_here(self, artifact: Artifact) -> bool:
+        if artifact.url.lower().startswith("file:"):
+            return True
+        return nanocache.lookup(_without_hook(artifact), base_dir=self.base) is not None
 
     # the source
 
-    def _send(self, place: ClosedRoll) -> tuple[bool, dict[int, Exception]]:
-        failed: dict[int, Exception] = {}
+    def _send(self, roll: ClosedRoll, failed: Errors) -> None:
         try:
-            with self._downloads(sorted(place.needs)) as downloads:
-                send(self._tree(place), self._items(downloads, failed))
+            with self._downloads(sorted(roll.needs)) as downloads:
+                send(self._tree(roll), self._items(downloads, failed))
         except (NanocacheError, OSError) as e:  # this machine's own fault: the others look for another source
             logger.warning("cannot download for all: %s", e)
-        return True, failed
 
     @contextmanager
-    def _downloads(self, numbers: list[int]) -> Iterator[list[tuple[int, Future[Path]]]]:
+    def _downloads(self, numbers: list[int]) -> Iterator[list[Download]]:
         """The artifacts, each on its way to this disk while the block runs."""
-        cancel, alone = Cancel(), len(numbers) == 1
-
-        def download(artifact: Artifact) -> Path:
-            with within(cancel):
-                progress = self.progress if alone else False
-                return nanocache.fetch(replace(artifact, postprocess=None), progress=progress, base_dir=self.base)
-
-        workers = min(self.workers or WORKERS, len(numbers))
-        with ThreadPoolExecutor(workers, "nanodist-fetch") as pool:
+        cancel = Cancel()
+        progress = self.progress if len(numbers) == 1 else False
+        threads = min(self.workers or DOWNLOADS, len(numbers))
+        with ThreadPoolExecutor(threads, "nanodist-fetch") as pool:
             try:
-                yield [(n, pool.submit(download, self.artifacts[n])) for n in numbers]
+                yield [(n, pool.submit(self._download, self.artifacts[n], progress, cancel)) for n in numbers]
             finally:
                 cancel.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _items(self, downloads: list[tuple[int, Future[Path]]], failed: dict[int, Exception]) -> Iterator[Item]:
+    def _download(self, artifact: Artifact, progress: ProgressOption, cancel: Cancel) -> Path:
+        with within(cancel):
+            return nanocache.fetch(_without_hook(artifact), progress=progress, base_dir=self.base)
+
+    def _items(self, downloads: list[Download], failed: Errors) -> Iterator[Item]:
+        """What is sent, as the downloads end; the origin's errors, which are added to `failed`, travel too."""
         for n, download in downloads:
             try:
                 download.result()
             except ORIGIN_ERRORS as e:
                 failed[n] = e
-                yield n, to_record(e, rank=self.at.rank, host=me().host)
+                yield n, to_record(e, rank=self.coordinator.rank, host=me().host)
                 if not self.return_exceptions:
                     return
                 continue
-            # None: nothing said how long it is, so nobody remembers it, and each one asks for himself.
-            if (found := describe_blob(self.artifacts[n], self.base)) is not None:
+            # None: its length was unknown, so that the cache does not remember it, and each process downloads it.
+            found = describe_blob(self.artifacts[n], self.base)
+            if found is not None:
                 yield n, *found
 
-    def _tree(self, place: ClosedRoll) -> TreePosition:
-        return TreePosition(self.at, place.session, place.position, place.size)
+    def _tree(self, roll: ClosedRoll) -> TreePosition:
+        return TreePosition(self.coordinator, roll.session, roll.position, roll.size)
 
     # the others
 
-    def _receive(self, place: ClosedRoll, missing: set[int]) -> tuple[bool, dict[int, Exception]]:
+    def _receive(self, roll: ClosedRoll, missing: set[int]) -> tuple[bool, Errors]:
+        wanted = {n: self.artifacts[n] for n in missing}
         progress = self.progress if len(missing) == 1 else False
+        return receive(self._tree(roll), wanted, partial(receive_blob, base_dir=self.base, progress=progress))
 
-        def open_place(artifact: Artifact, promised: BlobInfo) -> AbstractContextManager[IncomingBlob]:
-            return receive_blob(artifact, promised, self.base, progress=progress)
 
-        return receive(self._tree(place), {n: self.artifacts[n] for n in missing}, open_place)
+def _without_hook(artifact: Artifact) -> Artifact:
+    return replace(artifact, postprocess=None)
