@@ -24,6 +24,7 @@ from ..store.partials import Abandoned
 from .connections import Connection, Connections
 from .ledger import SMALLEST_PIECE
 from .request import Downloaded, DownloadRequest, NotModified
+from .resume import SaveSchedule
 from .retry import Tries, least_progress
 from .transfer import Body, Transfer
 
@@ -149,11 +150,18 @@ class Attempts:
         latency = body.response.latency
         with Connections(self._transfer, self._cancel, limit=limit, latency=latency) as connections:
             connections.go_on(first, body, answer)
+            schedule = SaveSchedule()
             while connections.running():
-                self._transfer.save_if_due()
+                self._save_if_due(schedule)
                 self._tell()
                 if not self._transfer.hash_more():
                     connections.wait()
+
+    def _save_if_due(self, schedule: SaveSchedule) -> None:
+        received = self._transfer.ledger.received
+        if schedule.due(received):
+            with schedule.measured(received):
+                self._transfer.save()
 
     def _is_parallel(self) -> bool:
         if self._started_over or not self._transfer.splittable:

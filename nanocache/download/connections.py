@@ -175,7 +175,7 @@ class Connections:
                     return True
                 if connection.claim is not None:
                     self._transfer.ledger.release(connection.claim)
-                if self._others_moving(connection) >= self._growth.wanted:
+                if self._others_moving(connection) >= self._growth.target:
                     return False
                 connection.claim = self._next() or self._take_over()
                 if connection.claim is None and not self._wait_for_claims():

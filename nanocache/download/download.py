@@ -24,7 +24,6 @@ from .transfer import Transfer
 __all__ = ["DownloadRequest", "Downloaded", "NotModified", "Source", "download"]
 
 Report = Callable[[int, int | None], None]  # bytes so far, bytes in all or None
-Cause = tuple[Source, Failure | ChecksumMismatch]
 
 
 def download(request: DownloadRequest, partial: Partial, cancel: Cancel, report: Report) -> Downloaded | NotModified:
@@ -36,15 +35,19 @@ def download(request: DownloadRequest, partial: Partial, cancel: Cancel, report:
     per URL), ChecksumMismatch if every URL gave wrong bytes, NoSpace (the partial is deleted at once), NotCached while
     offline, Cancelled within a second, `partials.Abandoned`, and OSError where the disk fails.
     """
-    causes: list[Cause] = []
+    failures: list[Failure] = []  # one for each source
+    mismatches: list[ChecksumMismatch] = []
     for source in request.sources:
         transfer = Transfer(source, request, partial)
         try:
             return Attempts(transfer, request, cancel, report).run()
-        except (Failure, ChecksumMismatch) as e:
-            causes.append((source, e))
+        except ChecksumMismatch as e:
+            mismatches.append(e)
+            failures.append(Failure(str(e)))
+        except Failure as e:
+            failures.append(e)
         except Offline:
-            raise NotCached(url=_shown(request), base_dir=partial.base, sha256=request.digest) from None
+            raise NotCached(url=redact(request.sources[0].url), base_dir=partial.base, sha256=request.digest) from None
         except NoSpace:
             partial.discard()
             raise
@@ -53,28 +56,21 @@ def download(request: DownloadRequest, partial: Partial, cancel: Cancel, report:
                 raise
             partial.discard()
             raise full from e
-    raise _failed(request, causes)
+    if len(mismatches) == len(failures):
+        raise mismatches[0]
+    raise _failed(request, failures)
 
 
-def _shown(request: DownloadRequest) -> str:
-    return redact(request.sources[0].url) if request.sources else ""
-
-
-def _failed(request: DownloadRequest, causes: Sequence[Cause]) -> DownloadFailed | ChecksumMismatch:
-    """ChecksumMismatch if that is what every source ended in; the last HTTP status and remedy tell most otherwise."""
-    mismatches = [e for _, e in causes if isinstance(e, ChecksumMismatch)]
-    if mismatches and len(mismatches) == len(causes):
-        return mismatches[0]
-    failures = [e for _, e in causes if isinstance(e, Failure)]
-    statuses = [e.status for e in failures if e.status is not None]
-    remedies = [e.remedy for e in failures if e.remedy]
+def _failed(request: DownloadRequest, failures: Sequence[Failure]) -> DownloadFailed:
+    """One cause for each source; the last status and the last remedy tell most."""
+    status, remedy = None, ""
+    for failure in failures:
+        status = failure.status or status
+        remedy = failure.remedy or remedy
+    sources = zip(request.sources, failures, strict=True)
     return DownloadFailed(
-        url=_shown(request),
-        causes=tuple((redact(source.url), _reason(e)) for source, e in causes),
-        status=statuses[-1] if statuses else None,
-        remedy=remedies[-1] if remedies else "",
+        url=redact(request.sources[0].url),
+        causes=tuple((redact(source.url), failure.reason) for source, failure in sources),
+        status=status,
+        remedy=remedy,
     )
-
-
-def _reason(e: Failure | ChecksumMismatch) -> str:
-    return e.reason if isinstance(e, Failure) else str(e)

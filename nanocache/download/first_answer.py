@@ -5,6 +5,7 @@ Checks only: they change nothing. What a part must be is checked in `http.valida
 
 from __future__ import annotations
 
+import math
 import os
 
 from ..disk import faults
@@ -14,7 +15,7 @@ from ..http.validation import ResponseInfo
 from ..store.partials import Partial
 from .request import DownloadRequest, Source
 
-__all__ = ["check_condition", "check_page", "check_size", "longest", "too_long"]
+__all__ = ["check", "check_condition", "too_long"]
 
 WORTH_ASKING = 1 << 16  # bytes; a smaller file finds out as soon when it is written
 PAGES = (".htm", ".html", ".xhtml")
@@ -26,7 +27,16 @@ def check_condition(request: DownloadRequest) -> None:
         raise Failure("it answered 304 to a request without a condition", lasting=True)
 
 
-def check_page(info: ResponseInfo, source: Source, request: DownloadRequest) -> None:
+def check(total: int | None, info: ResponseInfo, source: Source, request: DownloadRequest, partial: Partial) -> float:
+    """The bytes that the body may have, infinite without a limit. Raises Failure, NoSpace for what is not to be had."""
+    _check_page(info, source, request)
+    if total is not None:
+        _check_size(total, request, partial)
+    bounds = (request.size, request.settings.max_artifact)
+    return min((bound for bound in bounds if bound is not None), default=math.inf)
+
+
+def _check_page(info: ResponseInfo, source: Source, request: DownloadRequest) -> None:
     """Raise Failure for a web page that was not asked for."""
     if not info.page or request.known or request.name.lower().endswith(PAGES):
         return
@@ -37,7 +47,7 @@ def check_page(info: ResponseInfo, source: Source, request: DownloadRequest) -> 
     )
 
 
-def check_size(total: int, request: DownloadRequest, partial: Partial) -> None:
+def _check_size(total: int, request: DownloadRequest, partial: Partial) -> None:
     """Raise Failure for another size than expected, NoSpace for one over the limit or larger than the disk."""
     if request.size not in (None, total):
         raise Failure(f"it has {total:,} bytes where {request.size:,} were expected", lasting=True)
@@ -48,14 +58,8 @@ def check_size(total: int, request: DownloadRequest, partial: Partial) -> None:
         faults.check_room(partial.base, total - os.fstat(partial.fd).st_blocks * 512)
 
 
-def longest(request: DownloadRequest) -> float:
-    """Bytes that the body may have; infinite if there is no limit."""
-    bounds = (request.size, request.settings.max_artifact)
-    return min((bound for bound in bounds if bound is not None), default=float("inf"))
-
-
 def too_long(request: DownloadRequest, partial: Partial) -> Failure | NoSpace:
-    """The error for a body that goes on after `longest` bytes."""
+    """The error for a body that goes on after the bytes that `check` allowed."""
     limit = request.settings.max_artifact
     if request.size is not None and (limit is None or request.size <= limit):
         return Failure(f"it has more than the {request.size:,} bytes that were expected", lasting=True)

@@ -30,10 +30,10 @@ class Sample:
 
 
 class Growth:
-    """`wanted` is how many connections there should be, from 1 to `limit`. `latency`: seconds until a first byte."""
+    """`target` is how many connections there should be, from 1 to `limit`. `latency`: seconds until a first byte."""
 
     def __init__(self, limit: int, start: Sample, *, latency: float) -> None:
-        self.wanted = 1
+        self.target = 1
         self.limit = limit
         self._soon = max(SOON, 4 * latency)
         self._late = max(LATE, 12 * latency)
@@ -45,17 +45,17 @@ class Growth:
     def refused(self, left: int) -> None:
         """The server does not want more than the `left` connections there still are."""
         self.limit = max(1, left)
-        self.wanted = self.limit
+        self.target = self.limit
 
     def look(self, now: Sample) -> int:
-        """`wanted`, after another look."""
+        """`target`, after another look."""
         passed = now.time - self._since.time
         if self.limit == 1 or passed < self._soon:
-            return self.wanted
+            return self.target
         rate = (now.received - self._since.received) / passed
         idle = (now.waited - self._since.waited) / passed
         if rate < self._rate_before * CLEAR_GAIN and passed < self._late:
-            return self.wanted  # too early to tell
+            return self.target  # too early to tell
         if rate < self._rate_before * LEAST_GAIN:
             self._undo(now.time)
         elif self._may_grow(idle, now.time):
@@ -63,18 +63,18 @@ class Growth:
         else:
             self._rate_before = 0.0
         self._since = now
-        return self.wanted
+        return self.target
 
     def _may_grow(self, idle: float, time: float) -> bool:
-        waiting = idle > IDLE * self.wanted
-        return waiting and self.wanted < self.limit and time >= self._not_before
+        waiting = idle > IDLE * self.target
+        return waiting and self.target < self.limit and time >= self._not_before
 
     def _double(self, rate: float) -> None:
-        self.wanted = min(self.limit, 2 * self.wanted)
+        self.target = min(self.limit, 2 * self.target)
         self._rate_before = max(rate, 1.0)
 
     def _undo(self, time: float) -> None:
-        self.wanted = max(1, self.wanted // 2)
+        self.target = max(1, self.target // 2)
         self._rate_before = 0.0
         self._not_before = time + self._quiet
         self._quiet *= 2

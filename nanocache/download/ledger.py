@@ -71,6 +71,12 @@ class Ledger:
         first_start, first_end = self.done[0]
         self.contiguous = 0 if first_start else first_end
 
+    def set_total(self, total: int, claim: Claim) -> None:
+        """The answer that `claim` waits for says how long the artifact is."""
+        self.total = total
+        if claim.end is None:
+            claim.end = total
+
     def advance(self, claim: Claim, count: int) -> None:
         """`count` bytes of a claim were written. Those that another connection took over meanwhile are not counted."""
         end = claim.pos + count
@@ -82,8 +88,7 @@ class Ledger:
     def finish(self, claim: Claim) -> None:
         """The body of a claim ended. Without a length that is where the artifact ends."""
         if claim.end is None:
-            claim.end = claim.pos
-            self.total = claim.pos
+            self.set_total(claim.pos, claim)
 
     def release(self, claim: Claim) -> None:
         """Give back what is left of a claim: to the body that was on its way there, else to the next connection."""
@@ -91,27 +96,26 @@ class Ledger:
             self.claims.remove(claim)
         for other in self.claims:
             if other.left and other.reach is not None:
-                other.end = min(other.reach, self._first_taken(self._end(other)))
+                other.end = min(other.reach, self._first_taken(_end(other)))
+
+    def _taken(self) -> list[Range]:
+        """What is here or claimed, from the front."""
+        return sorted([*self.done, *((claim.pos, _end(claim)) for claim in self.claims)])
 
     def _first_taken(self, pos: int) -> int:
-        """The first byte from `pos` on at which something done or claimed begins; the largest int if nothing does."""
-        starts = [start for start, _ in self.done] + [claim.pos for claim in self.claims]
-        return min((start for start in starts if start >= pos), default=sys.maxsize)
+        """Where, from `pos` on, something begins that is here or claimed; the largest int if nothing does."""
+        return next((start for start, _ in self._taken() if start >= pos), sys.maxsize)
 
     def _claim(self, start: int, end: int | None) -> Claim:
         claim = Claim(start, end)
         self.claims.append(claim)
         return claim
 
-    def _end(self, claim: Claim) -> int:
-        return (self.total or 0) if claim.end is None else claim.end
-
     def _free(self) -> Iterator[Range]:
         """The gaps, which are neither done nor claimed, from the front."""
         assert self.total is not None
-        claimed = [(claim.pos, self._end(claim)) for claim in self.claims]
         free_from = 0
-        for start, end in sorted([*self.done, *claimed]):
+        for start, end in self._taken():
             if free_from < start:
                 yield free_from, start
             free_from = max(free_from, end)
@@ -132,13 +136,13 @@ class Ledger:
         start, end = next(self._free(), (self.total, self.total))
         claim = self._first_divisible(size)
         if claim is not None and _next_piece(claim.pos, size) < start:
-            start, end = _next_piece(claim.pos, size), self._end(claim)
+            start, end = _next_piece(claim.pos, size), _end(claim)
             claim.end = start
         return self._claim(start, min(end, _next_piece(start, size))) if start < end else None
 
     def _first_divisible(self, size: int) -> Claim | None:
         """The first claim in which another piece begins."""
-        divisible = [claim for claim in self.claims if _next_piece(claim.pos, size) < self._end(claim)]
+        divisible = [claim for claim in self.claims if _next_piece(claim.pos, size) < _end(claim)]
         return min(divisible, key=lambda claim: claim.pos, default=None)
 
     def take_over(self, now: float) -> tuple[Claim, Claim] | None:
@@ -152,6 +156,12 @@ class Ledger:
         claim.patience = 2 * old.patience  # lest two idle connections take a slow range from each other for ever
         old.end = old.pos
         return claim, old
+
+
+def _end(claim: Claim) -> int:
+    """Only a claim of unknown length has no end, and it is the only one then."""
+    assert claim.end is not None
+    return claim.end
 
 
 def _next_piece(pos: int, size: int) -> int:

@@ -16,7 +16,7 @@ __all__ = ["DownloadRequest", "Downloaded", "NotModified", "Source"]
 
 @dataclass(frozen=True, slots=True)
 class DownloadRequest:
-    """The sources are tried in order. `name` decides whether an HTML page can be meant."""
+    """The sources, at least one, are tried in order. `name` decides whether an HTML page can be meant."""
 
     sources: Sequence[Source]
     name: str

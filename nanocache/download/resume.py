@@ -7,6 +7,8 @@ Invariants: without a strong validator bytes are built on only if a digest will 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -41,15 +43,19 @@ def parse(state: dict[str, Any], url_key: str, *, judged: bool, size: int) -> tu
     info = _same_version(state) if state["url"] == url_key else ResponseInfo(ranges=True)
     if not judged and info.validator is None:
         raise ValueError("nothing tells whether these bytes and those to come belong together")
+    ledger = _ledger(state, size)
+    if ledger.complete and not judged:  # leave a byte to ask for, so that the server says whether it is current
+        ledger = Ledger(ledger.total, [(0, ledger.received - 1)])
+    return ledger, replace(info, total=ledger.total)
+
+
+def _ledger(state: dict[str, Any], size: int) -> Ledger:
     total = None if state["total"] is None else _bytes(state["total"])
+    longest = size if total is None else min(size, total)
     done = [(_bytes(start), _bytes(end)) for start, end in state["done"]]
-    end = max((end for _, end in done), default=0)
-    if end > size or (total is not None and end > total):
+    if any(end > longest for _, end in done):
         raise ValueError("the state claims more than there is")
-    ledger = Ledger(total, done)
-    if ledger.complete and not judged:
-        ledger = Ledger(total, [(0, end - 1)])  # a byte to ask for, so that the server says whether it is current
-    return ledger, replace(info, total=total)
+    return Ledger(total, done)
 
 
 def _same_version(state: dict[str, Any]) -> ResponseInfo:
@@ -74,7 +80,7 @@ def _header(value: Any) -> str | None:
 
 
 class SaveSchedule:
-    """When a state is worth saving again."""
+    """When the state is worth saving again, while bytes come."""
 
     def __init__(self) -> None:
         self._saved = time.monotonic()
@@ -88,8 +94,11 @@ class SaveSchedule:
         passed = time.monotonic() - self._saved
         return passed >= LATEST or (fresh >= BYTES and passed >= self._cost / SHARE)
 
-    def saved(self, received: int, began: float) -> None:
-        """The state was saved; `began` is when, on the monotonic clock, that began."""
+    @contextmanager
+    def measured(self, received: int) -> Iterator[None]:
+        """Save the state in the block, with so many bytes."""
+        began = time.monotonic()
+        yield
         self._saved = time.monotonic()
         self._bytes = received
         self._cost = self._saved - began

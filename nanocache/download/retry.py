@@ -8,6 +8,7 @@ counts as progress is bounded from below, so is the speed, and so is what a Retr
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from ..http.failure import Failure, retried
 
@@ -26,21 +27,21 @@ def least_progress(total: int | None) -> int:
     return LEAST_PROGRESS if total is None else max(1, min(LEAST_PROGRESS, total // 1024))
 
 
+@dataclass(slots=True)
 class Tries:
-    """Failures in a row without progress."""
+    """Failures in a row without progress, of which `retries` are forgiven."""
 
-    def __init__(self, retries: int) -> None:
-        self._retries = retries
-        self._failed = 0
+    retries: int
+    failed: int = 0
 
     def wait(self, failure: Failure, *, progress: bool) -> float:
         """Seconds to wait before the next attempt; raises `failure` itself if there is to be none."""
         if failure.lasting:
             raise failure
-        self._failed = 0 if progress else self._failed + 1
-        if self._failed > self._retries:
+        self.failed = 0 if progress else self.failed + 1
+        if self.failed > self.retries:
             raise failure
-        bound = min(LONGEST_DELAY, FIRST_DELAY * 2 ** max(0, self._failed - 1))
+        bound = min(LONGEST_DELAY, FIRST_DELAY * 2 ** max(0, self.failed - 1))
         jitter = random.uniform(0, bound)  # noqa: S311
         if failure.retry_after is None:
             return jitter

@@ -7,6 +7,7 @@ under `changed`; a byte is in the ledger only after it is in the file; no thread
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -52,8 +53,7 @@ class Transfer:
         self._info = ResponseInfo()
         self._several = False  # bytes of more than one answer are in it
         self._hasher = FileHasher(partial.fd)
-        self._saves = resume.SaveSchedule()
-        self._longest = first_answer.longest(request)
+        self._longest = math.inf  # bytes that the body may have
         self._endpoint = Endpoint(source, request.settings)
 
     # --- what was there before, and what is left ----------------------------------------------------------------------
@@ -78,19 +78,12 @@ class Transfer:
         self._hasher = FileHasher(self.partial.fd)
         self._several = False
 
-    def save_if_due(self) -> None:
-        if self._saves.due(self.ledger.received):
-            self.save()
-
     def save(self) -> None:
         """Record what is there, if it may be built on later. Raises Abandoned, OSError."""
         with self.changed:
-            done, total, received = list(self.ledger.done), self.ledger.total, self.ledger.received
-        if not done or not self.resumable:
-            return
-        began = time.monotonic()
-        self.partial.save(resume.state(self._url_key, self._info, total, done))
-        self._saves.saved(received, began)
+            done, total = list(self.ledger.done), self.ledger.total
+        if done and self.resumable:
+            self.partial.save(resume.state(self._url_key, self._info, total, done))
 
     @property
     def _url_key(self) -> str:
@@ -151,10 +144,9 @@ class Transfer:
             ends = total = self._info.total
         else:
             raise StartOver(f"it answered {response.status} to a {'plain GET' if claim is None else 'range'}")
+        self._longest = first_answer.check(total, self._info, self._source, self._request, self.partial)
         if total is not None:
-            first_answer.check_size(total, self._request, self.partial)
-            self.ledger.total = total
-            claim.end = total if claim.end is None else claim.end
+            self.ledger.set_total(total, claim)
         claim.moved = time.monotonic()
         return Body(claim, response, ends)
 
@@ -169,7 +161,6 @@ class Transfer:
         if claim is not None:
             self.restart()  # it serves no ranges, or another version now: this answer is the new beginning
         self._info = read_info(response.headers)
-        first_answer.check_page(self._info, self._source, self._request)
         whole = self.ledger.claim_rest()
         assert whole is not None
         return whole

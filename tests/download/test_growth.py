@@ -8,32 +8,32 @@ from itertools import pairwise
 from nanocache.download.growth import Growth, Sample
 
 
-def grown(rate: Callable[[int], float], *, idle: float = 1.0, seconds: float = 5.0, most: int = 16) -> list[int]:
-    """The wanted numbers over time, where `rate(n)` bytes per second come over n connections."""
-    growth, sample = Growth(most, Sample(0.0, 0, 0.0), latency=0.001), Sample(0.0, 0, 0.0)
-    wanted = [1]
+def grown(rate: Callable[[int], float], *, idle: float = 1.0, seconds: float = 5.0, limit: int = 16) -> list[int]:
+    """The numbers that are aimed at over time, where `rate(n)` bytes per second come over n connections."""
+    growth, sample = Growth(limit, Sample(0.0, 0, 0.0), latency=0.001), Sample(0.0, 0, 0.0)
+    targets = [1]
     while sample.time < seconds:
-        n = wanted[-1]
+        n = targets[-1]
         sample = Sample(sample.time + 0.01, sample.received + int(rate(n) * 0.01), sample.waited + idle * n * 0.01)
-        wanted.append(growth.look(sample))
-    return wanted
+        targets.append(growth.look(sample))
+    return targets
 
 
-def test_connections_that_are_limited_each_are_added_up_to_the_most_within_a_quarter_of_a_second() -> None:
+def test_connections_that_are_limited_each_are_added_up_to_the_limit_within_a_quarter_of_a_second() -> None:
     assert grown(lambda n: n * 20e6, seconds=0.25)[-1] == 16
 
 
 def test_a_full_line_is_tried_with_two_once_and_left_alone() -> None:
-    wanted = grown(lambda n: 100e6, seconds=20)
-    assert max(wanted) == 2
-    assert wanted[-1] == 1
-    assert sum(n == 2 for n in wanted) < 100  # a second
+    targets = grown(lambda n: 100e6, seconds=20)
+    assert max(targets) == 2
+    assert targets[-1] == 1
+    assert sum(n == 2 for n in targets) < 100  # a second
 
 
 def test_a_line_that_is_full_with_four_ends_with_four() -> None:
-    wanted = grown(lambda n: min(n, 4) * 20e6, seconds=10)
-    assert max(wanted) == 8
-    assert wanted[-1] == 4
+    targets = grown(lambda n: min(n, 4) * 20e6, seconds=10)
+    assert max(targets) == 8
+    assert targets[-1] == 4
 
 
 def test_who_is_too_busy_to_wait_opens_none() -> None:
@@ -41,8 +41,8 @@ def test_who_is_too_busy_to_wait_opens_none() -> None:
 
 
 def test_what_was_no_use_is_tried_again_much_later_and_more_rarely_each_time() -> None:
-    wanted = grown(lambda n: 100e6, seconds=300)
-    tries = [i for i, (a, b) in enumerate(pairwise(wanted)) if (a, b) == (1, 2)]
+    targets = grown(lambda n: 100e6, seconds=300)
+    tries = [i for i, (a, b) in enumerate(pairwise(targets)) if (a, b) == (1, 2)]
     gaps = [b - a for a, b in pairwise(tries)]
     assert len(tries) <= 5
     assert gaps == sorted(gaps)
@@ -62,4 +62,4 @@ def test_a_long_way_is_given_the_time_that_a_first_byte_takes() -> None:
 
 
 def test_one_is_one() -> None:
-    assert set(grown(lambda n: 1e6, most=1)) == {1}
+    assert set(grown(lambda n: 1e6, limit=1)) == {1}
