@@ -18,7 +18,7 @@ from .artifact.hooks import Postprocess
 from .artifact.request import Request
 from .cancel import Cancel, ambient
 from .disk import files
-from .engine import steps
+from .engine.steps import Fetch
 from .progress import ProgressOption
 from .store.blobs import Store
 
@@ -166,13 +166,13 @@ class Cache:
         if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, (), None, postprocess)
-        return steps.lookup(store, Request.of(artifact, offline=True, progress=False))
+        return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
 
 
 def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
     path = store.ref(request.url_key)
     ref = None if request.artifact.sha256 is not None else (path, files.stamp(path))
-    found = steps.fetch(store, request, cancel)
+    found = Fetch(store, request, cancel).run()
     store.recency.mark(found.digest)
     # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
     if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):

@@ -24,7 +24,7 @@ from .cancel import Cancel
 from .coordination.flights import share
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk import durable, faults, files, hashing
-from .engine import steps
+from .engine.steps import Fetch
 from .progress import Display
 from .store import seal
 from .store.blobs import Store
@@ -51,7 +51,7 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     asker = (*request.identity, label)
 
     def work(own: Cancel) -> None:
-        source, digest = steps.fetch(store, request, own)  # under its own lock, which is free again before the next
+        source, digest = Fetch(store, request, own).run()  # under its own lock, which is free again before the next
         display = Display(None, relative)
         try:
             there = partial(_placed, store, request, digest, target)
@@ -64,7 +64,7 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
             display.close()
 
     def place() -> str:
-        digest = steps.known(store, request)
+        digest = Fetch(store, request).known()
         if digest is None or not _placed(store, request, digest, target):
             share(("seed", store.base, key), asker, work, Cancel())
         return target

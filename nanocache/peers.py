@@ -26,7 +26,7 @@ from .coordination.holder import HolderWriter
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk import faults
 from .disk.hashing import FileHasher
-from .engine import steps
+from .engine.steps import Fetch
 from .progress import Display, ProgressOption
 from .store import partials, refs
 from .store.blobs import Store
@@ -65,7 +65,7 @@ class BlobInfo:
 def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInfo] | None:
     """Where the artifact's blob lies here, and what a peer must know of it; None if it is not here."""
     store, request = Cache(base_dir).store, _request(artifact, False)
-    if (found := steps.find(store, request)) is None:
+    if (found := Fetch(store, request).find()) is None:
         return None
     ref = None if artifact.sha256 is not None else refs.read(store, request.url_key)
     return found.path, BlobInfo(found.digest, os.stat(found.path).st_size, ref)

@@ -1,8 +1,8 @@
-"""One fetch, as the list of its steps: hit, single flight, lock, hit again, transfer, publish, remember, postprocess.
+"""One fetch, as the list of its steps: hit, single flight, lock, hit again, download, publish, remember, postprocess.
 
-The steps themselves live elsewhere. Synchronous, and everything it opens lives and dies inside one call on one thread.
-Invariants: a hit comes before the network and before any lock; the lock of an artifact and the lock of its product are
-never held together; what is returned is visible, complete and synced.
+What each step does stands in other rooms; here is their order. Synchronous: everything that a fetch opens lives and
+dies inside one call on one thread. Invariants: a hit comes before the network and before any lock; the lock of an
+artifact and the lock of its product are never held together; what is returned is visible, complete and synced.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +22,7 @@ from ..coordination.flights import share
 from ..coordination.holder import HolderWriter
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
-from ..download import download
-from ..download.download import Downloaded, DownloadRequest, NotModified, Source
+from ..download.download import Downloaded, DownloadRequest, NotModified, Source, download
 from ..download.retry import retried
 from ..errors import DownloadFailed, NotCached, UnsafeCache
 from ..progress import Display
@@ -34,39 +33,9 @@ from ..store.partials import Abandoned
 from ..store.refs import Ref
 from . import products
 
-__all__ = ["Found", "fetch", "find", "known", "lookup"]
+__all__ = ["Fetch", "Found"]
 
 logger = logging.getLogger("nanocache")
-
-
-def known(store: Store, request: Request) -> str | None:
-    """The digest that the request means, as far as this machine knows: the caller's, or a fresh ref's."""
-    if request.artifact.sha256 is not None:
-        return request.artifact.sha256
-    ref = refs.read(store, request.url_key)
-    return ref.digest if ref is not None and _fresh(ref, request) else None
-
-
-def _key(request: Request) -> str:
-    return lock_key(request.artifact.sha256, request.url_key)
-
-
-def _fresh(ref: Ref, request: Request) -> bool:
-    if urls.is_file(request.artifact.url):  # asking costs one stat
-        return ref.source == _file_stamp(request.artifact.url)
-    if request.max_age is None or ref.fetched_at >= request.began:
-        return True
-    return 0 <= time.time() - ref.fetched_at < request.max_age
-
-
-def _file_stamp(url: str) -> list[int] | None:
-    if not urls.is_file(url):
-        return None
-    try:
-        st = os.stat(urls.file_path(url))
-    except OSError:
-        return None
-    return [st.st_size, st.st_mtime_ns]
 
 
 class Found(NamedTuple):
@@ -76,179 +45,253 @@ class Found(NamedTuple):
     digest: str
 
 
-def find(store: Store, request: Request) -> Found | None:
-    """What is here already: no network, no lock, nothing hashed. Raises UnsafeCache."""
-    digest = known(store, request)
-    if digest is None:
-        return None
-    if request.hook is not None:
-        path = products.find(store, digest, request.hook, request.name)
-    else:
-        path = store.hit(digest, request.name)
-    return None if path is None else Found(path, digest)
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Tells waiting processes and the caller's display how far a download is."""
+
+    writer: HolderWriter
+    display: Display
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self.writer.report(done, total)
+        self.display.report(done, total)
 
 
-def lookup(store: Store, request: Request) -> Path | None:
-    """`find`, and a blob with a broken seal is read and compared. Never downloads, never waits."""
-    if (found := find(store, request)) is not None:
-        return found.path
-    digest = known(store, request)
-    return None if digest is None or request.hook is not None else healing.verify(store, digest, request.name)
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One request on one store. Its methods stand in the order in which a miss calls them."""
 
+    store: Store
+    request: Request
+    cancel: Cancel = field(default_factory=Cancel)
 
-def fetch(store: Store, request: Request, cancel: Cancel) -> Found:
-    """The path of the artifact or its product, verified, however it has to be had.
+    def run(self) -> Found:
+        """The path of the artifact or its product, verified, however it has to be had.
 
-    Raises the errors of `errors`, Cancelled, and OSError where the disk itself fails.
-    """
-    with faults.named(store.base):
-        if not request.rehash and (found := find(store, request)) is not None:
-            return found
-    return faults.persistently(store.base, lambda: _fetch(store, request, cancel))
+        Raises the errors of `errors`, Cancelled, and OSError where the disk itself fails.
+        """
+        with faults.named(self.store.base):
+            if not self.request.rehash and (found := self.find()) is not None:
+                return found
+        return faults.persistently(self.store.base, self._miss)
 
+    # --- a hit --------------------------------------------------------------------------------------------------------
 
-def _fetch(store: Store, request: Request, cancel: Cancel) -> Found | None:
-    digest = _bring(store, request, cancel)
-    if request.hook is None:
-        path = store.hit(digest, request.name)
-    elif store.prepare():
-        path = products.build(store, request, request.hook, digest, cancel)
-    else:
-        raise _not_cached(store, request, f"{request.hook.label} can build nothing in a base it may not write")
-    return None if path is None else Found(path, digest)
+    def find(self) -> Found | None:
+        """What is here already: no network, no lock, nothing hashed. Raises UnsafeCache."""
+        digest = self.known()
+        if digest is None:
+            return None
+        if self.request.hook is not None:
+            path = products.find(self.store, digest, self.request.hook, self.request.name)
+        else:
+            path = self.store.hit(digest, self.request.name)
+        return None if path is None else Found(path, digest)
 
+    def lookup(self) -> Path | None:
+        """`find`, and a blob with a broken seal is read and compared. Never downloads, never waits."""
+        if (found := self.find()) is not None:
+            return found.path
+        digest = self.known()
+        if digest is None or self.request.hook is not None:
+            return None
+        return healing.verify(self.store, digest, self.request.name)
 
-def _bring(store: Store, request: Request, cancel: Cancel) -> str:
-    """The digest of the request's blob, which was intact on disk a moment ago."""
-    if not store.prepare():
-        return _read_only(store, request)
-    key = ("blob", store.base, _key(request), request.rehash, request.max_age, request.settings.offline)
-    digest = share(key, request.identity, lambda own: _locked(store, request, own), cancel)
-    sweep.daily(store)
-    return digest
+    def known(self) -> str | None:
+        """The digest that the request means, as far as this machine knows: the caller's, or a fresh ref's."""
+        if self.request.artifact.sha256 is not None:
+            return self.request.artifact.sha256
+        ref = refs.read(self.store, self.request.url_key)
+        return ref.digest if ref is not None and self._fresh(ref) else None
 
+    def _fresh(self, ref: Ref) -> bool:
+        if self._is_file:  # asking costs one stat
+            return ref.source == self._file_stamp()
+        if self.request.max_age is None or ref.fetched_at >= self.request.began:
+            return True
+        return 0 <= time.time() - ref.fetched_at < self.request.max_age
 
-def _read_only(store: Store, request: Request) -> str:
-    digest = known(store, request)
-    if digest is not None and healing.verify(store, digest, request.name) is not None:
-        return digest
-    raise _not_cached(store, request, f"{store.base} is not writable for this user")
+    # --- a miss -------------------------------------------------------------------------------------------------------
 
+    def _miss(self) -> Found | None:
+        """The blob, then its product. None if a person deleted one of them meanwhile."""
+        blob = self._blob()
+        hook = self.request.hook
+        if hook is None:
+            # Another caller may have led this flight, and asked for another name.
+            path = blob.path if blob.path.name == self.request.name else self.store.hit(blob.digest, self.request.name)
+        elif self.store.prepare():
+            path = products.build(self.store, self.request, hook, blob.digest, self.cancel)
+        else:
+            raise self._not_cached(f"{hook.label} can build nothing in a base it may not write")
+        return None if path is None else Found(path, blob.digest)
 
-def _not_cached(store: Store, request: Request, reason: str) -> NotCached:
-    return NotCached(url=request.shown_url, base_dir=store.base, sha256=request.artifact.sha256, reason=reason)
+    def _blob(self) -> Found:
+        """The request's blob, which was intact on disk a moment ago."""
+        if not self.store.prepare():
+            return self._read_only()
+        request = self.request
+        key = ("blob", self.store.base, self._key, request.rehash, request.max_age, request.settings.offline)
+        found = share(key, request.identity, self._lead, self.cancel)
+        sweep.daily(self.store)
+        return found
 
+    def _read_only(self) -> Found:
+        digest = self.known()
+        path = None if digest is None else healing.verify(self.store, digest, self.request.name)
+        if digest is None or path is None:
+            raise self._not_cached(f"{self.store.base} is not writable for this user")
+        return Found(path, digest)
 
-def _locked(store: Store, request: Request, cancel: Cancel) -> str:
-    display = Display(request.progress, request.name)
+    def _lead(self, cancel: Cancel) -> Found:
+        """Run the flight that this process's callers share. `cancel` is the flight's: set once all of them left."""
+        leader = Fetch(self.store, self.request, cancel)
+        with closing(Display(self.request.progress, self.request.name)) as display:
+            return leader._locked(display)
 
-    def reached() -> bool:
-        digest = None if request.rehash else known(store, request)
-        return digest is not None and store.intact(digest, store.blob(digest, request.name))
-
-    wait = WaitOptions(reached, request.identity, cancel, request.settings.lock_timeout, display.waiting)
-    try:
+    def _locked(self, display: Display) -> Found:
+        place = self.store.lock_place(self._key)
+        timeout = self.request.settings.lock_timeout
+        options = WaitOptions(self._published, self.request.identity, self.cancel, timeout, display.waiting)
         while True:
-            with hold_lock(store.lock_place(_key(request)), wait) as holding:
-                if holding is not None:
-                    return _held(store, request, cancel, holding, display)
-            if (digest := known(store, request)) is not None:
-                return digest
-    finally:
-        display.close()
+            with hold_lock(place, options) as writer:
+                if writer is not None:
+                    return self._bring(_Report(writer, display))
+            if (found := self._hit()) is not None:
+                return found
 
+    def _published(self) -> bool:
+        """Whether another process published meanwhile what this one waits for."""
+        digest = None if self.request.rehash else self.known()
+        return digest is not None and self.store.intact(digest, self.store.blob(digest, self.request.name))
 
-def _held(store: Store, request: Request, cancel: Cancel, holding: HolderWriter, display: Display) -> str:
-    """The rest, under the lock, or without one where none is to be had."""
-    digest = known(store, request)
-    if digest is not None:
-        there = healing.heal(store, digest, everything=request.rehash, cancel=cancel)
-        if there and store.hit(digest, request.name) is not None:
-            return digest
+    def _hit(self) -> Found | None:
+        """The intact blob that the request means, if it is here."""
+        digest = self.known()
+        path = None if digest is None else self.store.hit(digest, self.request.name)
+        return None if digest is None or path is None else Found(path, digest)
 
-    def report(done: int, total: int | None) -> None:
-        holding.report(done, total)
-        display.report(done, total)
+    # --- under the lock, or without one where none is to be had -------------------------------------------------------
 
-    stale = _stale(store, request, cancel)
-    if stale is None:
-        return _transfer(store, request, cancel, None, report)
-    try:
-        return _transfer(store, request, cancel, stale, report)
-    except (DownloadFailed, NotCached) as e:
-        if isinstance(e, DownloadFailed) and e.status is not None and not retried(e.status):
-            raise  # the server answered, and what it says of the URL now is news
-        logger.warning("cannot ask whether %s changed (%s); using what is cached", request.shown_url, e)
-        return stale.digest
+    def _bring(self, report: _Report) -> Found:
+        """What is here after all, healed; what the server says is unchanged; or a download."""
+        digest = self.known()
+        if digest is not None and self._heal(digest) and (found := self._hit()) is not None:
+            return found
+        if (stale := self._stale()) is None:
+            return self._download(None, report)
+        try:
+            return self._download(stale, report)
+        except (DownloadFailed, NotCached) as e:
+            if isinstance(e, DownloadFailed) and e.status is not None and not retried(e.status):
+                raise  # the server answered, and what it says of the URL now is news
+            logger.warning("cannot ask whether %s changed (%s); using what is cached", self.request.shown_url, e)
+            return self._kept(stale)
 
+    def _heal(self, digest: str) -> bool:
+        return healing.heal(self.store, digest, everything=self.request.rehash, cancel=self.cancel)
 
-def _stale(store: Store, request: Request, cancel: Cancel) -> Ref | None:
-    """The ref to revalidate: not fresh, and its blob intact."""
-    if request.artifact.sha256 is not None or urls.is_file(request.artifact.url):
-        return None
-    ref = refs.read(store, request.url_key)
-    if ref is None or not healing.heal(store, ref.digest, everything=request.rehash, cancel=cancel):
-        return None
-    return ref if store.hit(ref.digest, request.name) is not None else None
+    def _stale(self) -> Ref | None:
+        """The ref to revalidate: not fresh, and its blob intact."""
+        if self.request.artifact.sha256 is not None or self._is_file:
+            return None
+        ref = refs.read(self.store, self.request.url_key)
+        if ref is None or not self._heal(ref.digest):
+            return None
+        return ref if self.store.hit(ref.digest, self.request.name) is not None else None
 
+    def _kept(self, ref: Ref) -> Found:
+        return Found(Path(self.store.blob(ref.digest, self.request.name)), ref.digest)
 
-def _transfer(
-    store: Store, request: Request, cancel: Cancel, stale: Ref | None, report: Callable[[int, int | None], None]
-) -> str:
-    """Download, publish, remember. `stale` is asked about first, and kept if the server still has it."""
-    if request.settings.offline:
-        raise _not_cached(store, request, "offline")
-    artifact = request.artifact
-    wanted = DownloadRequest(
-        sources=[Source(url, headers) for url, headers in request.sources()],
-        name=request.name,
-        settings=request.settings,
-        digest=artifact.sha256,
-        size=artifact.size,
-        condition=None if stale is None else (stale.etag, stale.last_modified),
-    )
-    while True:
-        source = _file_stamp(artifact.url)
-        with orphans.claim(store, _key(request), judged=artifact.sha256 is not None) as partial:
+    def _download(self, stale: Ref | None, report: _Report) -> Found:
+        """Download, publish, remember. `stale` is asked about first, and kept if the server still has it."""
+        if self.request.settings.offline:
+            raise self._not_cached("offline")
+        while True:
+            stamp = self._file_stamp()
             try:
-                received = download.download(wanted, partial, cancel, report)
+                result, path = self._receive(self._asked(stale), report)
             except Abandoned:
                 continue
-            if isinstance(received, NotModified):
-                if stale is not None:
-                    _write_ref(store, request, replace(stale, fetched_at=time.time()))
-                    return stale.digest
-                continue
-            if store.hit(received.digest, request.name) is None:
-                store.publish(partial, received.digest, request.name)
-            partial.state = None  # the same bytes were here already: not worth keeping twice
-        _remember(store, request, received, source)
-        return received.digest
+            if isinstance(result, Downloaded):
+                self._remember(result, stamp)
+                return Found(path, result.digest)
+            if stale is not None:
+                self._write_ref(replace(stale, fetched_at=time.time()))
+                return self._kept(stale)
 
-
-def _remember(store: Store, request: Request, received: Downloaded, source: list[int] | None) -> None:
-    if not received.remember:
-        logger.warning(
-            "%s ended without saying how long it is: returned, but not remembered; give its sha256", request.shown_url
+    def _asked(self, stale: Ref | None) -> DownloadRequest:
+        artifact = self.request.artifact
+        return DownloadRequest(
+            sources=[Source(url, headers) for url, headers in self.request.sources()],
+            name=self.request.name,
+            settings=self.request.settings,
+            digest=artifact.sha256,
+            size=artifact.size,
+            condition=None if stale is None else (stale.etag, stale.last_modified),
         )
-        return
-    own = received.url == request.artifact.url  # a mirror's validators say nothing about the URL
-    ref = Ref(
-        url=request.shown_url,
-        digest=received.digest,
-        size=received.size,
-        etag=received.etag if own else None,
-        last_modified=received.last_modified if own else None,
-        fetched_at=time.time(),
-        source=source,
-    )
-    _write_ref(store, request, ref)
 
+    def _receive(self, asked: DownloadRequest, report: _Report) -> tuple[Downloaded | NotModified, Path]:
+        """What a download brought, and where it was published."""
+        name = self.request.name
+        with orphans.claim(self.store, self._key, judged=asked.digest is not None) as partial:
+            result = download(asked, partial, self.cancel, report)
+            if isinstance(result, NotModified):
+                return result, Path()
+            path = self.store.hit(result.digest, name) or self.store.publish(partial, result.digest, name)
+            partial.state = None  # the same bytes were here already: not worth keeping twice
+        return result, path
 
-def _write_ref(store: Store, request: Request, ref: Ref) -> None:
-    try:
-        refs.write(store, request.url_key, ref)
-    except UnsafeCache:
-        raise
-    except OSError as e:  # a full disk, say: what was asked for is there all the same
-        logger.warning("cannot remember what %s gave (%s): the next call asks again", request.shown_url, e)
+    # --- what the URL gave --------------------------------------------------------------------------------------------
+
+    def _remember(self, downloaded: Downloaded, stamp: list[int] | None) -> None:
+        if not downloaded.remember:
+            logger.warning(
+                "%s ended without saying how long it is: returned, but not remembered; give its sha256",
+                self.request.shown_url,
+            )
+            return
+        own = downloaded.url == self.request.artifact.url  # a mirror's validators say nothing about the URL
+        ref = Ref(
+            url=self.request.shown_url,
+            digest=downloaded.digest,
+            size=downloaded.size,
+            etag=downloaded.etag if own else None,
+            last_modified=downloaded.last_modified if own else None,
+            fetched_at=time.time(),
+            source=stamp,
+        )
+        self._write_ref(ref)
+
+    def _write_ref(self, ref: Ref) -> None:
+        try:
+            refs.write(self.store, self.request.url_key, ref)
+        except UnsafeCache:
+            raise
+        except OSError as e:  # a full disk, say: what was asked for is there all the same
+            logger.warning("cannot remember what %s gave (%s): the next call asks again", self.request.shown_url, e)
+
+    # --- small answers ------------------------------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        """What the lock and the partials are filed under."""
+        return lock_key(self.request.artifact.sha256, self.request.url_key)
+
+    @property
+    def _is_file(self) -> bool:
+        return urls.is_file(self.request.artifact.url)
+
+    def _file_stamp(self) -> list[int] | None:
+        """Size and mtime of a `file:` URL's file; None for other URLs, and if it can't be seen."""
+        if not self._is_file:
+            return None
+        try:
+            st = os.stat(urls.file_path(self.request.artifact.url))
+        except OSError:
+            return None
+        return [st.st_size, st.st_mtime_ns]
+
+    def _not_cached(self, reason: str) -> NotCached:
+        request = self.request
+        return NotCached(url=request.shown_url, base_dir=self.store.base, sha256=request.artifact.sha256, reason=reason)
