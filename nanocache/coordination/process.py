@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Identity", "me"]
+__all__ = ["Identity", "boot_time", "me"]
+
+# The clock that also runs while the machine is suspended, where there is one.
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boot_time() -> float:
+    """Seconds since this host booted. It never jumps, and all processes of a boot read the same clock."""
+    return time.clock_gettime(_BOOT_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,11 @@ import errno
 import json
 import logging
 import os
-import time
 from contextlib import suppress
 from typing import Any
 
 from ..coordination.lock import Lock, try_lock
-from ..coordination.process import me
+from ..coordination.process import boot_time, me
 from ..disk import files
 from .layout import BaseDirectory
 
@@ -33,9 +32,6 @@ PAGE = 4096  # bytes, written as one
 DATA = "data"
 STATE = "state.json"
 LOCK = "lock"
-
-# The clock that also runs while the machine is suspended, where there is one.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Abandoned(Exception):
@@ -61,7 +57,7 @@ class Partial:
         self._directory = directory
         self._key = key
         self._lock = lock
-        self._written = time.clock_gettime(_CLOCK)
+        self._written = boot_time()
         self._state_fd = -1
         self._pid = os.getpid()  # a forked child may unwind through our frames, or go on in them
 
@@ -98,7 +94,7 @@ class Partial:
 
     def check_owner(self) -> None:
         """Raise Abandoned if this may be another process's by now."""
-        now = time.clock_gettime(_CLOCK)
+        now = boot_time()
         if now - self._written > LONGEST_PAUSE or os.getpid() != self._pid:
             raise Abandoned
         self._written = now

@@ -14,11 +14,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from nanocache.coordination.process import me
+from nanocache.coordination.process import boot_time, me
 
 __all__ = ["Moment", "process_age"]
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Moment:
 
     @classmethod
     def now(cls) -> Moment:
-        return cls(time.time(), time.clock_gettime(_CLOCK), me().boot)
+        return cls(time.time(), boot_time(), me().boot)
 
     @classmethod
     def parse(cls, record: list[Any]) -> Moment:
@@ -49,7 +47,7 @@ class Moment:
 def process_age() -> float:
     """Seconds since this process started; where the kernel does not say, since it imported this."""
     try:
-        return time.clock_gettime(_CLOCK) - int(me().start) / os.sysconf("SC_CLK_TCK")
+        return boot_time() - int(me().start) / os.sysconf("SC_CLK_TCK")
     except ValueError:  # macOS
         return _imported.age()
 
