@@ -156,7 +156,8 @@ WAYS: dict[str, Callable[[NanocacheError], NanocacheError]] = {
 
 
 def test_every_error_is_tried() -> None:
-    assert {type(error) for error, _ in ERRORS} == set(NanocacheError.__subclasses__())
+    ours = {error for error in NanocacheError.__subclasses__() if error.__module__ == "nanocache.errors"}
+    assert {type(error) for error, _ in ERRORS} == ours
 
 
 @pytest.mark.parametrize("way", WAYS)

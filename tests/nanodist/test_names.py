@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import nanocache
 import nanodist
-from tests.test_imports import NANODIST, imports, modules
-
-# A module imports only from rows above its own; those of one row do not know each other.
-LAYERS = [
-    "errors rank dtype peaks disk line moments",
-    "console seeds device words",
-    "store",
-    "group election pair",
-    "leader roll frames",
-    "relay",
-    "broadcast",
-    "artifacts",
-    "__init__",
-]
 
 SEED = {
     *("is_ddp_requested", "is_ddp_initialized", "is_ddp", "get_dist_info", "autodetect_device_type", "compute_init"),
@@ -64,16 +48,3 @@ def test_star_import_gives_all_names_and_a_real_dtype() -> None:
     assert run(code).startswith("True ")
     missing = f"from nanodist import *; print([name for name in {sorted(SEED)} if name not in globals()])"
     assert run(missing) == "[]"
-
-
-@pytest.mark.parametrize("path", modules(NANODIST), ids=lambda path: path.stem)
-def test_imports_point_one_way(path: Path) -> None:
-    level = {module: n for n, row in enumerate(LAYERS) for module in row.split()}
-    own = {name.split(".")[1] for name, _ in imports(path) if name.startswith("nanodist.")}
-    assert not {module for module in own if level[module] >= level[path.stem]}
-
-
-def test_of_nanocache_only_what_is_meant_for_others_is_used() -> None:
-    used = {name for path in modules(NANODIST) for name, _ in imports(path) if name.split(".")[0] == "nanocache"}
-    known = {f"nanocache{name}" for name in ("", ".errors", ".identity", ".cancel", ".deposit")}
-    assert used <= known | {f"nanocache.{name}" for name in nanocache.__all__}
