@@ -1,16 +1,8 @@
 """The environment, read when called and never at import.
 
-    NANOCACHE_DIR           base directory: else NANOCHAT_BASE_DIR, else the platform's user cache
-    NANOCACHE_OFFLINE       off; enforced where requests are made
-    NANOCACHE_PROGRESS      0, 1, auto
-    NANOCACHE_CONNECTIONS   16 per host, divided by LOCAL_WORLD_SIZE under a launcher, at least 2
-    NANOCACHE_TIMEOUT       30 seconds without a byte; connecting gets at most 10 of them
-    NANOCACHE_RETRIES       5 tries without progress
-    NANOCACHE_LOCK_TIMEOUT  none; seconds without progress of the holder before LockTimeout
-    NANOCACHE_MAX_ARTIFACT  none; bytes of one download
-
-A value that cannot be read is a ValueError that names the variable. LOCAL_RANK and LOCAL_WORLD_SIZE are names in the
-environment that every launcher shares; nothing of nanodist is imported for them.
+`VARIABLES` is the one table of what may be set; `nanocache --help` prints it, and a test holds the README to it. A
+value that cannot be read is a ValueError that names the variable. LOCAL_RANK and LOCAL_WORLD_SIZE are names that every
+launcher shares; nothing of nanodist is imported for them.
 """
 
 from __future__ import annotations
@@ -20,7 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["Settings", "base_dir", "offline", "progress", "local_rank"]
+__all__ = ["VARIABLES", "Settings", "base_dir", "local_rank", "offline", "progress"]
+
+# name, default, meaning
+VARIABLES = (
+    ("NANOCACHE_DIR", "`NANOCHAT_BASE_DIR`, else the user cache", "base directory"),
+    ("NANOCACHE_OFFLINE", "off", "hits only; a miss is `NotCached`, which names the command to run elsewhere"),
+    ("NANOCACHE_PROGRESS", "auto", "`0`, `1`; auto: a bar on a terminal or in a notebook"),
+    (
+        "NANOCACHE_CONNECTIONS",
+        "16",
+        "per host, for one process; shared out under a launcher, at least 2",
+    ),
+    ("NANOCACHE_TIMEOUT", "30", "seconds without a byte; connecting gets at most 10 of them"),
+    ("NANOCACHE_RETRIES", "5", "attempts without progress, per URL"),
+    ("NANOCACHE_LOCK_TIMEOUT", "none", "seconds without progress of the process that downloads before `LockTimeout`"),
+    ("NANOCACHE_MAX_ARTIFACT", "none", "bytes of one download"),
+)
 
 T = TypeVar("T", int, float)
 

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import nanocache
-from nanocache import cli, config
+from nanocache import config
+from nanocache.cli import arguments as exits
+from nanocache.cli.main import main
 from tests.servers.misbehave import Misbehaving, html, redirect, serve, status
 from tests.servers.origin import MIB, Origin, content
 
@@ -44,7 +46,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     def run_command(*arguments: object) -> Said:
         capfd.readouterr()
         try:
-            code = cli.main([str(argument) for argument in arguments])
+            code = main([str(argument) for argument in arguments])
         except SystemExit as e:  # argparse's way
             code = int(e.code or 0)
         return Said(code, *capfd.readouterr())
@@ -230,7 +232,7 @@ def test_an_interruption_is_130_and_the_next_call_goes_on(base: Path, origin: Or
     assert err == "nanocache: interrupted; what had come is kept, and the next call goes on from there\n"
     origin.reset()
     origin.add("/weights.bin", body)
-    assert cli.main(["fetch", url]) == 0
+    assert main(["fetch", url]) == 0
     assert all(request.range for request in origin.requests())
     assert sum(request.sent for request in origin.requests()) < len(body)
 
@@ -250,7 +252,7 @@ def test_the_installed_command_is_the_same(base: Path) -> None:
     found = [entry for entry in _entry_points() if entry.name == "nanocache"]
     if not found:
         pytest.skip("nanocache is not installed here, only on the path")
-    assert found[0].load() is cli.main
+    assert found[0].load() is main
 
 
 def _entry_points() -> Any:
@@ -315,8 +317,20 @@ def test_help_says_what_each_option_is_for(run: Run, command: str) -> None:
 
 def test_help_names_every_exit_code_and_variable(run: Run) -> None:
     out = run("--help").out
-    codes = [cli.OK, cli.FAILED, cli.USAGE, cli.NOT_CACHED, cli.MISMATCH, cli.INTERRUPTED]
+    named = ("OK", "FAILED", "USAGE", "NOT_CACHED", "MISMATCH", "INTERRUPTED")
+    codes = [getattr(exits, name) for name in named]
     assert [int(code) for code in re.findall(r"^  (\d+) ", out, re.MULTILINE)] == codes
-    variables = set(re.findall(r"NANOCACHE_\w+", config.__doc__ or ""))
-    assert len(variables) == 8
-    assert set(re.findall(r"^  (NANOCACHE_\w+)", out, re.MULTILINE)) == variables
+    assert re.findall(r"^  (NANOCACHE_\w+)", out, re.MULTILINE) == [name for name, _, _ in config.VARIABLES]
+    assert max(map(len, run("--help").out.splitlines())) <= 80
+
+
+def test_the_readme_says_of_the_environment_what_the_library_says() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    rows = re.findall(r"^\| `(NANOCACHE_\w+)` \| (.*) \| (.*) \|$", readme, re.MULTILINE)
+    assert tuple(rows) == config.VARIABLES
+
+
+def test_the_library_reads_no_variable_that_is_not_in_its_table() -> None:
+    folder = Path(nanocache.__file__).parent
+    read = {name for path in folder.glob("**/*.py") for name in re.findall(r'"(NANOCACHE_[A-Z_]+)"', path.read_text())}
+    assert read == {name for name, _, _ in config.VARIABLES}

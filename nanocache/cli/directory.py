@@ -1,0 +1,23 @@
+"""`nanocache dir`: the base directory in use."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..cache import Cache
+from .arguments import OK, about_base
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's sub-commands."""
+    command = commands.add_parser("dir", help="print the base directory", description="Print the base directory.")
+    about_base(command)
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    print(Cache(options.dir).base_dir)
+    return OK

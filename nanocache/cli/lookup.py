@@ -1,0 +1,37 @@
+"""`nanocache lookup`: the path of an artifact that is here, without the network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ..artifact import urls
+from ..cache import Cache
+from .arguments import EXIT_CODES, NOT_CACHED, OK, about_artifact, digest_of, fail, parser
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's sub-commands."""
+    command = parser(
+        commands.add_parser,
+        "lookup",
+        help="print its path if it is here",
+        description="Print the path of URL's artifact if it is here and right. Never uses the network.",
+        epilog=EXIT_CODES,
+    )
+    about_artifact(command)
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    cache = Cache(options.dir)
+    path = cache.lookup(options.url, sha256=options.sha256, filename=options.filename, postprocess=options.postprocess)
+    if path is None:
+        return fail(f"{urls.redact(options.url)} is not cached in {cache.base_dir}", NOT_CACHED)
+    print(path)
+    size = f", {path.stat().st_size:,} bytes" if path.is_file() else ""
+    print(f"sha256 {digest_of(path)}{size}", file=sys.stderr)
+    return OK

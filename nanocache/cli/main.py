@@ -1,0 +1,73 @@
+"""The command line: data on stdout, everything else on stderr, and exit codes that scripts can use.
+
+Thin: each command is a file beside this one and one call of the public API. Reads well without colour, and shows no
+credential.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from ..config import VARIABLES
+from ..errors import ChecksumMismatch, NanocacheError, NotCached
+from . import directory, fetch, lookup
+from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, fail, parser
+
+__all__ = ["main"]
+
+COMMANDS = (fetch, lookup, directory)
+WIDTH = 80  # characters of a line of help
+COLUMN = 26  # characters before the meaning of a variable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="nanocache: %(message)s", stream=sys.stderr)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except NotCached as e:
+        return fail(e, NOT_CACHED)
+    except ChecksumMismatch as e:
+        return fail(e, MISMATCH)
+    except (NanocacheError, OSError) as e:
+        return fail(e, FAILED)
+    except ValueError as e:
+        return fail(e, USAGE)
+    except KeyboardInterrupt:
+        return fail("interrupted; what had come is kept, and the next call goes on from there", INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = parser(
+        argparse.ArgumentParser,
+        prog="nanocache",
+        description="Download an artifact once, verified, and find it again.",
+        epilog=f"{EXIT_CODES}\n{_environment()}",
+    )
+    top.add_argument("--version", action="version", version=_version())
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_to(commands)
+    return top
+
+
+def _environment() -> str:
+    """The variables of `config`, as a table for a terminal."""
+    rows = ["environment:"]
+    for name, default, meaning in VARIABLES:
+        first, *others = textwrap.wrap(f"{meaning} (default: {default})".replace("`", ""), WIDTH - COLUMN)
+        rows += [f"  {name:<{COLUMN - 2}}{first}", *(" " * COLUMN + text for text in others)]
+    return "\n".join([*rows, ""])
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return f"nanocache {__version__}"
