@@ -12,6 +12,8 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -43,72 +45,102 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     elsewhere is its own business. Raises ValueError, PostprocessFailed and what else `fetch` raises.
     """
     relative = _check(os.fspath(filename))
-    store = Cache().store
-    request = Request.of(Artifact(url))
-    target = os.path.join(store.base, relative)
-    key = product_lock_key(f"file\n{relative}")
-    label = getattr(postprocess_fn, "__qualname__", type(postprocess_fn).__qualname__)
-    asker = (*request.identity, label)
-
-    def work(own: Cancel) -> None:
-        source, digest = Fetch(store, request, own).run()  # under its own lock, which is free again before the next
-        display = Display(None, relative)
-        try:
-            there = partial(_placed, store, request, digest, target)
-            goal = WaitOptions(there, asker, own, request.settings.lock_timeout, display.waiting)
-            with hold_lock(store.lock_place(key), goal) as holding:
-                if holding is not None and not there():
-                    with holding.alive():
-                        _place(store, key, str(source), relative, postprocess_fn, label)
-        finally:
-            display.close()
-
-    def place() -> str:
-        digest = Fetch(store, request).known()
-        if digest is None or not _placed(store, request, digest, target):
-            share(("seed", store.base, key), asker, work, Cancel())
-        return target
-
-    return faults.persistently(store.base, place)
+    placement = _Placement(Cache().store, Request.of(Artifact(url)), relative, postprocess_fn)
+    return faults.persistently(placement.store.base, placement.run)
 
 
 def _check(filename: str) -> str:
     path = PurePosixPath(filename)
     parts = path.parts
-    if path.is_absolute() or not parts or ".." in parts or "\0" in filename or "\\" in filename:
-        raise ValueError(f"filename must be relative and stay in the base directory, got {filename!r}")
+    if path.is_absolute() or not parts or ".." in parts:
+        raise _outside(filename)
+    if "\0" in filename or "\\" in filename:
+        raise _outside(filename)
     if parts[0].lower() in FOLDERS:
         raise ValueError(f"filename must stay out of the cache's own folder {parts[0]}, got {filename!r}")
     return str(path)
 
 
-def _placed(store: Store, request: Request, digest: str, target: str) -> bool:
-    """Whether `target` holds those bytes: the seal tells, in a link as in a copy; else that it is the intact blob."""
-    try:
-        st = os.lstat(target)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    blob = store.blob(digest, request.name)
-    return seal.holds(st, digest) or (store.intact(digest, blob) and os.path.samestat(st, os.lstat(blob)))
+def _outside(filename: str) -> ValueError:
+    return ValueError(f"filename must be relative and stay in the base directory, got {filename!r}")
 
 
-def _place(store: Store, key: str, source: str, relative: str, hook: Callable[[str], Any] | None, label: str) -> None:
-    """Run the hook on a private link, then make the name appear."""
-    target = os.path.join(store.base, relative)
-    with store.private(key) as private:
-        if hook is not None:
-            own = os.path.join(private, "hook", relative)
-            os.makedirs(os.path.dirname(own))
-            _link(source, own)
-            with hooks.failing_as(label, relative):
-                hook(own)
-        _link(source, fresh := os.path.join(private, "file"))
-        parents = _missing(folder := os.path.dirname(target))
-        os.makedirs(folder, exist_ok=True)
-        _keep_foreign(store, target)
-        os.rename(fresh, target)
-        for parent in (folder, *parents):
-            durable.sync_folder(parent)
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """One call: an artifact, and the name that it gets in the base directory. The methods stand in calling order."""
+
+    store: Store
+    request: Request
+    relative: str
+    hook: Callable[[str], Any] | None
+    cancel: Cancel = field(default_factory=Cancel)
+
+    @property
+    def target(self) -> str:
+        return os.path.join(self.store.base, self.relative)
+
+    @property
+    def _key(self) -> str:
+        return product_lock_key(f"file\n{self.relative}")
+
+    @property
+    def _label(self) -> str:
+        return getattr(self.hook, "__qualname__", type(self.hook).__qualname__)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return *self.request.identity, self._label
+
+    def run(self) -> str:
+        digest = Fetch(self.store, self.request).known()
+        if digest is None or not self._placed(digest):
+            share(("file", self.store.base, self._key), self._identity, self._lead, self.cancel)
+        return self.target
+
+    def _placed(self, digest: str) -> bool:
+        """Whether the target holds those bytes: its seal tells, in a link as in a copy; else that it is the blob."""
+        try:
+            st = os.lstat(self.target)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if seal.holds(st, digest):
+            return True
+        blob = self.store.blob(digest, self.request.name)
+        return self.store.intact(digest, blob) and os.path.samestat(st, os.lstat(blob))
+
+    def _lead(self, cancel: Cancel) -> None:
+        # The blob comes under a lock of its own, which is free again before this one is taken.
+        found = Fetch(self.store, self.request, cancel).run()
+        placed = partial(self._placed, found.digest)
+        place = self.store.lock_place(self._key)
+        with closing(Display(None, self.relative)) as display:
+            timeout = self.request.settings.lock_timeout
+            options = WaitOptions(placed, self._identity, cancel, timeout, display.waiting)
+            with hold_lock(place, options) as writer:
+                if writer is not None and not placed():
+                    with writer.alive():
+                        self._place(str(found.path))
+
+    def _place(self, source: str) -> None:
+        """Run the hook on a private link, then make the name appear."""
+        with self.store.private(self._key) as private:
+            if self.hook is not None:
+                self._run_hook(self.hook, source, os.path.join(private, "hook", self.relative))
+            fresh = os.path.join(private, "file")
+            _link(source, fresh)
+            folder = os.path.dirname(self.target)
+            parents = _missing(folder)
+            os.makedirs(folder, exist_ok=True)
+            _keep_foreign(self.store, self.target)
+            os.rename(fresh, self.target)
+            for parent in (folder, *parents):
+                durable.sync_folder(parent)
+
+    def _run_hook(self, hook: Callable[[str], Any], source: str, path: str) -> None:
+        os.makedirs(os.path.dirname(path))
+        _link(source, path)
+        with hooks.failing_as(self._label, self.relative):
+            hook(path)
 
 
 def _missing(folder: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Many artifacts: bounded threads, one bar, the first error stops the rest.
 
-Invariants: results come in the order of the artifacts; no thread is left when it returns.
+Not the fetch of one (`steps`). Invariants: results come in the order of the artifacts; no thread is left when it
+returns.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from ..config import Settings
 from ..coordination.threads import ThreadPool
 from ..progress import Display, Progress, ProgressOption, shown
 
-__all__ = ["fetch"]
+__all__ = ["FetchOne", "fetch"]
 
-Fetch = Callable[[Artifact, Cancel, ProgressOption], Path]
+FetchOne = Callable[[Artifact, Cancel, ProgressOption], Path]
+Outcome = Path | BaseException
 
 
 class _Tally:
-    """What the set has so far, in one display."""
+    """How far the set is, in one display."""
 
     def __init__(self, artifacts: Sequence[Artifact], option: ProgressOption) -> None:
         self._lock = threading.Lock()
@@ -32,14 +34,11 @@ class _Tally:
         self._finished = 0
         self._display = Display(option, f"0/{len(artifacts)} files")
 
-    def option(self, n: int) -> Callable[[Progress], None]:
-        def report(progress: Progress) -> None:
-            with self._lock:
-                self._done[n] = progress.done
-                self._totals[n] = progress.total or self._totals[n]
-                self._show()
-
-        return report
+    def report(self, n: int, progress: Progress) -> None:
+        with self._lock:
+            self._done[n] = progress.done
+            self._totals[n] = progress.total or self._totals[n]
+            self._show()
 
     def finish(self, n: int) -> None:
         with self._lock:
@@ -48,41 +47,97 @@ class _Tally:
 
     def _show(self) -> None:
         self._display.name = f"{self._finished}/{len(self._done)} files"
+        self._display.report(sum(self._done.values()), self._total())
+
+    def _total(self) -> int | None:
         # The size of the set is known only once that of each file is; a bar that grows would mislead.
-        known = [total for total in self._totals.values() if total is not None]
-        total = sum(known) if len(known) == len(self._totals) else None
-        self._display.report(sum(self._done.values()), total)
+        total = 0
+        for size in self._totals.values():
+            if size is None:
+                return None
+            total += size
+        return total
 
     def close(self) -> None:
         self._display.close()
 
 
 class _Outcomes:
-    """What each of `count` gave: a path or an error, by its place."""
+    """What each of `count` artifacts gave: a path or an error, by its place."""
 
     def __init__(self, count: int, *, first_error_ends: bool) -> None:
-        self._by_place: dict[int, Path | BaseException] = {}
-        self._count, self._first_error_ends = count, first_error_ends
-        self.over = threading.Event()
+        self._by_place: dict[int, Outcome] = {}
+        self._count = count
+        self._first_error_ends = first_error_ends
+        self._over = threading.Event()
 
-    def put(self, n: int, outcome: Path | BaseException) -> None:
+    def put(self, n: int, outcome: Outcome) -> None:
         self._by_place[n] = outcome
         failed = isinstance(outcome, BaseException)
         if (failed and self._first_error_ends) or len(self._by_place) == self._count:
-            self.over.set()
+            self._over.set()
 
-    def take(self) -> list[Any]:
-        """All of them, in order; raises the first error if that ended it."""
-        outcomes = [outcome for _, outcome in sorted(self._by_place.copy().items())]
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        if failures and self._first_error_ends:
-            raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
+    def wait(self) -> list[Any]:
+        """All of them, in order, once the last one is there; raises the first error if an error ends the set."""
+        if self._count:
+            self._over.wait()
+        outcomes = [self._by_place[n] for n in sorted(self._by_place.copy())]
+        if self._first_error_ends:
+            _raise_first(outcomes)
         return outcomes
+
+
+def _raise_first(outcomes: Sequence[Outcome]) -> None:
+    """Raise the first error; one of the set that was merely cancelled only if there is no other."""
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    causes = [failure for failure in failures if not isinstance(failure, Cancelled)]
+    for error in causes or failures:
+        raise error
+
+
+class _Set:
+    """One call of `fetch`: its artifacts, its threads, and what came of each."""
+
+    def __init__(self, artifacts: Sequence[Artifact], fetch_one: FetchOne, outcomes: _Outcomes, tally: _Tally | None):
+        self._artifacts = artifacts
+        self._fetch_one = fetch_one
+        self._outcomes = outcomes
+        self._tally = tally
+        self._cancel = Cancel()
+
+    def run(self, pool: ThreadPool) -> list[Any]:
+        try:
+            for n in range(len(self._artifacts)):
+                pool.submit(partial(self._settle, n))
+            return self._outcomes.wait()
+        except BaseException:  # an error, or Ctrl-C: the threads must not go on behind the caller's back
+            self._cancel.set()
+            raise
+        finally:
+            pool.close()
+            if self._tally is not None:
+                self._tally.close()
+
+    def _settle(self, n: int) -> None:
+        """Fetch artifact `n` in a thread of the pool, and put down what came of it."""
+        try:
+            outcome: Outcome = self._fetch(n)
+        except BaseException as e:  # noqa: BLE001 - the caller's thread raises it, or returns it in place
+            outcome = e
+        self._outcomes.put(n, outcome)
+
+    def _fetch(self, n: int) -> Path:
+        self._cancel.check()
+        if self._tally is None:
+            return self._fetch_one(self._artifacts[n], self._cancel, False)
+        path = self._fetch_one(self._artifacts[n], self._cancel, partial(self._tally.report, n))
+        self._tally.finish(n)
+        return path
 
 
 def fetch(
     artifacts: Sequence[Artifact],
-    fetch_one: Fetch,
+    fetch_one: FetchOne,
     *,
     workers: int | None,
     return_exceptions: bool,
@@ -91,31 +146,7 @@ def fetch(
     """`fetch_one` for each of `artifacts`; with `return_exceptions` an error takes its path's place."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers!r}")
-    cancel, pool = Cancel(), ThreadPool(workers or Settings.read().connections)
     outcomes = _Outcomes(len(artifacts), first_error_ends=not return_exceptions)
     tally = _Tally(artifacts, progress) if callable(progress) or shown(progress) else None
-
-    def one(n: int) -> None:
-        try:
-            cancel.check()
-            path = fetch_one(artifacts[n], cancel, False if tally is None else tally.option(n))
-            if tally is not None:
-                tally.finish(n)
-        except BaseException as e:  # noqa: BLE001 - the caller's thread raises it, or returns it in place
-            outcomes.put(n, e)
-        else:
-            outcomes.put(n, path)
-
-    try:
-        for n in range(len(artifacts)):
-            pool.submit(partial(one, n))
-        if artifacts:
-            outcomes.over.wait()
-        return outcomes.take()
-    except BaseException:  # an error, or Ctrl-C: the threads must not go on behind the caller's back
-        cancel.set()
-        raise
-    finally:
-        pool.close()
-        if tally is not None:
-            tally.close()
+    pool = ThreadPool(workers or Settings.read().connections)
+    return _Set(artifacts, fetch_one, outcomes, tally).run(pool)

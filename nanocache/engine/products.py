@@ -3,14 +3,15 @@
     products-v1/<digest>/<hook key>/<name>
 
 Invariants: one build under contention; a failed hook publishes nothing and runs again next time; a product is built in
-a private folder and renamed; if another published it meanwhile, ours goes to trash. Not sealed: who writes into one
-changes it for all.
+a private folder and renamed; if another process published it meanwhile, ours goes to trash. Not
+sealed: a write into one changes it for all.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifact import hooks
@@ -45,29 +46,53 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
 
     Raises PostprocessFailed and what else the hook raises of ours, LockTimeout, Cancelled, OSError.
     """
-    path = store.product(digest, hook.key, hook.product_name(request.name))
-    key = product_lock_key(os.path.relpath(path, store.base))
-    asker = (hook.key, digest)
+    product = _Build(store, request, hook, digest)
+    return share(("product", store.base, product.key), product.identity, product.lead, cancel)
 
-    def work(own: Cancel) -> Path | None:
-        wait = WaitOptions(lambda: os.path.lexists(path), asker, own, request.settings.lock_timeout, lambda *_: None)
-        with hold_lock(store.lock_place(key), wait) as holding:
-            if (there := find(store, digest, hook, request.name)) is not None:
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """One product that is missing, and the steps to it."""
+
+    store: Store
+    request: Request
+    hook: Hook
+    digest: str
+
+    @property
+    def path(self) -> str:
+        return self.store.product(self.digest, self.hook.key, self.hook.product_name(self.request.name))
+
+    @property
+    def key(self) -> str:
+        return product_lock_key(os.path.relpath(self.path, self.store.base))
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return self.hook.key, self.digest
+
+    def lead(self, cancel: Cancel) -> Path | None:
+        timeout = self.request.settings.lock_timeout
+        options = WaitOptions(self._published, self.identity, cancel, timeout, lambda *_: None)
+        with hold_lock(self.store.lock_place(self.key), options) as writer:
+            if (there := find(self.store, self.digest, self.hook, self.request.name)) is not None:
                 return there
-            if holding is None or (source := store.hit(digest, request.name)) is None:
+            source = self.store.hit(self.digest, self.request.name)
+            if writer is None or source is None:
                 return None
-            with holding.alive():
-                return _build(store, key, hook, source, path, own)
+            with writer.alive():
+                return self._run(source, cancel)
 
-    return share(("product", store.base, key), asker, work, cancel)
+    def _published(self) -> bool:
+        return os.path.lexists(self.path)
 
-
-def _build(store: Store, key: str, hook: Hook, source: Path, path: str, cancel: Cancel) -> Path:
-    with store.private(key) as folder:
-        built = os.path.join(folder, os.path.basename(path))
-        hooks.run(hook, source, Path(built), cancel)
-        publish(store, built, path)
-    return Path(path)
+    def _run(self, source: Path, cancel: Cancel) -> Path:
+        path = Path(self.path)
+        with self.store.private(self.key) as folder:
+            built = os.path.join(folder, path.name)
+            hooks.run(self.hook, source, Path(built), cancel)
+            publish(self.store, built, self.path)
+        return path
 
 
 def publish(store: Store, built: str, path: str) -> None:
