@@ -1,7 +1,7 @@
 """What must survive a power cut: names in a folder, a file, a folder with all that is in it.
 
-Not the order in which things are made durable, which is that of who publishes. Invariant: a failed sync is final, since
-the kernel has marked the pages clean, and a second one would find nothing amiss.
+Not the order in which things become durable: the publisher decides that. Invariant: a failed sync is final, since the
+kernel has marked the pages clean, and a second one would find nothing amiss.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from pathlib import Path
 
 __all__ = ["sync_folder", "sync_tree"]
 
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # from file systems that cannot sync folders
+
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder durable. A file system that can't sync folders (EINVAL, EBADF) keeps what it does."""
+    """Make the names in a folder durable. A file system that cannot sync folders is left alone."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+        if e.errno not in NO_SYNC:
             raise
     finally:
         os.close(fd)

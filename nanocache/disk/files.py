@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 NEW = "new-"  # how the names of files begin that are on their way to their place
-RACES = 16  # rounds against somebody who removes empty folders while we make them
+RACES = 16  # rounds against another process that removes empty folders meanwhile
 LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
 
 
@@ -53,7 +53,7 @@ class Modes:
 
 
 def random_name() -> str:
-    """16 hex digits that nobody else picks, nor can foresee."""
+    """16 random hex digits, which no other process picks or can foresee."""
     return os.urandom(8).hex()  # `secrets` says no more, and imports hmac and base64 for it
 
 
@@ -63,8 +63,8 @@ def new_name() -> str:
 
 
 def make_folder(path: str, *, below: str, mode: int) -> list[str]:
-    """Make `path` and what is missing above it, the base directory `below` included; the folders that now have a new
-    one in them, innermost first.
+    """Make `path` and what is missing above it, the base directory `below` included. Returns the folders that now
+    have a new one in them, innermost first.
 
     Top down, and each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since
     everything that is written later would land where it points. The base directory itself is made with the umask.
@@ -78,7 +78,7 @@ def make_folder(path: str, *, below: str, mode: int) -> list[str]:
                     grown.insert(0, parent)
                 parent = folder
             return grown
-        except FileNotFoundError:  # somebody removed the parent again, or the base directory, by hand
+        except FileNotFoundError:  # the parent, or the base directory, was removed by hand meanwhile
             os.makedirs(below, exist_ok=True)
     raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
 
@@ -94,7 +94,7 @@ def _make_one(path: str, mode: int) -> bool:
     except FileExistsError:
         _check_folder(path)
         return False
-    with suppress(FileNotFoundError):  # somebody cleared the base directory by hand meanwhile
+    with suppress(FileNotFoundError):  # the base directory was cleared by hand meanwhile
         os.chmod(path, mode)
     return True
 
@@ -106,7 +106,7 @@ def _check_folder(path: str) -> None:
 
 
 def names(folder: str) -> list[str]:
-    """What is in a folder of ours, nothing if it isn't there. Raises UnsafeCache, OSError."""
+    """The names in a folder of ours; none if it is not there. Raises UnsafeCache, OSError."""
     try:
         _check_folder(folder)
         return os.listdir(folder)
@@ -136,7 +136,7 @@ def _irregular(path: str, mode: int) -> UnsafeCache:
 
 
 def stamp(path: str) -> tuple[int, int] | None:
-    """What changes whenever a file is replaced or rewritten: one stat. None if it is not there."""
+    """Inode and mtime, which change whenever a file is replaced or rewritten: one stat. None if it is not there."""
     try:
         st = os.lstat(path)
     except OSError:
@@ -159,7 +159,7 @@ def open_private(path: str, flags: int, mode: int = 0o600) -> int:
 
 def _check_open(fd: int, path: str) -> None:
     try:
-        if not stat.S_ISREG(mode := os.fstat(fd).st_mode):  # a fifo opens for reading at once, and says nothing
+        if not stat.S_ISREG(mode := os.fstat(fd).st_mode):  # a fifo opens for reading at once, without a word
             raise _irregular(path, mode)
     except BaseException:  # Ctrl-C, too
         os.close(fd)
@@ -203,15 +203,15 @@ def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
 
 
 def read_json(path: str, *, trusts: Callable[[os.stat_result], bool] | None = None) -> dict[str, Any] | None:
-    """The JSON object at `path`; None if it is absent, unreadable, unparsable or a stranger's, as far as `trusts` says.
+    """The JSON object at `path`; None if it is absent, unreadable, unparsable, or of an owner that `trusts` denies.
 
     UnsafeCache if it is no file.
     """
     try:
         fd = open_private(path, os.O_RDONLY)
-    except OSError as e:
-        if isinstance(e, UnsafeCache):
-            raise
+    except UnsafeCache:
+        raise
+    except OSError:
         return None
     try:
         if trusts is not None and not trusts(os.fstat(fd)):
@@ -226,7 +226,7 @@ def read_json(path: str, *, trusts: Callable[[os.stat_result], bool] | None = No
 
 
 def move(source: str, target: str, *, base: str) -> None:
-    """os.rename between folders of ours; EXDEV is an error that says what is wrong with the base directory."""
+    """os.rename between folders of ours. UnsafeCache, with the reason, if they are on two file systems."""
     try:
         os.rename(source, target)
     except OSError as e:
@@ -236,7 +236,7 @@ def move(source: str, target: str, *, base: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Delete a file or a folder; what is gone already, or can't be deleted, is left to the next sweep."""
+    """Delete a file or a folder. What cannot be deleted is left to the next sweep."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -253,7 +253,7 @@ def remove_empty(folder: str) -> None:
 
 
 def available(path: str) -> int | None:
-    """Bytes that this user may still write there; None where the mount does not know (some report no blocks at all)."""
+    """Bytes that this user may still write there; None where the mount does not know: some report no blocks at all."""
     try:
         st = os.statvfs(path)
     except OSError:

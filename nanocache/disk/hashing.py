@@ -1,6 +1,6 @@
 """The SHA-256 of what lies on disk, followed while it grows.
 
-One design for one stream, many ranges and a resume: the bytes are read back behind the contiguous frontier, so the
+One design for one stream, many ranges and a resume: the contiguous bytes are read back once they are written, so the
 digest is that of the file and not of what we believe to have written. They come from the page cache. Invariant: nothing
 is hashed before it was written, nothing twice.
 """
@@ -20,12 +20,12 @@ __all__ = ["BLOCK", "FileHasher", "Vanished", "hash_file"]
 
 BLOCK = 1 << 20  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms with SHA instructions
 WRITEBACK = 8 << 20  # bytes between two nudges to the disk
-SYNC_FILE_RANGE_WRITE = 2
+SYNC_FILE_RANGE_WRITE = 2  # the flag of sync_file_range(2)
 
 
 @functools.cache
 def _nudge() -> Callable[[int, int, int, int], int] | None:
-    """sync_file_range(2), which has the disk begin to write and waits for nothing; None where there is none.
+    """sync_file_range(2), which has the disk begin to write and waits for nothing; None if the system has none.
 
     The kernel leaves a GiB in memory, and the fsync before publication then waits for all of it: a sixth of the time.
     """
@@ -49,8 +49,11 @@ class FileHasher:
     """Hashes the file behind `fd` from its first byte on."""
 
     def __init__(self, fd: int) -> None:
-        self._fd, self._hasher, self._buffer = fd, hashlib.sha256(), memoryview(bytearray(0))
-        self.hashed = self._nudged = 0  # bytes
+        self.hashed = 0  # bytes
+        self._fd = fd
+        self._hasher = hashlib.sha256()
+        self._buffer = memoryview(bytearray(0))
+        self._nudged = 0  # bytes that the disk was told to begin to write
 
     def follow(self, end: int) -> bool:
         """Hash a block more, at most up to `end`; False if there was nothing to do."""
@@ -80,7 +83,9 @@ class FileHasher:
 
 def hash_file(fd: int, cancel: Cancel | None = None) -> str:
     """The SHA-256 of the whole file behind `fd`; its offset stays. Raises Cancelled, OSError."""
-    hasher, offset, buffer = hashlib.sha256(), 0, memoryview(bytearray(BLOCK))
+    hasher = hashlib.sha256()
+    offset = 0
+    buffer = memoryview(bytearray(BLOCK))
     while count := os.preadv(fd, [buffer], offset):
         if cancel is not None:
             cancel.check()

@@ -32,7 +32,7 @@ __all__ = ["Attempts"]
 
 SMALL = 1 << 20  # bytes up to which a body is received, then hashed, by the calling thread alone
 WORTH_SPLITTING = 4  # pieces of the smallest size, for more than one connection
-LONGEST_SLEEP = 1.0  # seconds; between them those who wait get a sign of life, and the partial stays ours
+LONGEST_SLEEP = 1.0  # seconds; after each the waiters get a sign of life, and the partial stays ours
 
 
 class Attempts:
@@ -140,7 +140,7 @@ class Attempts:
     def _receive_here(self, body: Body, cancel: Cancel) -> bool:
         """Whether all of the body came; False if it turns out not to be small."""
         for _ in self._transfer.receive(body, cancel):
-            self._tell()  # on a slow line a MiB takes minutes, and those who wait would think that nothing moves
+            self._tell()  # on a slow line a MiB takes minutes, and waiters would think that nothing moves
             if body.claim.pos >= SMALL and body.claim.left != 0:
                 return False
         return True

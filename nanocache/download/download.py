@@ -4,7 +4,7 @@
     none gave it: one cause for each
 
 Not publishing and not locking. Invariants: nothing is returned that was not read back from the disk and hashed; secrets
-are in no message; on a full disk the bytes are given up at once, since the space is needed more.
+are in no message; on a full disk the bytes are given up at once, because the space is needed more.
 """
 
 from __future__ import annotations
