@@ -230,14 +230,15 @@ def measure(case: str, repeat: int, folder: Path) -> dict[str, dict[str, Any]]:
             results[way] = {"seconds": [], "memory": [], "connections": []}
         for round_number in range(repeat):
             for way in ways[round_number % len(ways) :] + ways[: round_number % len(ways)]:
-                work, before = Path(tempfile.mkdtemp(dir=folder)), connections()
-                figures = (run_python if way in PYTHON else run_program)(way, job, work)
+                scratch = Path(tempfile.mkdtemp(dir=folder))
+                before = connections()
+                figures = (run_python if way in PYTHON else run_program)(way, job, scratch)
                 for name, figure in (figures | {"connections": connections() - before}).items():
                     results[way][name].append(figure)
                 # Not what is small: an ext4 without a journal passes over each inode that was freed in the last minutes
-                # when it looks for a free one, and who comes next would pay for it.
+                # when it looks for a free one, and the next way would pay for it.
                 if case != "many":
-                    shutil.rmtree(work)
+                    shutil.rmtree(scratch)
     reference = results.get(CASES[case].reference)
     for figures in results.values():
         pairs = zip(figures["seconds"], reference["seconds"], strict=True) if reference else ()

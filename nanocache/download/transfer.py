@@ -101,7 +101,7 @@ class Transfer:
 
     @property
     def doubtful(self) -> bool:
-        """Whether a wrong digest may be the fault of how the bytes were put together, or of a cut that went unnoticed."""
+        """Whether a wrong digest may come from how the bytes were put together, or from a cut that went unnoticed."""
         return self._several or not self._info.framed
 
     @property

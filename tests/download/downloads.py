@@ -1,5 +1,4 @@
-"""What the tests of the transfer share: a partial of one's own, a call of `download` with defaults, and clocks that
-do not wait."""
+"""What the tests of downloads share: `download` with a partial and defaults, and a clock that does not wait."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ import pytest
 
 from nanocache.cancel import Cancel
 from nanocache.config import Settings
-from nanocache.download import download as transfer
 from nanocache.download.download import Downloaded, DownloadRequest, NotModified, Source
+from nanocache.download.download import download as run_download
 from nanocache.store import orphans, partials
 from nanocache.store.layout import BaseDirectory
 from tests.servers.misbehave import Handler, Step, _spoilt
@@ -48,7 +47,7 @@ def settings(**changes: Any) -> Settings:
 
 @dataclass
 class Download:
-    """A call of `download` after the other, each claiming what the one before left; `reports` of the last one."""
+    """Calls of `download`, each of which claims what the one before left. `reports` are of the last one."""
 
     base: Path
     reports: list[tuple[int, int | None]] = field(default_factory=list)
@@ -74,7 +73,7 @@ class Download:
                 size=size,
                 condition=condition,
             )
-            received = transfer.download(
+            received = run_download(
                 request, partial, cancel or Cancel(), lambda done, total: self.reports.append((done, total))
             )
             self.received = received
@@ -130,16 +129,19 @@ def paced(data: bytes, rate: float, **manners: Any) -> Handler:
     return _spoilt(data, spoil, **manners)
 
 
-class Crowd:
-    """Lets a handler through, and remembers the most requests that were under way at the same moment."""
+class Counting:
+    """A handler that passes requests on. `peak`: the most requests that were under way at the same moment."""
 
     def __init__(self, handler: Handler) -> None:
-        self.handler, self.now, self.most, self.lock = handler, 0, 0, threading.Lock()
+        self.handler = handler
+        self.now = 0
+        self.peak = 0
+        self.lock = threading.Lock()
 
     def __call__(self, request: Request) -> Iterator[Step]:
         with self.lock:
             self.now += 1
-            self.most = max(self.most, self.now)
+            self.peak = max(self.peak, self.now)
         try:
             yield from self.handler(request)
         finally:

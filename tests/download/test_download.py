@@ -196,7 +196,7 @@ def test_retry_after_is_waited_for(misbehaving: Servers, download: Download, sle
     assert 16 <= sum(slept) <= 18.5
 
 
-def test_a_very_long_retry_after_is_capped_and_those_who_wait_get_a_sign_of_life_each_second(
+def test_a_very_long_retry_after_is_capped_and_waiters_get_a_sign_of_life_each_second(
     misbehaving: Servers, download: Download, slept: list[float]
 ) -> None:
     url = misbehaving().route("/f", m.in_turn(m.retry_after(86_400, code=429), m.serve(SMALL)))
@@ -280,7 +280,7 @@ def test_a_drip_ends_though_each_byte_comes_in_time(
     assert server.gets() == 2  # the bytes that dripped are no progress
 
 
-def test_nobody_there_is_an_error_that_says_so(download: Download, slept: list[float]) -> None:
+def test_a_refused_connection_is_an_error_that_says_so(download: Download, slept: list[float]) -> None:
     with pytest.raises(DownloadFailed, match="Connection refused") as e:
         download(m.unreachable())
     assert len(slept) >= 3

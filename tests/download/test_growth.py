@@ -36,7 +36,7 @@ def test_a_line_that_is_full_with_four_ends_with_four() -> None:
     assert targets[-1] == 4
 
 
-def test_who_is_too_busy_to_wait_opens_none() -> None:
+def test_a_process_too_busy_to_wait_for_bytes_opens_no_more() -> None:
     assert max(grown(lambda n: 700e6, idle=0.1)) == 1
 
 

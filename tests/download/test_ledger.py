@@ -1,4 +1,4 @@
-"""Which bytes are here, who fetches which, what comes next; and what a Content-Range may say."""
+"""Which bytes are here, which connection fetches which, what comes next; and what a Content-Range may say."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pytest
 from nanocache.cancel import Cancel, Cancelled
 from nanocache.errors import ChecksumMismatch
 from nanocache.http import slots
-from tests.download.downloads import MIB, Crowd, Download, asked, body, download, paced, sha, slept
+from tests.download.downloads import MIB, Counting, Download, asked, body, download, paced, sha, slept
 from tests.servers import misbehave as m
 from tests.servers.fixtures import Nginx, nginx
 from tests.servers.misbehave import Misbehaving
@@ -37,9 +37,9 @@ def test_pieces_come_from_the_front_with_the_validator_while_the_first_stream_ru
     misbehaving: Servers, download: Download
 ) -> None:
     server = misbehaving()
-    crowd = Crowd(paced(DATA, RATE))
-    assert download(server.route("/f", crowd)) == DATA
-    assert 1 < crowd.most <= 5  # four, and one that was closed a moment before
+    counting = Counting(paced(DATA, RATE))
+    assert download(server.route("/f", counting)) == DATA
+    assert 1 < counting.peak <= 5  # four, and one that was closed a moment before
     first, *others = server.requests()
     assert first.range is None
     assert all(r.headers["if-range"] == '"v1"' for r in others)
@@ -91,16 +91,16 @@ def test_connections_that_cannot_help_are_not_opened(nginx: Nginx, download: Dow
     url = nginx.add("f.bin", data)
     assert download(url, digest=sha(data), connections=16) == data
     # One as a rule. On a machine that is busy with other things this process waits, too, and tries a second one, which
-    # the first one's place is taken over from; never a third.
+    # takes over from the first; never a third.
     assert nginx.connections() <= 3
 
 
 def test_a_resume_goes_on_in_parallel(misbehaving: Servers, download: Download) -> None:
     server = misbehaving()
-    crowd = Crowd(paced(DATA, RATE))
+    counting = Counting(paced(DATA, RATE))
     cut = m.truncated(DATA, 2 * MIB)
-    assert download(server.route("/f", m.in_turn(cut, crowd))) == DATA
-    assert crowd.most > 1
+    assert download(server.route("/f", m.in_turn(cut, counting))) == DATA
+    assert counting.peak > 1
     assert asked(server)[:2] == [None, f"{2 * MIB}-{len(DATA) - 1}"]
 
 
@@ -149,9 +149,9 @@ def test_a_server_that_allows_two_gets_two(misbehaving: Servers, download: Downl
         refused.append(time.monotonic())
         yield from m.status(429)(request)
 
-    crowd = Crowd(paced(DATA, RATE))
-    assert download(server.route("/f", m.crowded(2, crowd, refusal=refuse)), retries=0, connections=8) == DATA
-    assert crowd.most == 2
+    counting = Counting(paced(DATA, RATE))
+    assert download(server.route("/f", m.crowded(2, counting, refusal=refuse)), retries=0, connections=8) == DATA
+    assert counting.peak == 2
     assert len(refused) <= 3  # two new ones, and the first where it met the others: closed, but still counted
     spans = _spans(asked(server))
     assert len(spans) > 4
@@ -283,10 +283,10 @@ def test_an_address_that_is_refused_again_is_an_error(misbehaving: Servers, down
     assert entry.gets() == 2
 
 
-# --- one budget -------------------------------------------------------------------------------------------------------
+# --- one limit for each host ------------------------------------------------------------------------------------------
 
 
-def test_all_transfers_of_a_process_share_one_budget_per_host(
+def test_all_transfers_of_a_process_share_one_limit_per_host(
     misbehaving: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = misbehaving()
@@ -308,7 +308,7 @@ def test_all_transfers_of_a_process_share_one_budget_per_host(
     assert max(used) == 4
 
 
-def test_small_files_use_the_connections_of_the_budget_again(misbehaving: Servers, tmp_path: Path) -> None:
+def test_small_files_use_the_same_connections_again(misbehaving: Servers, tmp_path: Path) -> None:
     server = misbehaving()
     small = body(100_000)
     urls = [server.route(f"/{i}", paced(small, 5e6)) for i in range(24)]
@@ -338,7 +338,7 @@ def test_a_transfer_without_a_connection_goes_before_one_that_wants_another(
         assert running.result()
 
 
-def test_who_waits_for_a_place_can_be_called_off(misbehaving: Servers, tmp_path: Path) -> None:
+def test_waiting_for_a_slot_can_be_called_off(misbehaving: Servers, tmp_path: Path) -> None:
     server, cancel = misbehaving(), Cancel()
     release = threading.Event()
     stalled = server.route("/f", m.silent(release))
@@ -371,8 +371,8 @@ def peak():
 before = peak()
 from nanocache.cancel import Cancel
 with download.partial() as partial:
-    request = DownloadRequest([transfer.Source(url)], "f", settings(connections=16))
-    transfer.download(request, partial, Cancel(), lambda done, total: None)
+    request = DownloadRequest([Source(url)], "f", settings(connections=16))
+    run_download(request, partial, Cancel(), lambda done, total: None)
     partial.state = None
 print(peak() - before)
 """

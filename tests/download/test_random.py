@@ -99,7 +99,7 @@ def test_the_right_bytes_or_a_named_error(
     connections: int,
 ) -> None:
     """`changes`: after so many requests the file is another one. `kills`: the calls before the last are called off
-    once so many bytes have come. Twelve faults, then the server behaves."""
+    once so many bytes have come. After at most twelve faults the server behaves."""
     turns, count = iter(script), itertools.count()
     lock = threading.Lock()
 

@@ -420,7 +420,7 @@ def test_ctrl_c_while_many_are_handed_out_stops_those_that_run(
 SETUP = """
 import asyncio, signal, sys, nanocache
 from nanocache.http import exchange as http
-from nanocache.download import download as transfer
+import nanocache.download.download
 from nanocache.archives.unpack import Unpack
 import httpx, httpcore
 

@@ -56,7 +56,7 @@ slow_copy.key = "slow-copy"  # type: ignore[attr-defined]
 SETUP = """
 import nanocache
 from nanocache.http import exchange as http
-from nanocache.download import download as transfer
+import nanocache.download.download
 from nanocache.archives.unpack import Unpack
 from tests.faults.calls import Calls, die
 from tests.faults.test_kills import slow_copy

@@ -188,7 +188,7 @@ def test_a_fetch_beside_somebody_who_deletes_succeeds(kind: str, base: Path, ori
     setup = """
 import hashlib, pathlib, time, nanocache
 from nanocache.http import exchange as http
-from nanocache.download import download as transfer
+import nanocache.download.download
 from nanocache.archives.unpack import Unpack
 import httpx, httpcore
 """
