@@ -1,8 +1,8 @@
 """Bytes of an archive in order: out of the file, through a decoder, in exact pieces.
 
 Not for random access and not for text. Invariants: at most a chunk and the decoder's window are in memory, whatever
-the sizes; whatever a decoder gives is counted before anyone sees it; a stream that ends early, or goes on after its
-end, is refused.
+the sizes; what a decoder gives is counted before it is passed on; a stream that ends early, or goes on after its end,
+is refused.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from .tree import Allowance, ArchiveRefused
+from .refusal import Allowance, ArchiveRefused, refuse_if
 
 __all__ = ["OUTPUT_CHUNK", "Stream", "chunks", "decoded"]
 
-OUTPUT_CHUNK = 1 << 20  # bytes
-INPUT_CHUNK = 1 << 15  # bytes into a decoder: it copies what is left behind each stream, and streams may be tiny
+OUTPUT_CHUNK = 1 << 20  # bytes out of a file or a decoder at once
+INPUT_CHUNK = 1 << 15  # bytes into a decoder: it copies what is left after each stream, and streams may be tiny
 WINDOW_LOG = 27  # 128 MiB, as `zstd` itself; `xz -9` takes 64 MiB. A header may ask for 4 GiB before the first byte
 
 
@@ -37,14 +37,15 @@ class Stream:
         self._chunk = memoryview(b"")
         self.position = position
 
-    def some(self, most: int) -> memoryview:
-        """At least one and at most `most` bytes; none only at the end, or if none are asked for."""
+    def some(self, limit: int) -> memoryview:
+        """At least one and at most `limit` bytes; none only at the end, or if none are asked for."""
         while not self._chunk:
             chunk = next(self._source, None)
             if chunk is None:
                 return self._chunk
             self._chunk = memoryview(chunk)
-        piece, self._chunk = self._chunk[:most], self._chunk[most:]
+        piece = self._chunk[:limit]
+        self._chunk = self._chunk[limit:]
         self.position += len(piece)
         return piece
 
@@ -60,7 +61,7 @@ class Stream:
     def take(self, size: int) -> bytes:
         """Exactly `size` bytes, for small sizes. Raises ArchiveRefused if the stream ends before."""
         piece = self.some(size)
-        if len(piece) == size:  # nearly always: the rest costs 1 us, twice per member
+        if len(piece) == size:  # nearly always; the line below costs 1 us, twice per member
             return bytes(piece)
         return bytes(piece) + b"".join(self.pieces(size - len(piece)))
 
@@ -83,7 +84,7 @@ class _Decoder(Protocol):
 
 
 class _Inflate:
-    """zlib behind the same face."""
+    """zlib as such a decoder."""
 
     def __init__(self, wbits: int) -> None:
         import zlib
@@ -107,6 +108,45 @@ class _Inflate:
         return out
 
 
+class _Codec(NamedTuple):
+    new: Callable[[], _Decoder]
+    error: type[Exception]  # what a decoder raises on bad data
+    padding: bytes = b"\0"  # may stand between two streams and at the end, as on tapes
+    chained: bool = True  # whether streams may follow one another
+
+
+def _gz() -> _Codec:
+    import zlib
+
+    return _Codec(lambda: _Inflate(31), zlib.error)
+
+
+def _deflate() -> _Codec:
+    import zlib
+
+    # Bare deflate has no header by which to tell a second stream.
+    return _Codec(lambda: _Inflate(-15), zlib.error, padding=b"", chained=False)
+
+
+def _bz2() -> _Codec:
+    import bz2
+
+    return _Codec(bz2.BZ2Decompressor, OSError)
+
+
+def _xz() -> _Codec:
+    import lzma
+
+    limit = (1 << WINDOW_LOG) + (1 << 20)  # the dictionary, and a few tens of KiB that the decoder takes beside it
+    return _Codec(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limit), lzma.LZMAError)
+
+
+def _zst() -> _Codec:
+    zstd = _zstd()
+    options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+    return _Codec(lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError)
+
+
 def _zstd() -> Any:
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
@@ -115,61 +155,55 @@ def _zstd() -> Any:
         raise ModuleNotFoundError("Zstandard needs a decoder: pip install 'nanocache[zstd]'", name=name) from e
 
 
-def _codec(name: str) -> tuple[Callable[[], _Decoder], type[Exception]]:
-    """How to make a decoder for gz, deflate, bz2, xz or zst, and what it raises on bad data."""
-    if name in ("gz", "deflate"):
-        import zlib
-
-        return lambda: _Inflate(31 if name == "gz" else -15), zlib.error
-    if name == "bz2":
-        import bz2
-
-        return bz2.BZ2Decompressor, OSError
-    if name == "xz":
-        import lzma
-
-        # The dictionary is all but a few tens of KiB of what a decoder takes.
-        limit = (1 << WINDOW_LOG) + (1 << 20)
-        return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limit), lzma.LZMAError
-    zstd = _zstd()
-    options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-    return lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError
+_CODECS: dict[str, Callable[[], _Codec]] = {"gz": _gz, "deflate": _deflate, "bz2": _bz2, "xz": _xz, "zst": _zst}
 
 
-def decoded(codec: str, source: Iterator[bytes | memoryview], allowance: Allowance) -> Iterator[bytes]:
+def decoded(name: str, source: Iterator[bytes | memoryview], allowance: Allowance) -> Iterator[bytes]:
     """What comes out of `source`, in chunks of at most 1 MiB, each paid for from `allowance`.
 
-    Streams may follow one another (`cat a.gz b.gz`, bgzip, pbzip2, pzstd), and zero bytes may pad them as tapes do;
-    not for bare deflate, which has no header to know a second one by. Raises ArchiveRefused for damage, truncation,
-    anything else after the end, or a decoder window over 128 MiB.
+    Streams may follow one another (`cat a.gz b.gz`, bgzip, pbzip2, pzstd), and zero bytes may pad them. Raises
+    ArchiveRefused for damage, truncation, anything else after the end, or a decoder window over 128 MiB.
     """
-    new, error = _codec(codec)
-    decoder = new()
+    codec = _CODECS[name]()
+    data: bytes | memoryview = b""  # read already, of the next stream
     while True:
-        data: bytes | memoryview = b""
-        if decoder.eof:
-            data = _after(decoder, source, padding=b"" if codec == "deflate" else b"\0")
-            if not data:
-                return
-            if codec == "deflate":
-                raise ArchiveRefused("bytes follow the end of its compressed data")
-            decoder = new()
-        elif decoder.needs_input:
+        decoder = codec.new()
+        for chunk in _stream(name, decoder, codec.error, data, source):
+            allowance.spend(len(chunk))
+            yield chunk
+        data = _after(decoder, source, codec.padding)
+        if not data:
+            return
+        refuse_if(not codec.chained, "bytes follow the end of its compressed data")
+
+
+def _stream(
+    name: str,
+    decoder: _Decoder,
+    error: type[Exception],
+    data: bytes | memoryview,
+    source: Iterator[bytes | memoryview],
+) -> Iterator[bytes]:
+    """What comes out of one stream that begins with `data`."""
+    while not decoder.eof:
+        if decoder.needs_input and not data:
             data = next(source, b"")
-            if not data:
-                raise ArchiveRefused(f"the {codec} data is truncated")
+            refuse_if(not data, f"the {name} data is truncated")
         try:
-            out = decoder.decompress(data, OUTPUT_CHUNK)
+            chunk = decoder.decompress(data, OUTPUT_CHUNK)
         except error as e:
-            raise ArchiveRefused(f"the {codec} data cannot be decoded: {e}") from e
-        if out:
-            allowance.spend(len(out))
-            yield out
+            raise ArchiveRefused(f"the {name} data cannot be decoded: {e}") from e
+        data = b""
+        if chunk:
+            yield chunk
 
 
-def _after(decoder: _Decoder, source: Iterator[bytes | memoryview], *, padding: bytes) -> bytes:
+def _after(decoder: _Decoder, source: Iterator[bytes | memoryview], padding: bytes) -> bytes:
     """What follows the stream that has ended, without padding; empty at the end of the source."""
     data = decoder.unused_data.lstrip(padding)
-    while not data and (chunk := next(source, b"")):
+    while not data:
+        chunk = next(source, b"")
+        if not chunk:
+            break
         data = bytes(chunk).lstrip(padding)
     return data

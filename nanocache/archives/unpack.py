@@ -1,9 +1,9 @@
 """Ready-made hooks for `postprocess`: Unpack makes a folder of an archive, Decompress a file of a compressed one.
 
-Not a general archive tool: no links, no owners, no times, no passwords, no rar or 7z. The format is told by the first
-bytes, never by the name. Invariants: only the `dst` that the caller gave is written; a hook is a value (equal options,
-equal hooks, one key); whatever is wrong with an archive is an UnsafeArchive, and whatever is wrong with the disk the
-OSError that it was. Nothing is synced here: the caller does that before it publishes.
+Not a general archive tool: no links, no owners, no times, no passwords, no rar or 7z. The first bytes tell the format,
+never the name. Invariants: only the `dst` that the caller gave is written; a hook is a value (equal options,
+equal hooks, one key); a fault of the archive is an UnsafeArchive, and a fault of the disk the OSError that it was.
+Nothing is synced here: the caller does that before it publishes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from typing import Any, Literal, get_args
 
 from ..errors import UnsafeArchive
 from .decoders import INPUT_CHUNK, OUTPUT_CHUNK, Stream, chunks, decoded
-from .tree import Allowance, ArchiveRefused, ExtractedTree, create, segments
+from .names import segments
+from .refusal import Allowance, ArchiveRefused, refuse_if
+from .tar import TAR_BLOCK, unpack_tar
+from .tree import ExtractedTree, create
 
 __all__ = ["Decompress", "Unpack"]
 
@@ -31,8 +34,7 @@ Archive = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"]
 MAX_RATIO = 100.0
 FREE = 1 << 30  # bytes: up to a GiB no ratio is a bomb, and a small file of zeros may well have 1,000:1
 MAX_MEMBERS = 10_000_000  # iNaturalist 2021 has 2.7 million in one tar
-MAX_DEPTH = 64  # segments of a name; deeper trees overrun the stack of whoever walks them by recursion
-TAR_HEADER = 512  # bytes
+MAX_DEPTH = 64  # segments of a name; deeper trees overrun the stack of programs that walk them by recursion
 
 _MAGIC = re.compile(
     rb"(?P<gz>\x1f\x8b\x08)"
@@ -43,14 +45,22 @@ _MAGIC = re.compile(
 )
 
 
+# What an archive is called whose first bytes show this.
+_ARCHIVES = {None: "tar", "zip": "zip", "gz": "tar.gz", "bz2": "tar.bz2", "xz": "tar.xz", "zst": "tar.zst"}
+
+
 class _Hook:
-    """A value made of its options, of which only those that differ from the defaults show."""
+    """A value made of its options. The key and the repr show only those that differ from the defaults."""
 
     __slots__ = ()
 
     def _chosen(self) -> dict[str, Any]:
-        options = ((option, getattr(self, option.name)) for option in fields(self))  # type: ignore[arg-type]
-        return {option.name: value for option, value in options if value != option.default}
+        chosen = {}
+        for option in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, option.name)
+            if value != option.default:
+                chosen[option.name] = value
+        return chosen
 
     @property
     def key(self) -> str:
@@ -61,7 +71,8 @@ class _Hook:
         return f"nanocache.{type(self).__name__}/1 {json.dumps(self._chosen(), sort_keys=True)}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._chosen().items())})"
+        options = ", ".join(f"{name}={value!r}" for name, value in self._chosen().items())
+        return f"{type(self).__name__}({options})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -93,30 +104,33 @@ class Unpack(_Hook):
         _check_format(self.format, Archive)
         if self.members is not None:
             object.__setattr__(self, "members", _member_names(self.members))
-        for name in ("max_size", "max_ratio", "max_members", "max_depth"):
-            _check_limit(self, name)
+        _check_size(self.max_size)
+        _check_count("max_members", self.max_members)
+        _check_count("max_depth", self.max_depth)
+        object.__setattr__(self, "max_ratio", _checked_ratio(self.max_ratio))
 
     def __call__(self, src: Path, dst: Path) -> None:
         with _opened(src) as (fd, size, found):
-            # What is nothing else is handed to the tar reader, for v7 tars have no magic; it says what is wrong.
-            if not found and size < TAR_HEADER:
-                raise ArchiveRefused(f"it is neither a tar nor a zip, or truncated: it has {size} bytes")
-            _expect(self.format, "zip" if found == "zip" else f"tar.{found}" if found else "tar")
+            # v7 tars have no magic, so the tar reader gets whatever is of no other format, and says what is wrong.
+            too_short = not found and size < TAR_BLOCK
+            refuse_if(too_short, f"it is neither a tar nor a zip, or truncated: it has {size} bytes")
+            _expect(self.format, _ARCHIVES[found])
             with self._tree(dst) as tree:
                 self._fill(tree, fd, size, found)
                 tree.complete()
 
     def _fill(self, tree: ExtractedTree, fd: int, size: int, found: str | None) -> None:
+        if found is None:
+            unpack_tar(Stream(chunks(fd, 0, size, OUTPUT_CHUNK)), tree)
+            return
         allowance = _ratio(self.max_ratio, size)
         if found == "zip":
             from .zip import unpack_zip
 
             unpack_zip(fd, size, tree, allowance)
-        else:
-            from .tar import unpack_tar
-
-            packed = chunks(fd, 0, size, INPUT_CHUNK if found else OUTPUT_CHUNK)
-            unpack_tar(Stream(decoded(found, packed, allowance) if found else packed), tree)
+            return
+        packed = chunks(fd, 0, size, INPUT_CHUNK)
+        unpack_tar(Stream(decoded(found, packed, allowance)), tree)
 
     def _tree(self, dst: Path) -> ExtractedTree:
         return ExtractedTree(
@@ -141,48 +155,61 @@ class Decompress(_Hook):
 
     def __post_init__(self) -> None:
         _check_format(self.format, Compression)
-        for name in ("max_size", "max_ratio"):
-            _check_limit(self, name)
+        _check_size(self.max_size)
+        object.__setattr__(self, "max_ratio", _checked_ratio(self.max_ratio))
 
     def __call__(self, src: Path, dst: Path) -> None:
         with _opened(src) as (fd, size, found):
-            if found is None or found == "zip":
-                raise ArchiveRefused(f"it is {'a zip: use Unpack' if found else 'not gz, bz2, xz or zst'}")
+            refuse_if(found == "zip", "it is a zip: use Unpack")
+            if found is None:
+                raise ArchiveRefused("it is not gz, bz2, xz or zst")
             _expect(self.format, found)
-            folder = os.open(dst.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                pieces = decoded(found, chunks(fd, 0, size, INPUT_CHUNK), _ratio(self.max_ratio, size))
-                create(dst.name, folder, pieces, _written(self.max_size))
-            finally:
-                os.close(folder)
+            pieces = decoded(found, chunks(fd, 0, size, INPUT_CHUNK), _ratio(self.max_ratio, size))
+            self._write(pieces, dst)
+
+    def _write(self, pieces: Iterator[bytes], dst: Path) -> None:
+        folder = os.open(dst.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            create(dst.name, folder, pieces, _written(self.max_size))
+        finally:
+            os.close(folder)
 
 
 @contextmanager
 def _opened(src: Path) -> Iterator[tuple[int, int, str | None]]:
-    """Descriptor, size and format (None if it shows none) of an archive, whose name a refusal in the block gets."""
+    """Descriptor, size and format (None if it shows none) of an archive; a refusal in the block names it."""
     fd = os.open(src, os.O_RDONLY | os.O_CLOEXEC)
     try:
         magic = _MAGIC.match(os.pread(fd, 16, 0))
         yield fd, os.fstat(fd).st_size, magic.lastgroup if magic else None
     except ArchiveRefused as e:
-        member = e.member if e.member is None or len(e.member) < 200 else e.member[:200] + "..."
-        raise UnsafeArchive(archive=os.path.basename(src), reason=e.reason, member=member) from e.__cause__
+        raise UnsafeArchive(archive=os.path.basename(src), reason=e.reason, member=_shown(e.member)) from e.__cause__
     finally:
         os.close(fd)
 
 
+def _shown(member: str | None) -> str | None:
+    """A member's name, cut where an error would be unreadable."""
+    if member is None or len(member) < 200:
+        return member
+    return member[:200] + "..."
+
+
 def _expect(wanted: str | None, found: str) -> None:
-    if wanted not in (None, found):
-        raise ArchiveRefused(f"expected {wanted}, got {found}")
+    refuse_if(wanted not in (None, found), f"expected {wanted}, got {found}")
 
 
-def _ratio(most: float, size: int) -> Allowance:
-    limit = max(FREE, most * size)
-    return Allowance(limit, f"more than {limit:,.0f} bytes come out of {size:,} (over {most:g}:1); raise max_ratio")
+def _ratio(limit: float, size: int) -> Allowance:
+    total = max(FREE, limit * size)
+    return Allowance(total, f"more than {total:,.0f} bytes come out of {size:,} (over {limit:g}:1); raise max_ratio")
 
 
-def _written(most: int | None) -> Allowance:
-    return Allowance(math.inf if most is None else most, f"it holds more than {most} bytes; raise max_size")
+def _written(limit: int | None) -> Allowance:
+    total = math.inf if limit is None else limit
+    return Allowance(total, f"it holds more than {limit} bytes; raise max_size")
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
 
 
 def _check_format(name: str | None, known: Any) -> None:
@@ -190,14 +217,21 @@ def _check_format(name: str | None, known: Any) -> None:
         raise ValueError(f"format must be one of {', '.join(get_args(known))}, got {name!r}")
 
 
-def _check_limit(hook: Unpack | Decompress, name: str) -> None:
-    value, kinds = getattr(hook, name), int | float if name == "max_ratio" else int
-    if value is None and name == "max_size":
-        return
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:  # also turns nan away
-        raise ValueError(f"{name} must be {'a' if name == 'max_ratio' else 'a whole'} number above 0, got {value!r}")
-    if name == "max_ratio":  # 100 and 100.0 are equal, and so must their keys be
-        object.__setattr__(hook, name, float(value))
+def _check_size(value: object) -> None:
+    if value is not None:
+        _check_count("max_size", value)
+
+
+def _check_count(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+
+
+def _checked_ratio(value: object) -> float:
+    """As a float: 100 and 100.0 are equal, and so must their keys be."""
+    if type(value) not in (int, float) or not value > 0:  # type: ignore[operator]  # `not >` also turns nan away
+        raise ValueError(f"max_ratio must be a number above 0, got {value!r}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _member_names(members: Collection[str]) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ from typing import NamedTuple
 from zlib import crc32
 
 from .decoders import Stream, chunks, decoded
-from .tree import Allowance, ArchiveRefused, ExtractedTree, segments
+from .names import segments
+from .refusal import Allowance, ArchiveRefused, refuse_if
+from .tree import ExtractedTree
 
 __all__ = ["unpack_zip"]
 
@@ -27,12 +29,19 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
-_LONGEST_COMMENT = 0xFFFF
-_SATURATED = 0xFFFF_FFFF
+_LONGEST_COMMENT = 0xFFFF  # bytes
+_LONGEST_END = _END.size + _LONGEST_COMMENT + _LOCATOR.size + _END64.size  # bytes
+_SATURATED = 0xFFFF_FFFF  # "see the zip64 record"
 
-_ENCRYPTED, _LEVEL, _DESCRIPTOR, _UTF8 = 1, 6, 8, 0x800  # flag bits
+# Flag bits.
+_ENCRYPTED = 1
+_LEVEL = 6
+_DESCRIPTOR = 8
+_UTF8 = 0x800
+_KNOWN_FLAGS = _LEVEL | _DESCRIPTOR | _UTF8
+
 _STORED = 0
-_CODECS = {8: "deflate", 12: "bz2", 93: "zst", 95: "xz"}
+_METHODS = {_STORED: "stored", 8: "deflate", 12: "bz2", 93: "zst", 95: "xz"}
 
 
 class _Entry(NamedTuple):
@@ -44,6 +53,10 @@ class _Entry(NamedTuple):
     size: int  # bytes that come out
     offset: int  # of the local header
     mode: int  # Unix mode, 0 where the archiver knows none
+
+    @property
+    def is_folder(self) -> bool:
+        return self.name.endswith(b"/")
 
 
 class _Directory(NamedTuple):
@@ -62,8 +75,7 @@ def unpack_zip(fd: int, size: int, tree: ExtractedTree, allowance: Allowance) ->
             _unpack(members, entry, end, tree, allowance)
         except ArchiveRefused as e:
             raise ArchiveRefused(e.reason, e.member or _display(entry.name)) from e.__cause__
-    if members.position != directory.offset:
-        raise ArchiveRefused("data that belongs to no member comes before the directory")
+    refuse_if(members.position != directory.offset, "data that belongs to no member comes before the directory")
 
 
 def _spans(entries: Iterator[_Entry], end: int) -> Iterator[tuple[_Entry, int]]:
@@ -77,57 +89,90 @@ def _spans(entries: Iterator[_Entry], end: int) -> Iterator[tuple[_Entry, int]]:
         yield previous, end
 
 
+# --- one member -------------------------------------------------------------------------------------------------------
+
+
 def _unpack(members: Stream, entry: _Entry, end: int, tree: ExtractedTree, allowance: Allowance) -> None:
-    if members.position != entry.offset:
-        raise ArchiveRefused("it overlaps with another member, or data that belongs to no member comes before it")
+    refuse_if(
+        members.position != entry.offset,
+        "it overlaps with another member, or data that belongs to no member comes before it",
+    )
     parts = segments(_name(entry))
     _check_local(members, entry)
-    if not 0 <= end - members.position - entry.packed <= 24:
-        raise ArchiveRefused("it overlaps with the next member, or data that belongs to no member follows it")
+    refuse_if(
+        not 0 <= end - members.position - entry.packed <= 24,
+        "it overlaps with the next member, or data that belongs to no member follows it",
+    )
     packed = members.pieces(entry.packed)
     if tree.wants(parts):
-        _check_entry(entry)
-        if entry.name.endswith(b"/"):
-            tree.folder(parts)
-        else:
-            tree.file(parts, _checked(entry, packed, allowance), executable=bool(entry.mode & 0o100))
+        _write(entry, packed, parts, tree, allowance)
     for _ in packed:  # of a folder, or of a member that is not wanted
         pass
-    if members.take(end - members.position) not in _descriptors(entry):
-        raise ArchiveRefused("its data descriptor differs from the directory")
+    refuse_if(
+        members.take(end - members.position) not in _descriptors(entry),
+        "its data descriptor differs from the directory",
+    )
+
+
+def _write(
+    entry: _Entry, packed: Iterator[memoryview], parts: tuple[str, ...], tree: ExtractedTree, allowance: Allowance
+) -> None:
+    _check_entry(entry)
+    if entry.is_folder:
+        tree.folder(parts)
+    else:
+        tree.file(parts, _checked(entry, packed, allowance), executable=bool(entry.mode & 0o100))
 
 
 def _check_entry(entry: _Entry) -> None:
-    if entry.flags & _ENCRYPTED:
-        raise ArchiveRefused("it is encrypted")
-    if unknown := entry.flags & ~(_LEVEL | _DESCRIPTOR | _UTF8):
+    _check_method(entry)
+    _check_type(entry.mode)
+    refuse_if(entry.is_folder and entry.size, "it is a folder and yet has data")
+    refuse_if(entry.method == _STORED and entry.size != entry.packed, "it is stored, and yet its two sizes differ")
+
+
+def _check_method(entry: _Entry) -> None:
+    refuse_if(entry.flags & _ENCRYPTED, "it is encrypted")
+    unknown = entry.flags & ~_KNOWN_FLAGS
+    if unknown:
         raise ArchiveRefused(f"it needs a feature that is not supported (flag bits {unknown:#x})")
-    if entry.method != _STORED and entry.method not in _CODECS:
+    if entry.method not in _METHODS:
         raise ArchiveRefused(f"compression method {entry.method} is not supported; repack it with deflate")
-    if stat.S_IFMT(entry.mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        what = "a symbolic link" if stat.S_ISLNK(entry.mode) else "no regular file"
+
+
+def _check_type(mode: int) -> None:
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
         raise ArchiveRefused(f"it is {what}, and only files and folders are unpacked; choose others with members=")
-    if entry.name.endswith(b"/") and entry.size:
-        raise ArchiveRefused("it is a folder and yet has data")
-    if entry.method == _STORED and entry.size != entry.packed:
-        raise ArchiveRefused("it is stored, and yet its two sizes differ")
 
 
 def _check_local(members: Stream, entry: _Entry) -> None:
     """Read the local header up to the data. Raises ArchiveRefused unless it agrees with the directory."""
     fields = _LOCAL.unpack(members.take(_LOCAL.size))
     signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
-    if signature != b"PK\3\4":
-        raise ArchiveRefused("no local header where the directory says")
-    name, extra = members.take(name_length), members.take(extra_length)
+    refuse_if(signature != b"PK\3\4", "no local header where the directory says")
+    name = members.take(name_length)
+    extra = members.take(extra_length)
     size, packed = _wide(extra, size, packed)
-    if name != entry.name or method != entry.method or (flags ^ entry.flags) & ~_LEVEL:
-        raise ArchiveRefused("its local header differs from the directory")
+    # The level bits may differ: they say how hard the archiver tried.
+    stated = (name, method, flags & ~_LEVEL)
+    refuse_if(
+        stated != (entry.name, entry.method, entry.flags & ~_LEVEL), "its local header differs from the directory"
+    )
+    _check_sums((crc, packed, size), entry)
+
+
+def _check_sums(local: tuple[int, int, int], entry: _Entry) -> None:
+    central = (entry.crc, entry.packed, entry.size)
+    if local == central:
+        return
     # A writer that could not seek back left zeros, and a descriptor behind the data; Info-ZIP knows the size by then.
-    unknown = (0,) if entry.flags & _DESCRIPTOR else ()
-    for local, central in ((crc, entry.crc), (packed, entry.packed), (size, entry.size)):
-        if local not in (central, *unknown):
-            raise ArchiveRefused("the sizes or the checksum in its local header differ from the directory")
+    streamed = entry.flags & _DESCRIPTOR
+    for ours, theirs in zip(local, central, strict=True):
+        refuse_if(
+            ours != theirs and not (streamed and ours == 0),
+            "the sizes or the checksum in its local header differ from the directory",
+        )
 
 
 def _descriptors(entry: _Entry) -> tuple[bytes, ...]:
@@ -146,15 +191,22 @@ def _checked(
     entry: _Entry, packed: Iterator[memoryview], allowance: Allowance
 ) -> Iterator[bytes] | Iterator[memoryview]:
     """The member's bytes. Raises ArchiveRefused if they are more, or at the end others, than the archive declares."""
-    data = _stored(packed, allowance) if entry.method == _STORED else decoded(_CODECS[entry.method], packed, allowance)
-    size = crc = 0
-    for piece in data:
-        size, crc = size + len(piece), crc32(piece, crc)
+    size = 0
+    crc = 0
+    for piece in _plain(entry, packed, allowance):
+        size += len(piece)
+        crc = crc32(piece, crc)
         if size > entry.size:
             raise ArchiveRefused(f"more comes out of it than the {entry.size:,} bytes it declares")
         yield piece
     if (size, crc) != (entry.size, entry.crc):
         raise ArchiveRefused(f"its checksum is wrong, or its size: {size:,} of {entry.size:,} bytes came out")
+
+
+def _plain(entry: _Entry, packed: Iterator[memoryview], allowance: Allowance) -> Iterator[bytes] | Iterator[memoryview]:
+    if entry.method == _STORED:
+        return _stored(packed, allowance)
+    return decoded(_METHODS[entry.method], packed, allowance)
 
 
 def _stored(packed: Iterator[memoryview], allowance: Allowance) -> Iterator[memoryview]:
@@ -177,19 +229,28 @@ def _display(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
+# --- the directory ----------------------------------------------------------------------------------------------------
+
+
 def _entries(stream: Stream, count: int) -> Iterator[_Entry]:
     for _ in range(count):
-        fields = _CENTRAL.unpack(stream.take(_CENTRAL.size))
-        signature, _, _, flags, method, _, _, crc, packed, size, *rest = fields
-        name_length, extra_length, comment_length, disk, _, attributes, offset = rest
-        if signature != b"PK\1\2" or disk not in (0, 0xFFFF):
-            raise ArchiveRefused("the directory is damaged, or that of an archive in several parts")
-        name, extra = stream.take(name_length), stream.take(extra_length)
-        stream.skip(comment_length)
-        size, packed, offset = _wide(extra, size, packed, offset)
-        yield _Entry(name, flags, method, crc, packed, size, offset, attributes >> 16)
-    if stream.some(1):
-        raise ArchiveRefused("the directory holds more than the members it counts")
+        yield _entry(stream)
+    refuse_if(stream.some(1), "the directory holds more than the members it counts")
+
+
+def _entry(stream: Stream) -> _Entry:
+    fields = _CENTRAL.unpack(stream.take(_CENTRAL.size))
+    signature, _, _, flags, method, _, _, crc, packed, size, *rest = fields
+    name_length, extra_length, comment_length, disk, _, attributes, offset = rest
+    refuse_if(
+        signature != b"PK\1\2" or disk not in (0, 0xFFFF),
+        "the directory is damaged, or that of an archive in several parts",
+    )
+    name = stream.take(name_length)
+    extra = stream.take(extra_length)
+    stream.skip(comment_length)
+    size, packed, offset = _wide(extra, size, packed, offset)
+    return _Entry(name, flags, method, crc, packed, size, offset, attributes >> 16)
 
 
 def _wide(extra: bytes, *fields: int) -> list[int]:
@@ -205,50 +266,50 @@ def _wide(extra: bytes, *fields: int) -> list[int]:
 
 
 def _zip64_record(extra: bytes) -> bytes:
-    found, at = b"", 0
-    while at + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, at)
-        record = extra[at + 4 : at + 4 + length]
-        if kind == 1 and (found or len(record) < length):
-            raise ArchiveRefused("its zip64 sizes are damaged, or there twice")
-        found = record if kind == 1 else found
-        at += 4 + length
+    """The zip64 record among the records of an extra field; empty if there is none."""
+    found = b""
+    offset = 0
+    while offset + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, offset)
+        record = extra[offset + 4 : offset + 4 + length]
+        offset += 4 + length
+        if kind == 1:
+            refuse_if(found or len(record) < length, "its zip64 sizes are damaged, or there twice")
+            found = record
     return found
 
 
 def _directory(fd: int, size: int) -> _Directory:
     """Where the central directory lies. Raises ArchiveRefused unless it alone leads up to the end of the file."""
-    start = max(0, size - _END.size - _LONGEST_COMMENT - _LOCATOR.size - _END64.size)
+    start = max(0, size - _LONGEST_END)
     tail = b"".join(chunks(fd, start, size))
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < _END.size:
-        raise ArchiveRefused("it has no end record: it is truncated, or no zip")
-    _, disk, first_disk, here, count, length, offset, comment = _END.unpack_from(tail, at)
-    if len(tail) - at - _END.size != comment:
-        raise ArchiveRefused("data follows the end of the zip, or its comment is truncated")
-    end = start + at
-    if tail[max(0, at - _LOCATOR.size) :].startswith(b"PK\6\7"):
-        narrow = (disk, first_disk, here, count, length, offset)
+    index = tail.rfind(b"PK\5\6")
+    refuse_if(index < 0 or len(tail) - index < _END.size, "it has no end record: it is truncated, or no zip")
+    _, *narrow, comment = _END.unpack_from(tail, index)
+    refuse_if(len(tail) - index - _END.size != comment, "data follows the end of the zip, or its comment is truncated")
+    end = start + index
+    fields = tuple(narrow)
+    if tail[max(0, index - _LOCATOR.size) :].startswith(b"PK\6\7"):
         end -= _LOCATOR.size + _END64.size
-        disk, first_disk, here, count, length, offset = _end64(tail, at, end, narrow)
-    if disk or first_disk or here != count:
-        raise ArchiveRefused("it is one part of several")
-    if offset + length != end:
-        raise ArchiveRefused("data comes before the zip, or between its directory and its end, or it is truncated")
-    return _Directory(offset, end, count)
+        fields = _end64(tail, index, end, fields)
+    disk, first_disk, members_here, members, length, offset = fields
+    refuse_if((disk, first_disk, members_here) != (0, 0, members), "it is one part of several")
+    refuse_if(
+        offset + length != end,
+        "data comes before the zip, or between its directory and its end, or it is truncated",
+    )
+    return _Directory(offset, end, members)
 
 
-def _end64(tail: bytes, at: int, where: int, narrow: tuple[int, ...]) -> tuple[int, ...]:
-    """The end record's fields in 64 bits. `tail[at]` starts the narrow one; the wide one must stand at byte `where`."""
-    _, disk, offset, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-    at -= _LOCATOR.size + _END64.size
+def _end64(tail: bytes, index: int, where: int, narrow: tuple[int, ...]) -> tuple[int, ...]:
+    """The end record's fields in 64 bits. `tail[index]` starts the narrow one; the wide one must stand at `where`."""
+    _, disk, offset, disks = _LOCATOR.unpack_from(tail, index - _LOCATOR.size)
+    start = index - _LOCATOR.size - _END64.size
     # CVE-2025-8291: zipfile looked right before the locator, others where the locator points.
-    if at < 0 or offset != where or disk or disks > 1:
-        raise ArchiveRefused("its zip64 locator points elsewhere than right before itself")
-    signature, length, _, _, *wide = _END64.unpack_from(tail, at)
-    if signature != b"PK\6\6" or length != _END64.size - 12:
-        raise ArchiveRefused("its zip64 end record is damaged")
-    for small, large, most in zip(narrow, wide, (0xFFFF,) * 4 + (_SATURATED,) * 2, strict=True):
-        if small not in (large, most):
-            raise ArchiveRefused("its two end records differ")
+    misplaced = start < 0 or offset != where
+    refuse_if(misplaced or disk or disks > 1, "its zip64 locator points elsewhere than right before itself")
+    signature, length, _, _, *wide = _END64.unpack_from(tail, start)
+    refuse_if((signature, length) != (b"PK\6\6", _END64.size - 12), "its zip64 end record is damaged")
+    for small, large, saturated in zip(narrow, wide, (0xFFFF,) * 4 + (_SATURATED,) * 2, strict=True):
+        refuse_if(small not in (large, saturated), "its two end records differ")
     return tuple(wide)

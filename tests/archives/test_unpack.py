@@ -29,8 +29,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanocache import Decompress, Unpack, UnsafeArchive
-from nanocache.archives import decoders, unpack
-from nanocache.archives import tree as extraction
+from nanocache.archives import decoders, names, unpack
+from nanocache.archives.refusal import Allowance, ArchiveRefused
+from nanocache.archives.tree import ExtractedTree
 from tests.archives import samples
 from tests.archives.samples import (
     GZ,
@@ -170,11 +171,11 @@ def test_link_that_stands_where_the_product_goes_is_not_followed(room: Room) -> 
 
 @pytest.mark.parametrize("name", ["a", "a/b"])
 def test_names_that_only_the_file_system_holds_to_be_one_are_refused(room: Room, name: str) -> None:
-    plenty = extraction.Allowance(100, "")
-    with extraction.ExtractedTree(room.dst, wanted=None, members=plenty, written=plenty, depth=9) as tree:
+    plenty = Allowance(100, "")
+    with ExtractedTree(room.dst, wanted=None, members=plenty, written=plenty, depth=9) as tree:
         (room.dst / "a").write_bytes(b"what HFS+ makes of another spelling")
-        with pytest.raises(extraction.ArchiveRefused, match="to this file system"):
-            tree.file(extraction.segments(name), [b"x"])
+        with pytest.raises(ArchiveRefused, match="to this file system"):
+            tree.file(names.segments(name), [b"x"])
     assert (room.dst / "a").read_bytes() == b"what HFS+ makes of another spelling"
 
 
@@ -252,7 +253,7 @@ def test_bomb_of_extended_headers_or_trailing_zeros_is_stopped_too(room: Room) -
 def test_a_gib_of_zeros_is_within_the_default_limits() -> None:
     allowance = unpack._ratio(unpack.MAX_RATIO, 1 << 20)  # gzip makes about a MiB of it
     allowance.spend(1 << 30)
-    with pytest.raises(unpack.ArchiveRefused):
+    with pytest.raises(ArchiveRefused):
         allowance.spend(1)
 
 
@@ -455,7 +456,7 @@ def test_decompress_refuses_what_it_cannot_tell(room: Room, data: bytes, reason:
 def test_streams_may_end_where_a_read_ends(name: str) -> None:
     hello, world = PACK[name](b"hello "), PACK[name](b"world")
     for packed in ([hello, world], [hello, b"\0\0", bytes(2), world], [bytes([byte]) for byte in hello + world]):
-        found = b"".join(decoders.decoded(name, iter(packed), extraction.Allowance(100, "")))
+        found = b"".join(decoders.decoded(name, iter(packed), Allowance(100, "")))
         assert found == b"hello world"
 
 
@@ -754,7 +755,7 @@ def test_any_names_end_in_a_product_or_unsafe_archive(place: Room, names: list[t
     st.dictionaries(st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=20), st.binary())
 )
 def test_any_files_come_back_from_tar_and_zip(place: Room, files: dict[str, bytes]) -> None:
-    files = {extraction._folded(name): data for name, data in files.items()}  # no twins
+    files = {names.folded(name): data for name, data in files.items()}  # no twins
     for data in (
         tar(*(samples.pax(("path", name)) + member("x", content) for name, content in files.items())),
         zipped(*(Entry(name, content, flags=0x800) for name, content in files.items())),
