@@ -17,11 +17,12 @@ export PIP_ROOT_USER_ACTION = ignore
 demo: .venv/demo
 	@$(BIN)/python examples/demo.py
 
+# pytest hands out small portions, because a few files take minutes.
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --maxschedchunk 2
 
 # The faults of the test suite again, with every error at every call, a thousand kills and all that chance may bring.
 soak: .venv/test
