@@ -148,14 +148,25 @@ class Attempts:
     def _receive_by_connections(self, first: Connection, body: Body, answer: ExitStack) -> None:
         limit = self._request.settings.connections if self._is_parallel() else 1
         latency = body.response.latency
+        schedule = SaveSchedule()
         with Connections(self._transfer, self._cancel, limit=limit, latency=latency) as connections:
-            connections.go_on(first, body, answer)
-            schedule = SaveSchedule()
+            if not connections.go_on(first, body, answer):
+                self._receive_in_this_thread(body, first.cancel, schedule)
+                return
             while connections.running():
-                self._save_if_due(schedule)
-                self._tell()
-                if not self._transfer.hash_more():
+                if not self._look_after(schedule):
                     connections.wait()
+
+    def _receive_in_this_thread(self, body: Body, cancel: Cancel, schedule: SaveSchedule) -> None:
+        for _ in self._transfer.receive(body, cancel):
+            while self._look_after(schedule):
+                pass
+
+    def _look_after(self, schedule: SaveSchedule) -> bool:
+        """Save, report, and hash a block; False if there was nothing to hash."""
+        self._save_if_due(schedule)
+        self._tell()
+        return self._transfer.hash_more()
 
     def _save_if_due(self, schedule: SaveSchedule) -> None:
         received = self._transfer.ledger.received

@@ -66,22 +66,37 @@ class Connections:
 
     # --- the calling thread -------------------------------------------------------------------------------------------
 
-    def go_on(self, first: Connection, body: Body, answer: ExitStack) -> None:
+    def go_on(self, first: Connection, body: Body, answer: ExitStack) -> bool:
         """Receive the rest of `body` in a thread, which closes `answer` then, and goes on with pieces.
 
-        `answer` stays the caller's to close, too: a thread that Ctrl-C kept from starting closes nothing.
+        False if there is no thread to be had. `answer` stays the caller's to close, too: a thread that Ctrl-C kept
+        from starting closes nothing.
         """
         self._watch_over(body.claim)
-        self._start(first, body, answer)
+        return self._start(first, body, answer)
 
-    def _start(self, connection: Connection, *first: Body | ExitStack) -> None:
+    def _start(self, connection: Connection, *first: Body | ExitStack) -> bool:
         connection.thread = threading.Thread(
             target=self._live, args=(connection, *first), name="nanocache-connection", daemon=True
         )
         with self._transfer.changed:
             self._alive.append(connection)
             self._all.append(connection)
-        connection.thread.start()
+        try:
+            connection.thread.start()
+        except RuntimeError:  # a limit of the user, the container or the memory; or the interpreter is ending
+            self._forget(connection)
+            return False
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        """Take back what a connection without a thread was to fetch, and open no more."""
+        with self._transfer.changed:
+            self._alive.remove(connection)
+            self._all.remove(connection)
+            self._growth.refused(len(self._alive))
+            if self._alive and connection.claim is not None:
+                self._transfer.ledger.release(connection.claim)
 
     def running(self) -> bool:
         """Whether bytes are still to come, after a look at what ended and what is worth opening.

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from tests.servers.origin import Origin, Request
 Servers = Callable[..., Misbehaving]
 DATA = body(24 * MIB + 5)
 RATE = 20e6  # bytes per second and request: slow enough that more requests help
+JUDGED = pytest.mark.parametrize("digest", [None, sha(DATA)], ids=["no digest", "digest"])
 
 
 def _spans(requests: list[str | None]) -> list[tuple[int, int]]:
@@ -202,6 +205,78 @@ def test_short_parts_are_gone_on_from_by_each_connection(misbehaving: Servers, d
         return (m.short_range(DATA, MIB) if request.range else paced(DATA, RATE))(request)
 
     assert download(server.route("/f", handler), digest=sha(DATA)) == DATA
+
+
+# --- where threads are few --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """`few_threads(n)`: only n more connections find a thread, as under `ulimit -u` or in a pids cgroup."""
+    start = threading.Thread.start
+
+    def limit(left: int) -> None:
+        turns = iter(range(left))
+
+        def limited(thread: threading.Thread) -> None:
+            if thread.name == "nanocache-connection" and next(turns, None) is None:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+
+    return limit
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+@JUDGED
+def test_a_connection_that_finds_no_thread_is_done_without(
+    misbehaving: Servers, download: Download, few_threads: Callable[[int], None], threads: int, digest: str | None
+) -> None:
+    server = misbehaving()
+    counting = Counting(paced(DATA, RATE))
+    few_threads(threads)
+    assert download(server.route("/f", counting), digest=digest, retries=0) == DATA
+    assert counting.peak <= threads + 1  # one may have been closed a moment before
+    assert download.reports[-1] == (len(DATA), len(DATA))
+    assert not [t for t in threading.enumerate() if t.name.startswith("nanocache")]
+
+
+def test_without_a_thread_the_calling_one_saves_reports_and_can_be_called_off(
+    misbehaving: Servers, download: Download, few_threads: Callable[[int], None]
+) -> None:
+    server, cancel = misbehaving(), Cancel()
+    few_threads(0)
+    timer = threading.Timer(0.5, cancel.set)
+    timer.start()
+    with pytest.raises(Cancelled):
+        download(server.route("/f", paced(DATA, RATE)), cancel=cancel)
+    timer.join()
+    assert len(download.reports) > 10
+    state = download.left()
+    assert state is not None
+    assert state["done"][0][1] > MIB
+
+
+NPROC = """
+import os, resource
+nanocache.fetch(warm, base_dir=base + "/warm", progress=False)  # imports what this user's home may hide from another
+os.setgid(54322), os.setuid(54322)
+resource.setrlimit(resource.RLIMIT_NPROC, (threads + 1, threads + 1))
+print(len(nanocache.fetch(url, base_dir=base + "/cold", progress=False).read_bytes()))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, with a limit of its own")
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_a_user_who_may_start_few_threads_gets_the_file(misbehaving: Servers, spawn: Any, threads: int) -> None:
+    server = misbehaving()
+    url, warm = server.route("/f", paced(DATA, RATE)), server.route("/warm", m.serve(b"warm"))
+    with tempfile.TemporaryDirectory() as base:
+        os.chown(base, 54322, 54322)
+        setup = "import nanocache, encodings.ascii, encodings.idna"
+        group = spawn(NPROC, setup=setup, url=url, warm=warm, base=base, threads=threads)
+        assert group.outputs() == [str(len(DATA))]
 
 
 # --- while it goes on -------------------------------------------------------------------------------------------------
