@@ -95,7 +95,12 @@ def worker(plan: dict[str, Any]) -> None:
 
     sent: list[float] = []
     describe_blob = broadcast.describe_blob
-    broadcast.describe_blob = lambda *asked: (sent.append(time.time()), describe_blob(*asked))[1]  # type: ignore[assignment]
+
+    def describe(artifact: nanocache.Artifact, base_dir: Path) -> Any:
+        sent.append(time.time())
+        return describe_blob(artifact, base_dir)
+
+    broadcast.describe_blob = describe  # type: ignore[assignment]
 
     rank = nanodist.compute_init("cpu", timeout=120).rank
     node = os.environ["GROUP_RANK"]
@@ -171,10 +176,10 @@ def medians(rows: list[Row], size: int) -> list[Row]:
     for way in dict.fromkeys(row["way"] for row in rows):
         of_way = [row for row in rows if row["way"] == way]
         seconds = statistics.median(row["seconds"] for row in of_way)
-        one = {"way": way, "seconds": seconds, "rate": size / seconds / MB}
-        one |= {name: statistics.median(r[name] for r in of_way) for name in ("memory",)}
-        one |= {name: max(r[name] for r in of_way) for name in ("downloads", "bytes") if name in of_way[0]}
-        found.append(one)
+        median = {"way": way, "seconds": seconds, "rate": size / seconds / MB}
+        median |= {name: statistics.median(r[name] for r in of_way) for name in ("memory",)}
+        median |= {name: max(r[name] for r in of_way) for name in ("downloads", "bytes") if name in of_way[0]}
+        found.append(median)
     return found
 
 

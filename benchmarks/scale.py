@@ -3,14 +3,14 @@
     python benchmarks/scale.py [--gb 10] [--nodes 1 10 100 1000 10000] [--plot PATH] [--json PATH]
 
 measured    (here, at the start, on loopback; `--recorded` takes the ones below instead) one operation of the store, as
-            its server feels it and as a client waits for it; making a pair over gloo; hashing
+            its server feels it and as a client waits for it; making a link over gloo; hashing
 assumed     8 ranks a node; what origin, network, disks and a shared file system give (options); that disks differ
             (log-normal, and the slowest of them counts, because a stream has one speed)
 modelled    everything else: each scope's phases, one after another, in the code below
 
     disk        every node asks the origin, which shares out what it has
     job         one asks; every node opens the one file and reads it once
-    broadcast   one asks; a roll in the store; a tree of fan-out 2, in frames, every edge and every disk at once
+    broadcast   one asks; a roll call in the store; a tree of fan-out 2, in frames, every edge and every disk at once
     one group   what broadcast would be as one gloo group: a full mesh of sockets, and a binomial broadcast, whose root
                 sends log2(n) copies of every chunk
 
@@ -35,7 +35,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 RANKS = 8
-FANOUT, FRAME_BYTES = 2, 4 << 20  # as in nanodist.broadcast.tree and nanodist.broadcast.link
+FANOUT = 2  # as in nanodist.broadcast.tree
+FRAME_BYTES = 4 << 20  # as in nanodist.broadcast.link
 POLL = 0.00002  # seconds between a rank's looks at the store, times the ranks of the job; at least 5 ms
 
 Row = dict[str, Any]
@@ -48,7 +49,7 @@ class Costs:
     serve: float = 9e-6  # the store's CPU for one operation
     ask: float = 60e-6  # a client's wait for one, when nobody else asks
     wake: float = 36e-6  # from one waiter's wake-up to the next one's: the last of n waits n times that
-    pair: float = 0.005
+    link: float = 0.005
     hash: float = 1.5e9
 
 
@@ -79,7 +80,6 @@ def measure() -> Costs:
     other = dist.TCPStore("127.0.0.1", store.port, is_master=False, wait_for_workers=False)
     where = Address("127.0.0.1", store.port, hosting=False, lasting=True)
     ends = [Coordinator(where, topology(), client) for client in (store, other)]
-    at = ends[1]
 
     def timed(call: Any, count: int) -> float:
         begun = time.perf_counter()
@@ -87,20 +87,20 @@ def measure() -> Costs:
             call()
         return (time.perf_counter() - begun) / count
 
-    ask = statistics.median(timed(lambda: at.add("n", 1), 500) for _ in range(5))
+    ask = statistics.median(timed(lambda: ends[1].add("n", 1), 500) for _ in range(5))
     block = bytes(1 << 24)
     rate = len(block) / statistics.median(timed(lambda: hashlib.sha256(block).digest(), 1) for _ in range(5))
 
     def meet(number: int) -> float:
         with ThreadPoolExecutor(2) as pool:
             begun = time.perf_counter()
-            pairs = list(pool.map(lambda end: Link(ends[end], f"pair/{number}", end), (0, 1)))
+            links = list(pool.map(lambda end: Link(ends[end], f"link/{number}", end), (0, 1)))
             took = time.perf_counter() - begun
-        for one in pairs:
-            one.close()
+        for link in links:
+            link.close()
         return took
 
-    return Costs(ask=ask, pair=statistics.median(map(meet, range(5))), hash=rate)
+    return Costs(ask=ask, link=statistics.median(map(meet, range(5))), hash=rate)
 
 
 # --- the scopes -------------------------------------------------------------------------------------------------------
@@ -111,13 +111,13 @@ def slowest_disk(world: World, nodes: int) -> float:
     return min(world.disk * math.exp(draw.gauss(0, world.spread)) for _ in range(nodes))
 
 
-def own_download(world: World, costs: Costs, askers: int) -> float:
+def one_download(world: World, costs: Costs, askers: int) -> float:
     rate = min(world.client, world.origin / askers, world.network, costs.hash)
     return world.size / rate
 
 
 def polled(costs: Costs, waiting: int, seconds: float) -> int:
-    """Operations of those who wait for an outcome."""
+    """Operations of the ranks that wait for an outcome."""
     return int(waiting * seconds / max(0.005, waiting * POLL))
 
 
@@ -128,7 +128,7 @@ def disk(world: World, costs: Costs, nodes: int) -> Row:
 
 def job(world: World, costs: Costs, nodes: int) -> Row:
     ranks = nodes * RANKS
-    down = own_download(world, costs, 1)
+    down = one_download(world, costs, 1)
     wake = max(0.005, ranks * POLL) + ranks * costs.serve
     reading = max(world.size / min(world.network, world.shared / nodes), nodes * world.opening)
     operations = 3 * ranks + polled(costs, ranks, down)
@@ -142,12 +142,12 @@ def job(world: World, costs: Costs, nodes: int) -> Row:
 
 
 def broadcast(world: World, costs: Costs, nodes: int) -> Row:
-    down, ranks = own_download(world, costs, 1), nodes * RANKS
+    down, ranks = one_download(world, costs, 1), nodes * RANKS
     if nodes == 1:
         return job(world, costs, 1) | {"seconds": down}
     naming, roll, edge = 3 * ranks, 6 * nodes, 14 * (nodes - 1)  # operations
     calling = (naming + roll) * costs.serve  # all come at once here; a silent disk would add 2 s
-    wiring = edge * costs.serve + costs.pair  # all edges at once, during the download
+    wiring = edge * costs.serve + costs.link  # all edges at once, during the download
     depth = math.ceil(math.log(nodes + 1, FANOUT)) - 1
     rate = min(slowest_disk(world, nodes), costs.hash, world.network / FANOUT)
     hop = FRAME_BYTES / (world.network / FANOUT) + 4 * world.trip  # header and body, each asked for and sent
@@ -165,7 +165,7 @@ def broadcast(world: World, costs: Costs, nodes: int) -> Row:
 
 
 def one_group(world: World, costs: Costs, nodes: int) -> Row:
-    down = own_download(world, costs, 1)
+    down = one_download(world, costs, 1)
     if nodes == 1:
         return {"requests": 1, "bytes": world.size, "operations": 0, "wake": 0.0, "seconds": down, "sockets": 0}
     # Each member reads the address of each other one from the store, and connects to it.

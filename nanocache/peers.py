@@ -1,12 +1,12 @@
 """A blob that comes from a peer and not from a server: what the peer says of it, and how its bytes get in.
 
-    describe_blob     of one who has the artifact: digest, size, and what its URL gave
+    describe_blob   on the peer that has the artifact: digest, size, and what its URL gave
     receive_blob    takes the bytes in order, and publishes them once what lies on disk has the digest
 
 How bytes travel is the caller's business. Invariants: they come in by the store's own door (private partial, hash of
-what landed, fsync, seal, rename), under the lock of the key, so that others on this machine wait for them; nobody waits
-for that lock here, since a peer waits for us meanwhile, and two jobs could wait for each other for ever; a peer's fault
-is no result of the artifact's, so nobody adopts it.
+what landed, fsync, seal, rename), under the lock of the key, so that other processes of this machine wait for them;
+this process does not wait for that lock, since a peer waits for it meanwhile, and two jobs could wait for each other
+for ever; a peer's fault says nothing about the artifact, so no waiter adopts it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["IncomingBlob", "BlobInfo", "BlobRefused", "receive_blob", "describe_
 
 
 class BlobRefused(Exception):
-    """What came is not what was promised, and nothing was published. Have the artifact from its URLs."""
+    """The peer sent something else than it promised, and nothing was published. Download the artifact instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,10 @@ class BlobInfo:
 
 def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInfo] | None:
     """Where the artifact's blob lies here, and what a peer must know of it; None if it is not here."""
-    store, request = Cache(base_dir).store, _request(artifact, False)
-    if (found := Fetch(store, request).find()) is None:
+    store = Cache(base_dir).store
+    request = _request(artifact, False)
+    found = Fetch(store, request).find()
+    if found is None:
         return None
     ref = None if artifact.sha256 is not None else refs.read(store, request.url_key)
     return found.path, BlobInfo(found.digest, os.stat(found.path).st_size, ref)
@@ -84,14 +86,9 @@ def receive_blob(
     Raises BlobRefused if another digest was asked for, LockTimeout at once if another process is at the same artifact,
     NoSpace, UnsafeCache, and OSError where the disk fails or may not be written.
     """
-    store, request = Cache(base_dir).store, _request(artifact, progress)
-    if artifact.sha256 not in (None, promised.digest):
-        raise BlobRefused(
-            f"a peer offers {promised.digest} for {request.shown_url}, and {artifact.sha256} was asked for"
-        )
-    if not store.prepare():
-        raise PermissionError(f"{store.base} is not writable for this user")
-    _check_room(store, request, promised.size)
+    store = Cache(base_dir).store
+    request = _request(artifact, progress)
+    _check(store, request, promised)
     key = lock_key(artifact.sha256, request.url_key)
     at_once = WaitOptions(lambda: False, request.identity, Cancel(), 0.0, lambda *_: None)
     with (
@@ -105,15 +102,21 @@ def receive_blob(
             raise BlobRefused("this process was stopped for so long that its partial may be another's") from None
 
 
-def _check_room(store: Store, request: Request, size: int) -> None:
-    faults.check_room(store.base, size)
+def _check(store: Store, request: Request, promised: BlobInfo) -> None:
+    """Whether the blob is the one that was asked for, and can be written here."""
+    asked = request.artifact.sha256
+    if asked not in (None, promised.digest):
+        raise BlobRefused(f"a peer offers {promised.digest} for {request.shown_url}, and {asked} was asked for")
+    if not store.prepare():
+        raise PermissionError(f"{store.base} is not writable for this user")
+    faults.check_room(store.base, promised.size)
     limit = request.settings.max_artifact
-    if limit is not None and size > limit:
-        raise faults.too_large(store.base, limit, size)
+    if limit is not None and promised.size > limit:
+        raise faults.too_large(store.base, limit, promised.size)
 
 
 class IncomingBlob:
-    """Bytes on their way in. One thread's."""
+    """Bytes on their way in, written by one thread."""
 
     def __init__(
         self,
@@ -124,10 +127,14 @@ class IncomingBlob:
         holding: HolderWriter | None,
         display: Display,
     ) -> None:
-        self._store, self._request, self._promised = store, request, promised
-        self._partial, self._holding, self._display = partial, holding, display
-        self._hasher = FileHasher(partial.fd)
         self.size = 0  # bytes so far
+        self._store = store
+        self._request = request
+        self._promised = promised
+        self._partial = partial
+        self._holding = holding
+        self._display = display
+        self._hasher = FileHasher(partial.fd)
 
     def write(self, data: memoryview) -> None:
         """Append `data`, and hash what landed. Raises OSError, BlobRefused."""
@@ -143,13 +150,19 @@ class IncomingBlob:
 
     def publish(self) -> None:
         """Make it visible, and remember what the URL gave. Raises OSError, or BlobRefused for other bytes."""
-        got, promised = self._hasher.digest(), self._promised
-        if (got, self.size) != (promised.digest, promised.size):
+        self._check_bytes()
+        digest = self._promised.digest
+        if self._store.hit(digest, self._request.name) is None:
+            self._store.publish(self._partial, digest, self._request.name)
+        ref = self._promised.ref
+        if ref is not None and ref.digest == digest:
+            refs.write(self._store, self._request.url_key, ref)
+
+    def _check_bytes(self) -> None:
+        digest = self._hasher.digest()
+        promised = self._promised
+        if (digest, self.size) != (promised.digest, promised.size):
             raise BlobRefused(
-                f"a peer sent {got} ({self.size:,} bytes) for {self._request.shown_url}, and had promised "
+                f"a peer sent {digest} ({self.size:,} bytes) for {self._request.shown_url}, and had promised "
                 f"{promised.digest} ({promised.size:,} bytes)"
             )
-        if self._store.hit(promised.digest, self._request.name) is None:
-            self._store.publish(self._partial, promised.digest, self._request.name)
-        if promised.ref is not None and promised.ref.digest == promised.digest:
-            refs.write(self._store, self._request.url_key, promised.ref)

@@ -127,7 +127,9 @@ def fetch_many(
 
 
 def _scope(asked: str) -> str:
-    scope = os.environ.get("NANODIST_SCOPE") or asked if asked == "auto" else asked
+    scope = asked
+    if asked == "auto":
+        scope = os.environ.get("NANODIST_SCOPE") or "auto"
     if scope not in SCOPES:
         raise ValueError(f"scope (or NANODIST_SCOPE) must be one of {', '.join(SCOPES)}, got {scope!r}")
     return scope
@@ -170,11 +172,15 @@ class _Call:
     @property
     def broadcasts(self) -> bool:
         """Whether the bytes may go from disk to disk."""
-        return self._spans_disks() and not (self.offline or self.revalidates)
+        if self.offline or self.revalidates:
+            return False
+        return self._spans_disks()
 
     def _spans_disks(self) -> bool:
         """Whether there may be another disk that wants the bytes."""
-        return self.scope == "broadcast" or (self.scope == "auto" and topology().node_count != 1)
+        if self.scope == "auto":
+            return topology().node_count != 1
+        return self.scope == "broadcast"
 
     def hits(self) -> Results:
         """The paths, if all artifacts are here; else nothing."""
@@ -278,9 +284,14 @@ class _FetchMany(_Call):
 
 def _artifact_identity(artifact: Artifact) -> str:
     """The same on all ranks that mean the same. Never shown: a URL may hold credentials."""
-    hook = artifact.postprocess
-    label = hook and (getattr(hook, "key", None) or getattr(hook, "__qualname__", repr(type(hook))))
-    return repr((artifact.sha256 or artifact.url, artifact.name, label))
+    return repr((artifact.sha256 or artifact.url, artifact.name, _hook_label(artifact.postprocess)))
+
+
+def _hook_label(hook: object) -> str | None:
+    if hook is None:
+        return None
+    name = getattr(hook, "__qualname__", repr(type(hook)))
+    return str(getattr(hook, "key", None) or name)
 
 
 # --- the ranks that share a disk, or the job --------------------------------------------------------------------------
@@ -359,21 +370,30 @@ class _SharedCall:
     # the others
 
     def _published(self, verdict: Verdict) -> Results:
-        items = verdict.value["items"]
-        return [self._base / item["path"] if "path" in item else from_record(item) for item in items]
+        return [self._result(item) for item in verdict.value["items"]]
+
+    def _result(self, item: dict[str, Any]) -> Path | BaseException:
+        """What `_item` described."""
+        if "path" not in item:
+            return from_record(item)
+        path: Path = self._base / item["path"]
+        return path
 
     def _missing(self, verdict: Verdict) -> Path | None:
         """The first published file that does not show here. Raises NotVisible if the leader's disk is not ours."""
         if verdict.led:
             return None
-        patience = 0.0 if verdict.leader.who.here else VISIBLE
         for path in self._published(verdict):
-            if isinstance(path, BaseException) or path.exists():
-                continue
-            self._check_same_disk(path, verdict)
-            if not wait_visible(path, self._base, patience):
+            if isinstance(path, Path) and not self._shows(path, verdict):
                 return path
         return None
+
+    def _shows(self, path: Path, verdict: Verdict) -> bool:
+        if path.exists():
+            return True
+        self._check_same_disk(path, verdict)
+        patience = 0.0 if verdict.leader.who.here else VISIBLE
+        return wait_visible(path, self._base, patience)
 
     def _check_same_disk(self, path: Path, verdict: Verdict) -> None:
         """Raise NotVisible if the disks' names differ: they tell at once what waiting could only suggest."""

@@ -53,9 +53,9 @@ def _check_length(name: str, parts: tuple[str, ...]) -> None:
     length = len(name.encode())
     if length <= SEGMENT_BYTES:  # nearly always
         return
-    longest = max(len(part.encode()) for part in parts)
-    if length > PATH_BYTES or longest > SEGMENT_BYTES:
-        raise ArchiveRefused(f"its name is longer than {PATH_BYTES} bytes, or a segment of it than {SEGMENT_BYTES}")
+    lengths = [len(part.encode()) for part in parts]
+    too_long = length > PATH_BYTES or max(lengths) > SEGMENT_BYTES
+    refuse_if(too_long, f"its name is longer than {PATH_BYTES} bytes, or a segment of it than {SEGMENT_BYTES}")
 
 
 def folded(path: str) -> str:

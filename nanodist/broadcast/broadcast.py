@@ -105,7 +105,8 @@ class Broadcast:
         return whole
 
     def _missing(self, failed: Errors) -> set[int]:
-        return {n for n, artifact in enumerate(self.artifacts) if n not in failed and not self._is_here(artifact)}
+        missing = {n for n, artifact in enumerate(self.artifacts) if not self._is_here(artifact)}
+        return missing - failed.keys()
 
     def _is_here(self, artifact: Artifact) -> bool:
         if artifact.url.lower().startswith("file:"):
