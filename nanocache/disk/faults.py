@@ -7,20 +7,53 @@ was being written; what is deleted by hand meanwhile is made again, a bounded nu
 from __future__ import annotations
 
 import errno
+import functools
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from ..errors import NanocacheError, NoSpace
-from . import files
 
 __all__ = ["check_room", "named", "no_space", "persistently", "too_large"]
 
 T = TypeVar("T")
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+logger = logging.getLogger("nanocache")
+
+# Errors of a disk that is full: why, and what to do.
+FULL = {
+    errno.ENOSPC: ("no space left", "free some or set NANOCACHE_DIR elsewhere"),
+    errno.EDQUOT: ("the disk quota is used up", "free some of it or set NANOCACHE_DIR elsewhere"),
+    errno.EFBIG: (
+        "a file grew larger than the file system, or `ulimit -f`, allows",
+        "raise that limit or set NANOCACHE_DIR to another file system",
+    ),
+}
+NO_INODES = ("no inodes left", "delete files there (df -i counts them) or set NANOCACHE_DIR elsewhere")
+FEW_INODES = 16  # left at most where inodes were what was missing: the call that failed has deleted its own files
+MUCH_ROOM = 1 << 20  # bytes left at least then
 GONE = (errno.ENOENT, errno.ESTALE)  # deleted here, or by another client of an NFS server
 TRIES = 16  # of a step whose files were deleted meanwhile
+
+
+def _available(path: str) -> int | None:
+    """Bytes that this user may still write there; None where the mount does not know: some report no blocks at all."""
+    try:
+        st = os.statvfs(path)
+    except OSError:
+        return None
+    return st.f_bavail * st.f_frsize if st.f_blocks else None
+
+
+def _free_inodes(path: str) -> int | None:
+    """Files that this user may still make there; None where the file system does not count them."""
+    try:
+        st = os.statvfs(path)
+    except OSError:
+        return None
+    return st.f_favail if st.f_files else None
 
 
 def no_space(error: OSError, base: str, needed: int | None = None) -> NoSpace | None:
@@ -30,14 +63,35 @@ def no_space(error: OSError, base: str, needed: int | None = None) -> NoSpace | 
     """
     if error.errno not in FULL:
         return None
-    return NoSpace(path=base, needed=needed, available=files.available(base))
+    room = _available(base)
+    reason, remedy = FULL[error.errno]
+    if error.errno == errno.ENOSPC and _inodes_are_missing(base, room, needed):
+        reason, remedy = NO_INODES
+    return NoSpace(path=base, needed=needed, available=room, reason=reason, remedy=remedy)
+
+
+def _inodes_are_missing(base: str, room: int | None, needed: int | None) -> bool:
+    inodes = _free_inodes(base)
+    if inodes is None or room is None:
+        return False
+    return inodes <= FEW_INODES and room >= max(MUCH_ROOM, needed or 0)
 
 
 def check_room(base: str, needed: int) -> None:
-    """Raise NoSpace if `needed` bytes do not fit; a mount that does not know its size is not asked."""
-    room = files.available(base)
-    if room is not None and needed > room:
+    """Raise NoSpace if `needed` bytes do not fit. A mount that does not know its room, or says 0, is tried."""
+    room = _available(base)
+    if room == 0:
+        warn_of_no_room(base)
+    elif room is not None and needed > room:
         raise NoSpace(path=base, needed=needed, available=room)
+
+
+@functools.cache
+def warn_of_no_room(base: str) -> None:
+    """Once in a process."""
+    logger.warning(
+        "the disk of %s says that 0 bytes are free, as some mounts always do: it is tried all the same", base
+    )
 
 
 def too_large(base: str, limit: int | None, size: int | None = None) -> NoSpace:

@@ -250,12 +250,3 @@ def remove_empty(folder: str) -> None:
     """rmdir, if nothing is in it and it may be removed."""
     with suppress(OSError):
         os.rmdir(folder)
-
-
-def available(path: str) -> int | None:
-    """Bytes that this user may still write there; None where the mount does not know: some report no blocks at all."""
-    try:
-        st = os.statvfs(path)
-    except OSError:
-        return None
-    return st.f_bavail * st.f_frsize if st.f_blocks else None

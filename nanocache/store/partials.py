@@ -74,11 +74,6 @@ class Partial:
         return self._directory.base
 
     @property
-    def room(self) -> int | None:
-        """Bytes that fit beside what is there; None if the mount does not know."""
-        return files.available(self.base)
-
-    @property
     def folder(self) -> str | None:
         """Its own folder; None until something was saved."""
         folder, name = os.path.split(self.data)
