@@ -35,6 +35,7 @@ T = TypeVar("T", int, float)
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
 CONNECTIONS_PER_HOST = 16
+LONGEST_TIMEOUT = 1e6  # seconds, 11 days; poll(2) counts milliseconds in an int, and "inf" fits into none
 
 
 def expand(path: str) -> str:
@@ -114,7 +115,7 @@ class Settings:
     def read(cls, *, offline: bool | None = None) -> Settings:
         """The environment's settings; `offline` overrides NANOCACHE_OFFLINE. Raises ValueError naming the variable."""
         return cls(
-            timeout=_number("NANOCACHE_TIMEOUT", float, 30.0, 0.001) or 30.0,
+            timeout=min(_number("NANOCACHE_TIMEOUT", float, 30.0, 0.001) or 30.0, LONGEST_TIMEOUT),
             retries=_number("NANOCACHE_RETRIES", int, 5, 0) or 0,
             connections=_connections(),
             lock_timeout=_number("NANOCACHE_LOCK_TIMEOUT", float, None, 0.0),

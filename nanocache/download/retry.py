@@ -16,6 +16,7 @@ __all__ = ["Tries", "least_progress", "retried"]
 
 FIRST_DELAY = 0.5  # seconds
 LONGEST_DELAY = 30.0  # seconds
+MOST_DOUBLINGS = 6  # of FIRST_DELAY reach LONGEST_DELAY; a thousand would be no float any more
 LEAST_PROGRESS = 64 * 1024  # bytes; less, for an artifact under 64 MiB
 
 
@@ -41,7 +42,8 @@ class Tries:
         self.failed = 0 if progress else self.failed + 1
         if self.failed > self.retries:
             raise failure
-        bound = min(LONGEST_DELAY, FIRST_DELAY * 2 ** max(0, self.failed - 1))
+        doublings = min(max(0, self.failed - 1), MOST_DOUBLINGS)
+        bound = min(LONGEST_DELAY, FIRST_DELAY * 2**doublings)
         jitter = random.uniform(0, bound)  # noqa: S311
         if failure.retry_after is None:
             return jitter

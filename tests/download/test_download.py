@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import nanocache
 from nanocache.cancel import Cancel, Cancelled
 from nanocache.download.download import NotModified, Source
 from nanocache.errors import ChecksumMismatch, DownloadFailed, NoSpace, NotCached
@@ -286,6 +287,35 @@ def test_a_refused_connection_is_an_error_that_says_so(download: Download, slept
     assert len(slept) >= 3
     assert e.value.status is None
     assert pickle.loads(pickle.dumps(e.value)).causes == e.value.causes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TIMEOUT", "inf"),
+        ("TIMEOUT", "1e300"),
+        ("TIMEOUT", "1e10"),
+        ("LOCK_TIMEOUT", "inf"),
+        ("LOCK_TIMEOUT", "1e300"),
+        ("RETRIES", "2000"),
+        ("RETRIES", "1" + "0" * 30),
+        ("CONNECTIONS", "1" + "0" * 30),
+        ("MAX_ARTIFACT", "1" + "0" * 30),
+    ],
+)
+@BOTH
+def test_a_setting_may_be_as_large_as_one_likes(
+    misbehaving: Servers,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slept: list[float],
+    name: str,
+    value: str,
+    data: bytes,
+) -> None:
+    monkeypatch.setenv(f"NANOCACHE_{name}", value)
+    url = misbehaving().route("/f", m.in_turn(m.status(503), m.serve(data)))
+    assert nanocache.fetch(url).read_bytes() == data
 
 
 # --- mirrors ----------------------------------------------------------------------------------------------------------

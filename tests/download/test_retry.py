@@ -18,6 +18,11 @@ def test_delays_double_with_full_jitter_up_to_thirty_seconds(monkeypatch: pytest
     assert waits == [(0, bound) for bound in (0.5, 1, 2, 4, 8, 16, 30, 30, 30)]
 
 
+def test_any_number_of_failures_has_a_delay() -> None:
+    tries = Tries(1 << 20, failed=5000)  # 2 to that power is no float
+    assert 0 <= tries.wait(Failure("no"), progress=False) <= 30
+
+
 def test_tries_without_progress_are_bounded_and_the_last_failure_is_raised() -> None:
     tries, last = Tries(2), Failure("the last one")
     tries.wait(Failure("first"), progress=False)
