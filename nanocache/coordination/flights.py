@@ -1,8 +1,8 @@
-"""Single flight: the threads and tasks of one process that want the same thing cause one piece of work.
+"""Single flight: the threads and tasks of one process that want the same thing cause one run of it.
 
-Other processes are the lock's business. Invariants: whoever gets there first runs the work, so no joiner can wait for a
-flight that nobody has started; a flight leaves the table in the same step that cancels it, so that nobody joins a dying
-one; joined waiters cost no thread; a forked child starts with an empty table, since its parent's threads are not there.
+Other processes are the lock's business. Invariants: the first thread to arrive runs the job, so no waiter can wait for
+a flight that never started; a flight leaves the table in the same step that cancels it, so no waiter joins a dying one;
+joined waiters cost no thread; a forked child starts with an empty table, since its parent's threads are not there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..cancel import Cancel, Cancelled
 __all__ = ["Flight", "Interrupted", "Waiter", "share"]
 
 T = TypeVar("T")
-Work = Callable[[Cancel], T]
+Job = Callable[[Cancel], T]  # given the flight's own Cancel, which is set once the last waiter has left
 
 
 class Interrupted(Exception):
@@ -26,30 +26,33 @@ class Interrupted(Exception):
 
 
 class Flight(Generic[T]):
-    """One piece of work, and everybody who waits for it."""
+    """One run of a job, and its waiters."""
 
-    def __init__(self, key: Hashable, asker: Hashable, work: Work[T]) -> None:
-        self.key, self.asker = key, asker
+    def __init__(self, key: Hashable, identity: Hashable, job: Job[T]) -> None:
+        self.key = key
+        self.identity = identity  # of the request that leads it
         self.cancel = Cancel()
         self.waiters: set[Waiter[T]] = set()
-        self._work = work
-        self._started = self.ended = False
-        self.submitted = False  # somebody else's thread was told to run it
-        self.thread = 0  # who runs it
+        self._job = job
+        self._started = False
+        self.ended = False
+        self.submitted = False  # a thread of the pool was told to run it
+        self.thread = 0  # the one that runs it
         self._delivered = False
         self._callbacks: list[Callable[[], None]] = []
         self._value: T | None = None
         self._error: BaseException | None = Interrupted()  # until there is a result: KeyboardInterrupt is no result
 
     def run(self) -> None:
-        """Do the work in this thread, unless somebody has begun it. Raises only what interrupts this very thread."""
+        """Do the job in this thread, unless another has begun it. Raises only what interrupts this very thread."""
         with _lock:
             if self._started:
                 return
-            self._started, self.thread = True, threading.get_ident()
+            self._started = True
+            self.thread = threading.get_ident()
         try:
             self.cancel.check()
-            self._value = self._work(self.cancel)
+            self._value = self._job(self.cancel)
             self._error = None
         except Cancelled:
             pass
@@ -59,7 +62,7 @@ class Flight(Generic[T]):
             self.end()
 
     def end(self) -> None:
-        """Tell everybody who waits that it is over. Again is harmless: whoever was interrupted in it does it again."""
+        """Tell all waiters that it is over. Again is harmless: a thread that was interrupted in it does it again."""
         with _lock:
             self.ended = True
             _drop(self)
@@ -76,14 +79,15 @@ class Flight(Generic[T]):
                 return
         callback()
 
-    def result(self, asker: Hashable) -> T:
-        """The value; or the error, if `asker` would have asked the same; else Interrupted: try your own sources."""
+    def result(self, identity: Hashable) -> T:
+        """The value; or the error, if the leader's request was the same; else Interrupted: try your own sources."""
         if self._error is None:
             return self._value  # type: ignore[return-value]
-        if isinstance(self._error, Interrupted) or asker != self.asker:
+        if isinstance(self._error, Interrupted) or identity != self.identity:
             raise Interrupted
         with _lock:
-            first, self._delivered = not self._delivered, True
+            first = not self._delivered
+            self._delivered = True
         if first:
             raise self._error
         raise copy.copy(self._error) from self._error  # one instance in two threads would mix their tracebacks
@@ -95,22 +99,22 @@ class Waiter(Generic[T]):
     def __init__(self) -> None:
         self._flight: Flight[T] | None = None
 
-    def take(self, key: Hashable, asker: Hashable, work: Work[T]) -> Flight[T]:
-        """Join the running flight of `key`, or a new one that does `work` once somebody runs it.
+    def take(self, key: Hashable, identity: Hashable, job: Job[T]) -> Flight[T]:
+        """Join the running flight of `key`, or a new one that does `job` once a thread runs it.
 
         `leave` undoes it, also half done.
         """
         with _lock:
             flight: Flight[T] | None = _table.get(key)
             if flight is None or flight.ended:
-                flight = Flight(key, asker, work)
+                flight = Flight(key, identity, job)
             self._flight = flight
             flight.waiters.add(self)
             _table[key] = flight
         return flight
 
     def leave(self) -> None:
-        """Wait no longer; the last one to leave cancels the work, and nobody joins it any more. Again is harmless."""
+        """Wait no longer; the last waiter to leave cancels the job, and no other joins it. Again is harmless."""
         flight = self._flight
         if flight is None:
             return
@@ -142,35 +146,48 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset)
 
 
-def share(key: Hashable, asker: Hashable, work: Work[T], cancel: Cancel) -> T:
+def share(key: Hashable, identity: Hashable, job: Job[T], cancel: Cancel) -> T:
     """The result of `key`'s flight, led or joined by this thread; takes over from interrupted leaders.
 
-    `cancel` is the caller's own: once set, this thread leaves, and the work goes on only for others who wait for it.
-    Raises what the work raises, and Cancelled.
+    `cancel` is the caller's own: once set, this thread leaves, and the job goes on only for its other waiters.
+    Raises what the job raises, and Cancelled.
     """
     while True:
-        seat: Waiter[T] = Waiter()
-        wake = threading.Event()
-        flight: Flight[T] | None = None
-
-        def leave(seat: Waiter[T] = seat, wake: threading.Event = wake) -> None:
-            seat.leave()
-            wake.set()
-
+        passenger = _Passenger[T](cancel)
         try:
-            joined = seat.take(key, asker, work)
-            if joined.thread == threading.get_ident():
-                raise RuntimeError("a postprocess hook asked for its own product, and would wait for itself")
-            flight = joined
-            flight.on_end(wake.set)
-            with cancel.watch(leave):
-                flight.run()
-                wake.wait()
-            cancel.check()
-            return flight.result(asker)
+            return passenger.ride(key, identity, job)
         except Interrupted:
             continue
         finally:
-            if flight is not None and flight.thread == threading.get_ident():  # Ctrl-C in the middle of its end
-                flight.end()
-            seat.leave()
+            passenger.leave()
+
+
+class _Passenger(Generic[T]):
+    """A thread that waits for a flight, and runs it if no other thread does."""
+
+    def __init__(self, cancel: Cancel) -> None:
+        self._cancel = cancel
+        self._waiter: Waiter[T] = Waiter()
+        self._wake = threading.Event()
+        self._flight: Flight[T] | None = None  # the joined one; not the flight that this thread itself runs already
+
+    def ride(self, key: Hashable, identity: Hashable, job: Job[T]) -> T:
+        flight = self._waiter.take(key, identity, job)
+        if flight.thread == threading.get_ident():
+            raise RuntimeError("a postprocess hook asked for its own product, and would wait for itself")
+        self._flight = flight
+        flight.on_end(self._wake.set)
+        with self._cancel.watch(self._give_up):
+            flight.run()
+            self._wake.wait()
+        self._cancel.check()
+        return flight.result(identity)
+
+    def _give_up(self) -> None:
+        self._waiter.leave()
+        self._wake.set()
+
+    def leave(self) -> None:
+        if self._flight is not None and self._flight.thread == threading.get_ident():  # Ctrl-C in the middle of its end
+            self._flight.end()
+        self._waiter.leave()

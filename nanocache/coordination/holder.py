@@ -1,7 +1,7 @@
-"""Who holds a lock, how far it is, and how it failed: `locks-v1/9f/<key>.json` beside the lock.
+"""The holder of a lock, its progress and its failure: `locks-v1/9f/<key>.json` beside the lock.
 
 Not the lock. Invariants: whatever is unreadable or unparsable counts as absent; the record of a holder names no URL and
-has the lock's mode, so that the other users of a group cache see that somebody is at work; the record of a failure is
+has the lock's mode, so that the other users of a group cache see a process at work; the record of a failure is
 0600, because its salted hash of URLs and headers could be used to try passwords.
 """
 
@@ -28,13 +28,13 @@ REWRITE = 1.0  # seconds between two rewrites: the sign of life that other hosts
 RequestIdentity = tuple[Any, ...]  # what was asked, credentials included: plain values whose repr is stable
 
 
-def fingerprint(asker: RequestIdentity, salt: str) -> str:
-    return hashlib.sha256(f"{salt}\n{asker!r}".encode("utf-8", "surrogateescape")).hexdigest()
+def fingerprint(identity: RequestIdentity, salt: str) -> str:
+    return hashlib.sha256(f"{salt}\n{identity!r}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class HolderRecord:
-    """What a waiter reads. `error` is set after a failure, and then only `asked_by` matters."""
+    """What a waiter reads. `error` is set after a failure, and then only `is_of` matters."""
 
     holder: Identity | None
     done: int | None
@@ -42,11 +42,11 @@ class HolderRecord:
     rate: float | None  # bytes a second
     error: NanocacheError | None
     salt: str
-    asker: str
+    fingerprint: str  # of the request that failed
 
-    def asked_by(self, asker: RequestIdentity) -> bool:
-        """Whether the one whose failure this is asked exactly what `asker` asks."""
-        return bool(self.asker) and fingerprint(asker, self.salt) == self.asker
+    def is_of(self, identity: RequestIdentity) -> bool:
+        """Whether the request that failed was exactly this one."""
+        return bool(self.fingerprint) and fingerprint(identity, self.salt) == self.fingerprint
 
 
 def read(path: str) -> HolderRecord | None:
@@ -54,19 +54,23 @@ def read(path: str) -> HolderRecord | None:
     raw = files.read_json(path)
     if raw is None:
         return None
-    error = raw.get("error")
     try:
-        return HolderRecord(
-            holder=Identity.parse(raw.get("holder") or {}),
-            done=_size(raw.get("done")),
-            total=_size(raw.get("total")),
-            rate=_rate(raw.get("rate")),
-            error=NanocacheError.from_json(error) if error else None,
-            salt=str(raw.get("salt", "")),
-            asker=str(raw.get("asker", "")),
-        )
+        return _parse(raw)
     except (ValueError, TypeError, AttributeError):
         return None
+
+
+def _parse(raw: dict[str, Any]) -> HolderRecord:
+    error = raw.get("error")
+    return HolderRecord(
+        holder=Identity.parse(raw.get("holder") or {}),
+        done=_size(raw.get("done")),
+        total=_size(raw.get("total")),
+        rate=_rate(raw.get("rate")),
+        error=NanocacheError.from_json(error) if error else None,
+        salt=str(raw.get("salt", "")),
+        fingerprint=str(raw.get("asker", "")),
+    )
 
 
 def _size(value: Any) -> int | None:
@@ -85,7 +89,8 @@ class HolderWriter:
 
     def __init__(self, place: LockPlace | None) -> None:
         self._place = place
-        self._begun = self._wrote = time.monotonic()
+        self._begun = time.monotonic()
+        self._wrote = self._begun
         self._start: int | None = None  # bytes that were there at the first report: they are no rate
         self._done: int | None = None
         self._total: int | None = None
@@ -95,18 +100,22 @@ class HolderWriter:
 
     @property
     def _ours(self) -> bool:
-        # Not in a forked child: one that unwound through our frames took its parent's word away.
+        # Not in a forked child: one that unwound through these frames deleted its parent's record.
         return os.getpid() == self._pid
 
     def _record(self) -> dict[str, Any]:
+        return {"holder": me().to_json(), "done": self._done, "total": self._total, "rate": self._rate()}
+
+    def _rate(self) -> float | None:
+        """Bytes a second since the first report."""
         elapsed = time.monotonic() - self._begun
-        fresh = (self._done or 0) - (self._start or 0)
-        rate = round(fresh / elapsed, 1) if elapsed > 0 and self._done is not None else None
-        return {"holder": me().to_json(), "done": self._done, "total": self._total, "rate": rate}
+        if self._done is None or self._start is None or elapsed <= 0:
+            return None
+        return round((self._done - self._start) / elapsed, 1)
 
     def _write_new(self) -> None:
-        # In place and not through a rename: most artifacts are small and nobody waits, so this must be cheap. A reader
-        # that meets half a record takes it for none, and looks again in a few milliseconds.
+        # In place and not through a rename: most artifacts are small and no process waits, so this must be cheap. A
+        # reader treats half a record as absent, and looks again in a few milliseconds.
         if self._place is None:
             return
         record = self._record()
@@ -123,14 +132,15 @@ class HolderWriter:
 
     def _replace(self, record: dict[str, Any], mode: int | None = None) -> None:
         if self._place is not None and self._ours:
-            with suppress(OSError):  # a sign of life that can't be given is no reason to fail a download
+            with suppress(OSError):  # no reason to fail a download
                 files.write_json(self._place.record, record, scratch=self._place.scratch, mode=mode or self._place.mode)
 
     def report(self, done: int, total: int | None) -> None:
         """Say how far the work is; written at most once a second. Cheap enough for every chunk."""
         if self._start is None:
             self._start = done
-        self._done, self._total = done, total
+        self._done = done
+        self._total = total
         if time.monotonic() - self._wrote >= REWRITE:
             self._rewrite()
 
@@ -152,19 +162,19 @@ class HolderWriter:
             thread.join()
 
     def _end(self) -> None:
-        # Once more than the block does: Ctrl-C in the middle of its end left a heart that beat for ever.
+        # Also here: Ctrl-C during `alive`'s cleanup once left the heartbeat running for ever.
         if self._over is not None:
             self._over.set()
 
-    def failed(self, error: NanocacheError, asker: RequestIdentity) -> None:
-        """Leave the error for those who wait and asked the same."""
+    def failed(self, error: NanocacheError, identity: RequestIdentity) -> None:
+        """Leave the error for waiters whose request was the same."""
         self._end()
         salt = files.random_name()
-        record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(asker, salt)}
+        record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(identity, salt)}
         self._replace(record, 0o600)
 
     def clear(self) -> None:
-        """Leave nothing: it went well, or was interrupted and the next one takes over."""
+        """Leave nothing: it went well, or was interrupted and the next process takes over."""
         self._end()
         if self._place is not None and self._ours:
             with suppress(OSError):

@@ -1,8 +1,8 @@
 """The lock of a key: one attempt, no waiting. The only module that knows filelock.
 
-How long and for whom one waits is `waiting`'s. Invariants: one FileLock instance per attempt, because a shared one
-nests instead of excluding; no fallback to a soft lock, whose orphaned marker blocks for ever; a lock file is never
-unlinked here. Correctness never rests on a lock: where it lets everybody in, only bandwidth is lost.
+How long a waiter waits, and for which holder, is `waiting`'s. Invariants: one FileLock instance per attempt, because a
+shared one nests instead of excluding; no fallback to a soft lock, whose orphaned marker blocks for ever; a lock file is
+never unlinked here. Correctness never rests on a lock: where it lets every process in, only bandwidth is lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LockPlace(NamedTuple):
 
 
 class Lock:
-    """A lock that is held, by this thread; of None, what stands for one where none is to be had."""
+    """A lock that this thread holds; `Lock(None)` stands in on file systems without locks."""
 
     def __init__(self, held: object | None) -> None:
         self._held = held
@@ -59,6 +59,6 @@ def try_lock(path: str, *, mode: int) -> Lock | None:
     except RuntimeError:
         # filelock's own deadlock check: this thread holds it already, through another instance.
         return None
-    except BaseException:  # Ctrl-C just now: a notebook keeps the traceback, and with it a lock that nobody owns
+    except BaseException:  # Ctrl-C just now: a notebook keeps the traceback, and with it a lock without an owner
         lock.release()
         raise

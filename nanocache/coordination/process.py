@@ -1,8 +1,8 @@
-"""Which process is this, on which boot of which host, and does another one still live?
+"""Which process is this, on which boot of which host, and does another process still live?
 
-Not a lock. Invariants: a pid alone names nobody (it is used again, and every container has its own pid 1), so it counts
-together with its start time and only where its pid namespace is ours; a host's name is for people, its boot id is what
-is compared.
+Not a lock. Invariants: a pid alone names no process (it is used again, and every container has its own pid 1), so it
+counts together with its start time and only where its pid namespace is ours; a host's name is for people, its boot id
+is what is compared.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Identity", "boot_time", "me"]
+
+STOPPED = ("T", "t")  # states in /proc/<pid>/stat
 
 # The clock that also runs while the machine is suspended, where there is one.
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -44,13 +46,17 @@ class Identity:
     def parse(cls, record: dict[str, Any]) -> Identity | None:
         """The identity in a record of ours, None if it holds none."""
         try:
-            one = cls(**{name: record[name] for name in cls.__slots__})
+            identity = cls(**{name: record[name] for name in cls.__slots__})
         except KeyError:
             return None
-        texts = (one.start, one.boot, one.space, one.host)
+        return identity if identity._valid else None
+
+    @property
+    def _valid(self) -> bool:
         # 0 and below are groups of processes to kill(2), which would live for ever.
-        valid = type(one.pid) is int and one.pid > 0 and all(isinstance(text, str) for text in texts)
-        return one if valid else None
+        if type(self.pid) is not int or self.pid <= 0:
+            return False
+        return all(isinstance(text, str) for text in (self.start, self.boot, self.space, self.host))
 
     @property
     def here(self) -> bool:
@@ -62,19 +68,23 @@ class Identity:
         """Whether it still runs; None if that can't be told (elsewhere, another pid namespace, stopped)."""
         if not self.here or self.space != me().space:
             return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # somebody else's, and alive
-        except OverflowError:
+        if not _exists(self.pid):
             return False
         start, state = _stat(self.pid)
         if start != self.start:
             return False
         # Stopped (SIGSTOP, a debugger): it may go on, or never. Its signs of life decide, as those of another host.
-        return None if state in ("T", "t") else True
+        return None if state in STOPPED else True
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _read(path: str) -> str:

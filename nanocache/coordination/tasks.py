@@ -1,7 +1,7 @@
 """The one hop that `afetch` makes: a flight that a thread of the pool runs and any number of tasks await.
 
 Nothing of a download is here, and no lock, partial or response crosses between threads. Invariants: a task costs no
-thread while it waits; the loop is never held; the last task to be cancelled cancels the work, and nobody else's.
+thread while it waits; the loop is never held; only the last task to be cancelled cancels the job.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import threads
-from .flights import Flight, Interrupted, Waiter, Work
+from .flights import Flight, Interrupted, Job, Waiter
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,7 +20,7 @@ __all__ = ["share_async"]
 T = TypeVar("T")
 
 
-# Who waits for a flight in a loop. One call into it tells them all: a thousand calls fought it for the interpreter.
+# The waiters of a flight in a loop. One call into it tells them all: a thousand calls fought it for the interpreter.
 _waiting: dict[tuple[asyncio.AbstractEventLoop, Flight[Any]], list[asyncio.Future[None]]] = {}
 
 
@@ -42,21 +42,21 @@ def _tell(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> None:
 
     try:
         loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop was closed with tasks still waiting: nobody is there to be told
+    except RuntimeError:  # the loop was closed with tasks still waiting: no one of them runs any more
         _waiting.pop((loop, flight), None)
 
 
-async def share_async(key: Hashable, work: Work[T]) -> T:
+async def share_async(key: Hashable, job: Job[T]) -> T:
     """The result of `key`'s flight, from a thread of the pool; takes over from an interrupted one."""
     import asyncio  # here: a script that never awaits should not pay 30 ms for it
 
     loop = asyncio.get_running_loop()
     while True:
-        seat: Waiter[T] = Waiter()
+        waiter: Waiter[T] = Waiter()
         try:
-            flight = seat.take(key, key, work)
+            flight = waiter.take(key, key, job)
             done = _end_of(flight, loop)
-            if not flight.submitted:  # by whoever comes first, or by the next one if Ctrl-C kept him from it
+            if not flight.submitted:  # by the first task, or by the next one if Ctrl-C kept the first from it
                 threads.submit(flight.run)
                 flight.submitted = True
             await done
@@ -64,4 +64,4 @@ async def share_async(key: Hashable, work: Work[T]) -> T:
         except Interrupted:
             continue
         finally:
-            seat.leave()
+            waiter.leave()

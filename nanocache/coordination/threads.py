@@ -7,8 +7,8 @@ as long as jobs wait and its threads do, too.
 
 Not concurrent.futures: its threads idle until the process ends, so every later fork warns (Python 3.12), and they are
 joined before `atexit` runs, so that a stalled download would hold the interpreter. Invariants: at most `limit` threads,
-and one that looks after them while jobs wait; none outlives its work by more than `IDLE` seconds; a forked child starts
-with none.
+and one that looks after them while jobs wait; none outlives its work by more than `IDLE_THREAD` seconds; a forked child
+starts with none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIMIT = 16  # threads that `afetch` hops to
 FEW = 2  # threads to begin with
 LOOK = 0.03  # seconds between two looks at how busy they are
 BUSY = 0.5  # of a core: beyond it more threads are no help
-IDLE = 0.5  # seconds
+IDLE_THREAD = 0.5  # seconds
 
 
 class ThreadPool:
@@ -63,16 +63,16 @@ class ThreadPool:
                 with suppress(RuntimeError):  # Ctrl-C came before it was started
                     thread.join()
 
-    def _add(self, most: int) -> bool:
-        """One thread more, unless there are `most` already."""
-        thread = threading.Thread(target=self._work, name="nanocache-fetch", daemon=True)
+    def _add(self, limit: int) -> bool:
+        """One thread more, unless there are `limit` already."""
+        thread = threading.Thread(target=self._run, name="nanocache-fetch", daemon=True)
         try:
             with self._ready:
-                if len(self.threads) >= min(most, self.limit):
+                if len(self.threads) >= min(limit, self.limit):
                     return False
                 self.threads.add(thread)
             thread.start()
-        except BaseException:  # there can be no more threads, or Ctrl-C: who is counted and never lived blocks a place
+        except BaseException:  # no more threads, or Ctrl-C: one that is counted and never lived would block a place
             self.threads.discard(thread)
             raise
         return True
@@ -80,14 +80,15 @@ class ThreadPool:
     def _next(self) -> Callable[[], None] | None:
         with self._ready:
             self.idle += 1
-            self._ready.wait_for(lambda: bool(self._jobs) or self._closed.is_set(), timeout=IDLE)
+            self._ready.wait_for(lambda: bool(self._jobs) or self._closed.is_set(), timeout=IDLE_THREAD)
             self.idle -= 1
             if self._jobs:
                 return self._jobs.popleft()
-            self.threads.discard(threading.current_thread())  # in this step, or a job could wait for who is leaving
+            # In this step, or a job could wait for a thread that leaves.
+            self.threads.discard(threading.current_thread())
             return None
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             while (job := self._next()) is not None:
                 job()
@@ -99,7 +100,8 @@ class ThreadPool:
     # --- how many they are --------------------------------------------------------------------------------------------
 
     def _look_after(self) -> None:
-        self._steward = steward = threading.Thread(target=self._grow, name="nanocache-steward", daemon=True)
+        steward = threading.Thread(target=self._grow, name="nanocache-steward", daemon=True)
+        self._steward = steward
         try:
             steward.start()
         except BaseException:
@@ -107,22 +109,33 @@ class ThreadPool:
             raise
 
     def _grow(self) -> None:
+        """Add threads as long as jobs wait while the threads idle."""
         try:
-            while True:
-                used, since = self._used(), time.monotonic()
-                self._closed.wait(LOOK)
-                busy = (self._used() - used) / (time.monotonic() - since)
-                with self._ready:
-                    count, waiting = len(self.threads), len(self._jobs)
-                if not waiting or count >= self.limit:
-                    return
-                if busy < BUSY:
-                    for _ in range(min(count, waiting)):
-                        self._add(self.limit)
+            while self._add_if_idle(self._busy()):
+                pass
         except RuntimeError:
             pass  # there can be no more threads: those that are there do it
         finally:
             self._steward = None
+
+    def _busy(self) -> float:
+        """The share of a core that the threads keep busy together, over the next `LOOK` seconds."""
+        used = self._used()
+        since = time.monotonic()
+        self._closed.wait(LOOK)
+        return (self._used() - used) / (time.monotonic() - since)
+
+    def _add_if_idle(self, busy: float) -> bool:
+        """False once there is nothing left to look after."""
+        with self._ready:
+            count = len(self.threads)
+            waiting = len(self._jobs)
+        if not waiting or count >= self.limit:
+            return False
+        if busy < BUSY:
+            for _ in range(min(count, waiting)):
+                self._add(self.limit)
+        return True
 
     def _used(self) -> float:
         """Seconds of CPU that the threads have used so far; none where threads have no clock (macOS)."""

@@ -1,9 +1,9 @@
-"""How one waits for a lock, and for whom: until the goal is there, the lock is free, or nobody lives who holds it.
+"""Wait for a lock until the artifact appears, the lock is free, or its holder is dead.
 
-Not the lock (`locks`) and not what the holder writes (`records`). Invariants: the wait is bounded by the holder's life
-and never by a clock, so that a long healthy download fails nobody; what cannot be waited for costs one warning and is
-done without the lock, which the store allows; an error is adopted only from a failure that happened during the wait,
-and only by those who asked the same.
+Not the lock (`lock`) and not what the holder writes (`holder`). Invariants: the wait is bounded by the holder's life
+and never by a clock, so that a long healthy download fails no waiter; if locking fails, warn once and go on without it,
+which the store allows; a waiter adopts an error only from a failure that happened during its wait, and only if its own
+request was the same.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from ..cancel import Cancel
 from ..disk import files
 from ..errors import LockTimeout, NanocacheError, UnsafeCache
-from . import holder as records
-from .holder import HolderRecord, HolderWriter, RequestIdentity
+from .holder import HolderRecord, HolderWriter, RequestIdentity, read
 from .lock import Lock, LockPlace, try_lock
+from .process import Identity
 
 __all__ = ["Goal", "WaitOptions", "hold_lock"]
 
@@ -27,11 +27,12 @@ logger = logging.getLogger("nanocache")
 
 # Measured with 7 waiters: at 5 ms the last is back 4.8 ms after publication and burns 1.7% of a core; at 25 ms, 18 ms.
 NEAR = 0.005  # seconds between two looks while the holder is on this host
-LOOKS = 5  # for each attempt to lock, which costs as much as ten of them; a record that changes brings one at once
-FAR = 0.5  # while it is not: thousands of nodes that poll one disk are its whole load
-DEAD = 5.0  # seconds that nobody on this host may be seen to hold the lock before one goes on without it
+LOOKS = 5  # looks for each attempt to lock, which costs as much as ten of them; a changed record brings one at once
+FAR = (
+    0.5  # seconds between two looks at another host's holder: thousands of nodes that poll one disk are its whole load
+)
+DEAD = 5.0  # seconds without a living holder on this host, after which a waiter goes on without the lock
 SILENT = 60.0  # seconds that a holder elsewhere may give no sign of life
-UNLOCKED = "going on without: a download may be made twice"
 CHECK_LIFE = 0.25  # seconds between two looks at the holder's pid
 
 Goal = Callable[[], bool]
@@ -52,8 +53,8 @@ class WaitOptions:
 def hold_lock(place: LockPlace, options: WaitOptions) -> Iterator[HolderWriter | None]:
     """Hold the lock at `place` for the block; None if the goal was reached while waiting for it.
 
-    Where the lock can't be had the block runs without it, after one warning. Raises the error of a failed holder that
-    asked the same, LockTimeout, Cancelled, UnsafeCache.
+    Where the lock can't be had the block runs without it, after one warning. Raises the error of a failed holder whose
+    request was the same, LockTimeout, Cancelled, UnsafeCache.
     """
     waiter = _Waiter(place, options)
     try:
@@ -61,24 +62,25 @@ def hold_lock(place: LockPlace, options: WaitOptions) -> Iterator[HolderWriter |
         if waiter.reached:
             yield None
             return
-        with _holding(place, waiter.lock is not None, options.identity) as holding:
-            yield holding
+        with _recorded(place if waiter.lock else None, options.identity) as writer:
+            yield writer
     finally:
         waiter.release()
 
 
 @contextmanager
-def _holding(place: LockPlace, locked: bool, identity: RequestIdentity) -> Iterator[HolderWriter]:
-    holding = HolderWriter(place if locked else None)
+def _recorded(place: LockPlace | None, identity: RequestIdentity) -> Iterator[HolderWriter]:
+    """Keep the holder's record while the block runs, and leave the error in it if the block fails."""
+    writer = HolderWriter(place)
     try:
-        yield holding
+        yield writer
     except NanocacheError as e:
-        holding.failed(e, identity)
+        writer.failed(e, identity)
         raise
-    except BaseException:  # an interruption, or a fault of this machine's: no other caller's result
-        holding.clear()
+    except BaseException:  # an interruption, or a fault of this machine's: no other process's result
+        writer.clear()
         raise
-    holding.clear()
+    writer.clear()
 
 
 class _Waiter:
@@ -89,104 +91,120 @@ class _Waiter:
         self.lock: Lock | None = None  # released by `hold_lock`, however the wait ends
         self._place = place
         self._options = options
-        # Whatever is there now failed before this wait began, and binds nobody who comes after.
-        self._stamp = files.stamp(self._place.record)
-        self._record: HolderRecord | None = records.read(self._place.record) if self._stamp else None
-        self._looked = 0.0
-        self._due = 0  # looks until the next attempt to lock
-        self._sign = self._progress = self._begun = time.monotonic()
+        # A failure that is there now came before this wait, and binds no process that comes after it.
+        self._stamp = files.stamp(place.record)
+        self._record: HolderRecord | None = read(place.record) if self._stamp else None
+        self._looks_to_lock = 0  # looks until the next attempt to lock
+        now = time.monotonic()
+        self._life_checked = 0.0
+        self._last_sign = now  # of the holder's life
+        self._last_progress = now
 
     def wait(self) -> None:
-        """Until `lock` is held; or until `reached`; or because one goes on without it."""
+        """Return once the lock is held, the goal reached, or the wait given up: then the caller goes on without."""
         while True:
             try:
-                self._try()
+                self._try_lock()
             except UnsafeCache:
                 raise
             except OSError as e:
-                logger.warning(
-                    "cannot lock %s (%s); going on without: a download may be made twice", self._place.path, e
-                )
+                self._warn_unlocked(f"cannot lock {self._place.path} ({e})")
                 return
             if self.lock is not None:
                 self._look()
                 return
             if self._over():
                 return
-            if self._due > 0:
-                near = self._near()
-                self._options.cancel.sleep(NEAR if near else FAR)
-                self._due -= 1 if near else LOOKS
+            self._sleep()
 
     def release(self) -> None:
         if self.lock is not None:
             self.lock.release()
 
-    def _try(self) -> None:
-        if self._due <= 0:
-            self._due = LOOKS
+    def _try_lock(self) -> None:
+        if self._looks_to_lock <= 0:
+            self._looks_to_lock = LOOKS
             self.lock = try_lock(self._place.path, mode=self._place.mode)
-
-    def _near(self) -> bool:
-        holder = self._record.holder if self._record else None
-        return holder is None or holder.here
 
     def _over(self) -> bool:
         """Whether the wait ends here without the lock. Raises what ends it with an error."""
         self._options.cancel.check()
-        if self._near() and self._options.goal():
+        if self._near and self._options.goal():
             self.reached = True
             return True
         self._look()
         self._check_timeout()
-        return self._nobody()
+        return self._holder_is_gone()
+
+    def _sleep(self) -> None:
+        if self._looks_to_lock <= 0:  # the record changed: try the lock at once
+            return
+        near = self._near
+        self._options.cancel.sleep(NEAR if near else FAR)
+        self._looks_to_lock -= 1 if near else LOOKS
+
+    @property
+    def _holder(self) -> Identity | None:
+        return self._record.holder if self._record else None
+
+    @property
+    def _near(self) -> bool:
+        holder = self._holder
+        return holder is None or holder.here
 
     def _look(self) -> None:
-        """Read the record if it changed; raise the error in it if it is meant for us."""
+        """Read the record if it changed; raise the error in it if this waiter's request was the same."""
         stamp = files.stamp(self._place.record)
         if stamp == self._stamp:
             return
-        self._stamp, self._due, now = stamp, 0, time.monotonic()
-        before, record = self._record, records.read(self._place.record) if stamp else None
-        self._sign = now
-        if record is None:
-            return  # cleared, or met half written: the next look tells
+        self._stamp = stamp
+        self._looks_to_lock = 0
+        self._last_sign = time.monotonic()
+        record = read(self._place.record) if stamp else None
+        if record is not None:  # else it was cleared, or met half written: the next look tells
+            self._take(record)
+
+    def _take(self, record: HolderRecord) -> None:
+        before = self._record
         self._record = record
-        if record.error is not None and record.asked_by(self._options.identity):
+        if record.error is not None and record.is_of(self._options.identity):
             raise record.error
         if before is None or (before.holder, before.done) != (record.holder, record.done):
-            self._progress = now
+            self._last_progress = self._last_sign
         if record.holder is not None:
             self._options.show(str(record.holder), record.done or 0, record.total)
 
     def _check_timeout(self) -> None:
-        limit, waited = self._options.timeout, time.monotonic() - self._progress
+        limit = self._options.timeout
+        waited = time.monotonic() - self._last_progress
         if limit is None or waited < limit:
             return
+        holder = self._holder
         record = self._record
-        holder = record.holder if record else None
         raise LockTimeout(
             path=self._place.path,
             waited=waited,
-            pid=holder.pid if holder else None,
-            host=holder.host if holder else None,
-            done=record.done if record else None,
-            total=record.total if record else None,
+            pid=None if holder is None else holder.pid,
+            host=None if holder is None else holder.host,
+            done=None if record is None else record.done,
+            total=None if record is None else record.total,
         )
 
-    def _nobody(self) -> bool:
-        """Whether nobody alive is seen to hold the lock for so long that one goes on without it."""
+    def _holder_is_gone(self) -> bool:
+        """Whether no living process is seen to hold the lock for so long that this one goes on without it."""
         now = time.monotonic()
-        if now - self._looked < CHECK_LIFE:
+        if now - self._life_checked < CHECK_LIFE:
             return False
-        self._looked = now
-        holder = self._record.holder if self._record else None
-        alive = holder.alive if holder else False
+        self._life_checked = now
+        holder = self._holder
+        alive = False if holder is None else holder.alive
         if alive:
-            self._sign = now
-        if now - self._sign < (SILENT if alive is None else DEAD):
+            self._last_sign = now
+        patience = SILENT if alive is None else DEAD
+        if now - self._last_sign < patience:
             return False
-        logger.warning(
-            "nobody alive is seen to hold %s; going on without: a download may be made twice", self._place.path
-        )
+        self._warn_unlocked(f"no living process is seen to hold {self._place.path}")
         return True
+
+    def _warn_unlocked(self, reason: str) -> None:
+        logger.warning("%s; going on without: a download may be made twice", reason)

@@ -220,7 +220,7 @@ def test_a_lock_that_nobody_alive_holds_is_waited_for_only_so_long(
         holder = {"pid": 1, "start": "1", "boot": boot, "space": "", "host": "elsewhere"}
         path.with_suffix(".json").write_text(json.dumps({"holder": holder, "done": 1, "total": 2, "rate": 1}))
     assert nanocache.fetch(url, sha256=sha256).stat().st_size == 1024
-    assert [r for r in caplog.records if "nobody alive" in r.getMessage()]
+    assert [r for r in caplog.records if "no living process" in r.getMessage()]
     held.release()
 
 
@@ -265,8 +265,8 @@ def test_record_of_a_failure_is_private_and_that_of_a_holder_names_no_url(base: 
     assert "s3cret" not in path.read_text()
     record = records.read(str(path))
     assert record is not None
-    assert record.asked_by(("http://h/?token=s3cret",))
-    assert not record.asked_by(("http://h/?token=other",))
+    assert record.is_of(("http://h/?token=s3cret",))
+    assert not record.is_of(("http://h/?token=other",))
 
 
 def test_a_stopped_holder_is_given_up_on_after_a_while(

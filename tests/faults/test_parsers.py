@@ -217,7 +217,7 @@ def test_a_record_of_a_lock_can_be_waited_by_shown_and_raised(base: Path, record
         )
     )
     if read.error is not None:
-        assert isinstance(read.asked_by(("me",)), bool)
+        assert isinstance(read.is_of(("me",)), bool)
         str(read.error)
 
 
@@ -432,6 +432,6 @@ def test_a_name_is_one_segment_that_can_be_made_or_a_value_error(tmp_path_factor
 def test_every_field_of_a_record_is_tried() -> None:
     assert set(REF) == {field.name for field in fields(refs.Ref)}
     assert set(ME) == set(Identity.__slots__)
-    assert set(HOLDING) | {"error", "salt", "asker"} == {field.name for field in fields(HolderRecord)}
+    assert set(HOLDING) | {"error", "salt", "fingerprint"} == {field.name for field in fields(HolderRecord)}
     assert {type(error).__name__ for error in ERRORS} == set(errors._LEAVES)
     assert {"url", "validator", "etag", "last-modified", "total", "done"} == set(STATE)
