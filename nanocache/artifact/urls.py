@@ -45,7 +45,7 @@ def check(url: object) -> str:
         raise ValueError(f"cannot fetch {redact(text)!r}: the scheme must be http, https or file")
     if parts.scheme == "file":
         file_path(text)
-    elif not parts.hostname:
+    elif not (parts.hostname or "").rstrip("."):
         raise ValueError(f"cannot fetch {redact(text)!r}: it names no host")
     return text
 

@@ -353,6 +353,7 @@ def test_missing_file_is_a_failed_download_and_a_mirror_helps(
         ("ftp://host/x", {}),
         ("no url", {}),
         ("http://", {}),
+        ("http://..", {}),
         ("http://host:port/x", {}),
         ("file:relative", {}),
         ("file://elsewhere/x", {}),
