@@ -11,6 +11,7 @@ number of tries without progress; state, progress and the hash are the calling t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
@@ -21,6 +22,7 @@ from ..errors import ChecksumMismatch
 from ..http.failure import Failure, Slow, StartOver
 from ..http.slots import Busy
 from ..store.partials import Abandoned
+from . import instead
 from .connections import Connection, Connections
 from .ledger import SMALLEST_PIECE
 from .request import Downloaded, DownloadRequest, NotModified
@@ -29,6 +31,8 @@ from .retry import Tries, least_progress
 from .transfer import Body, Transfer
 
 __all__ = ["Attempts"]
+
+logger = logging.getLogger("nanocache")
 
 SMALL = 1 << 20  # bytes up to which a body is received, then hashed, by the calling thread alone
 WORTH_SPLITTING = 4  # pieces of the smallest size, for more than one connection
@@ -191,18 +195,36 @@ class Attempts:
     def _finish(self) -> Downloaded:
         came = self._transfer.finish(self._cancel)
         self._report(came.size, came.size)
-        if self._request.digest not in (None, came.digest):
+        if self._request.digest is None:
+            self._look_at(came)
+        elif came.digest != self._request.digest:
             self._refuse(came, self._request.digest)
         return came
+
+    def _look_at(self, came: Downloaded) -> None:
+        """What a digest would have judged."""
+        if not self._request.known and instead.is_pointer(self._transfer.head(), came.size):
+            self._transfer.restart()
+            raise Failure(
+                instead.LFS_POINTER, lasting=True, remedy="give the pointer's own sha256 to have it all the same"
+            )
+        if came.content_encoding is not None:
+            logger.warning(
+                "%s came with Content-Encoding: %s, which was not asked for; it is kept as it came, still encoded, and "
+                "the next time may come otherwise: give its sha256",
+                redact(came.url),
+                came.content_encoding,
+            )
 
     def _refuse(self, came: Downloaded, expected: str) -> None:
         if self._transfer.doubtful and not self._started_over:
             raise StartOver("its parts do not make the file")
-        encoding = came.content_encoding
+        encoding = f"it was sent with Content-Encoding: {came.content_encoding}" if came.content_encoding else ""
+        seems = instead.recognise(self._transfer.head(), came.size, self._request.name)
         raise ChecksumMismatch(
             url=redact(came.url),
             expected=expected,
             got=came.digest,
             size=came.size,
-            note=f"it was sent with Content-Encoding: {encoding}" if encoding else "",
+            note="; ".join(filter(None, (encoding, seems))),
         )

@@ -13,12 +13,12 @@ from ..errors import NoSpace
 from ..http.failure import Failure
 from ..http.validation import ResponseInfo
 from ..store.partials import Partial
+from . import instead
 from .request import DownloadRequest, Source
 
 __all__ = ["check", "check_condition", "too_long"]
 
 WORTH_ASKING = 1 << 16  # bytes; a smaller file finds out as soon when it is written
-PAGES = (".htm", ".html", ".xhtml")
 
 
 def check_condition(request: DownloadRequest) -> None:
@@ -31,26 +31,25 @@ def check(total: int | None, info: ResponseInfo, source: Source, request: Downlo
     """The bytes that the body may have, infinite without a limit. Raises Failure, NoSpace for what is not to be had."""
     _check_page(info, source, request)
     if total is not None:
-        _check_size(total, request, partial)
+        _check_size(total, info, request, partial)
     bounds = (request.size, request.settings.max_artifact)
     return min((bound for bound in bounds if bound is not None), default=math.inf)
 
 
 def _check_page(info: ResponseInfo, source: Source, request: DownloadRequest) -> None:
     """Raise Failure for a web page that was not asked for."""
-    if not info.page or request.known or request.name.lower().endswith(PAGES):
+    if not info.page or request.known or request.name.lower().endswith(instead.PAGE_ENDINGS):
         return
     if "text/html" in (source.header("accept") or ""):
         return
-    raise Failure(
-        "a web page came instead of the file (a login, or a notice?); Accept: text/html takes it", lasting=True
-    )
+    raise Failure(f"{instead.WEB_PAGE}; Accept: text/html takes it", lasting=True)
 
 
-def _check_size(total: int, request: DownloadRequest, partial: Partial) -> None:
+def _check_size(total: int, info: ResponseInfo, request: DownloadRequest, partial: Partial) -> None:
     """Raise Failure for another size than expected, NoSpace for one over the limit or larger than the disk."""
     if request.size not in (None, total):
-        raise Failure(f"it has {total:,} bytes where {request.size:,} were expected", lasting=True)
+        page = f"; {instead.WEB_PAGE}" if info.page else ""
+        raise Failure(f"it has {total:,} bytes where {request.size:,} were expected{page}", lasting=True)
     limit = request.settings.max_artifact
     if limit is not None and total > limit:
         raise faults.too_large(partial.base, limit, total)

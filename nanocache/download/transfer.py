@@ -22,7 +22,7 @@ from ..http.exchange import Response
 from ..http.failure import Failure, StartOver
 from ..http.validation import ResponseInfo, check_part, part_headers, read_info
 from ..store.partials import Partial
-from . import first_answer, resume
+from . import first_answer, instead, resume
 from .endpoint import Endpoint
 from .ledger import Claim, Ledger
 from .request import Downloaded, DownloadRequest, Source
@@ -224,6 +224,10 @@ class Transfer:
         with self.changed:
             contiguous = self.ledger.contiguous
         return self._hasher.follow(contiguous)
+
+    def head(self) -> bytes:
+        """The first bytes, which tell what came."""
+        return os.pread(self.partial.fd, instead.LOOKED_AT, 0)
 
     def finish(self, cancel: Cancel) -> Downloaded:
         """Hash the rest, and say what came. Raises Failure, StartOver, Vanished, Cancelled."""
