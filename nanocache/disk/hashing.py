@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from ..cancel import Cancel
 
-__all__ = ["BLOCK", "FileHasher", "Vanished", "hash_file"]
+__all__ = ["HASH_BLOCK", "FileHasher", "Vanished", "hash_file"]
 
-BLOCK = 1 << 20  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms with SHA instructions
+HASH_BLOCK = 1 << 20  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms with SHA instructions
 WRITEBACK = 8 << 20  # bytes between two nudges to the disk
 SYNC_FILE_RANGE_WRITE = 2  # the flag of sync_file_range(2)
 
@@ -57,7 +57,7 @@ class FileHasher:
 
     def follow(self, end: int) -> bool:
         """Hash a block more, at most up to `end`; False if there was nothing to do."""
-        want = min(end - self.hashed, BLOCK)
+        want = min(end - self.hashed, HASH_BLOCK)
         if want <= 0:
             return False
         if want > len(self._buffer):
@@ -85,7 +85,7 @@ def hash_file(fd: int, cancel: Cancel | None = None) -> str:
     """The SHA-256 of the whole file behind `fd`; its offset stays. Raises Cancelled, OSError."""
     hasher = hashlib.sha256()
     offset = 0
-    buffer = memoryview(bytearray(BLOCK))
+    buffer = memoryview(bytearray(HASH_BLOCK))
     while count := os.preadv(fd, [buffer], offset):
         if cancel is not None:
             cancel.check()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 __all__ = ["Growth", "Sample"]
 
-IDLE = 0.5  # of a connection's time; one whose socket has something to read for longer waits for this process
+IDLE_SHARE = 0.5  # of a connection's time; one whose socket has something to read for longer waits for this process
 SOON = 0.05  # seconds after which a doubling is judged a success if it brought CLEAR_GAIN
 CLEAR_GAIN = 1.5  # times the rate before
 LATE = 0.5  # seconds after which it is judged a failure below LEAST_GAIN; limited servers send in bursts of 0.3 s
@@ -66,7 +66,7 @@ class Growth:
         return self.target
 
     def _may_grow(self, idle: float, time: float) -> bool:
-        waiting = idle > IDLE * self.target
+        waiting = idle > IDLE_SHARE * self.target
         return waiting and self.target < self.limit and time >= self._not_before
 
     def _double(self, rate: float) -> None:

@@ -17,9 +17,9 @@ from .ledger import Ledger, Range
 
 __all__ = ["SaveSchedule", "parse", "state"]
 
-LATEST = 0.25  # seconds that a trickle is left unsaved
-BYTES = 1 << 16  # so many are saved sooner: a kill should cost little of a fast transfer
-SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local disk, milliseconds on NFS
+SAVE_WITHIN = 0.25  # seconds that a trickle is left unsaved
+SAVE_AT_ONCE = 1 << 16  # so many are saved sooner: a kill should cost little of a fast transfer
+SAVING_SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local disk, milliseconds on NFS
 
 
 def state(url_key: str, info: ResponseInfo, total: int | None, done: list[Range]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class SaveSchedule:
         if not fresh:
             return False
         passed = time.monotonic() - self._saved
-        return passed >= LATEST or (fresh >= BYTES and passed >= self._cost / SHARE)
+        return passed >= SAVE_WITHIN or (fresh >= SAVE_AT_ONCE and passed >= self._cost / SAVING_SHARE)
 
     @contextmanager
     def measured(self, received: int) -> Iterator[None]:

@@ -97,7 +97,7 @@ class Store(BaseDirectory):
         # Through a partial: a copy straight into the blob's folder would be visible before it is complete.
         with partials.create(self, digest) as partial:
             with open(source, "rb") as file, open(partial.fd, "wb", closefd=False) as copy:
-                shutil.copyfileobj(file, copy, hashing.BLOCK)
+                shutil.copyfileobj(file, copy, hashing.HASH_BLOCK)
             if hashing.hash_file(partial.fd) != digest:
                 return None
             return self.publish(partial, digest, os.path.basename(target))

@@ -69,7 +69,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "SMALL", 16 * KIB)
     monkeypatch.setattr(growth, "SOON", 0.002)
     monkeypatch.setattr(growth, "LATE", 0.004)
-    monkeypatch.setattr(growth, "IDLE", -1e9)
+    monkeypatch.setattr(growth, "IDLE_SHARE", -1e9)
     monkeypatch.setattr(connections, "SECOND_CHANCE", 0.001)
 
 
