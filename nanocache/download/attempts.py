@@ -93,6 +93,7 @@ class Attempts:
         if self._started_over:
             raise Failure(reason, lasting=True)
         self._started_over = True
+        logger.info("%s: %s; it is fetched from the first byte on", self._transfer.shown_url, reason)
         self._transfer.restart()
 
     def _pause(self, failure: Failure, gained: int) -> None:
@@ -100,6 +101,7 @@ class Attempts:
         seconds = self._tries.wait(failure, progress=progress)
         if not progress:
             self._transfer.ask_anew()
+        logger.info("%s: %s; asking again in %.1f s", self._transfer.shown_url, failure.reason, seconds)
         while seconds > 0:
             self._transfer.save()
             self._tell()

@@ -9,6 +9,8 @@ are in no message; on a full disk the bytes are given up at once, because the sp
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 
 from ..artifact.urls import redact
@@ -22,6 +24,8 @@ from .request import Downloaded, DownloadRequest, NotModified, Source
 from .transfer import Transfer
 
 __all__ = ["DownloadRequest", "Downloaded", "NotModified", "Source", "download"]
+
+logger = logging.getLogger("nanocache")
 
 Report = Callable[[int, int | None], None]  # bytes so far, bytes in all or None
 
@@ -37,10 +41,14 @@ def download(request: DownloadRequest, partial: Partial, cancel: Cancel, report:
     """
     failures: list[Failure] = []  # one for each source
     mismatches: list[ChecksumMismatch] = []
+    began = time.monotonic()
     for source in request.sources:
         transfer = Transfer(source, request, partial)
+        _log_start(request, transfer, failures)
         try:
-            return Attempts(transfer, request, cancel, report).run()
+            outcome = Attempts(transfer, request, cancel, report).run()
+            _log_end(request, outcome, transfer, time.monotonic() - began)
+            return outcome
         except ChecksumMismatch as e:
             mismatches.append(e)
             failures.append(Failure(str(e)))
@@ -59,6 +67,25 @@ def download(request: DownloadRequest, partial: Partial, cancel: Cancel, report:
     if len(mismatches) == len(failures):
         raise mismatches[0]
     raise _failed(request, failures)
+
+
+def _log_start(request: DownloadRequest, transfer: Transfer, failures: Sequence[Failure]) -> None:
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    if not failures:
+        logger.info("downloading %s from %s", request.name, transfer.shown_url)
+        return
+    before = redact(request.sources[len(failures) - 1].url)
+    logger.info("%s: %s; the next source is %s", before, failures[-1].reason, transfer.shown_url)
+
+
+def _log_end(request: DownloadRequest, outcome: Downloaded | NotModified, transfer: Transfer, seconds: float) -> None:
+    if isinstance(outcome, NotModified):
+        logger.info("%s: not modified", request.name)
+        return
+    found = f", {transfer.found:,} of them were here" if transfer.found else ""
+    rate = (outcome.size - transfer.found) / max(seconds, 1e-3) / 1e6
+    logger.info("%s: %s bytes in %.2f s (%.1f MB/s)%s", request.name, f"{outcome.size:,}", seconds, rate, found)
 
 
 def _failed(request: DownloadRequest, failures: Sequence[Failure]) -> DownloadFailed:

@@ -18,7 +18,7 @@ from .ledger import Ledger, Range
 __all__ = ["SaveSchedule", "parse", "state"]
 
 SAVE_WITHIN = 0.25  # seconds that a trickle is left unsaved
-SAVE_AT_ONCE = 1 << 16  # so many are saved sooner: a kill should cost little of a fast transfer
+SAVE_AT_ONCE = 1 << 16  # bytes; so many are saved sooner, because a kill should cost little of a fast transfer
 SAVING_SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local disk, milliseconds on NFS
 
 

@@ -47,6 +47,7 @@ class Transfer:
         self.partial = partial
         self.ledger = Ledger()
         self.changed = threading.Condition()
+        self.found = 0  # bytes that were here when it began
         self.waited = 0.0  # seconds that all its connections together had nothing to read
         self._source = source
         self._request = request
@@ -67,6 +68,7 @@ class Transfer:
             self.ledger, self._info = resume.parse(
                 self.partial.state or {}, self._url_key, judged=self._request.judged, size=size
             )
+            self.found = self.ledger.received
             self._several = True
         except (KeyError, TypeError, ValueError):
             self.partial.reset()
@@ -77,6 +79,7 @@ class Transfer:
         self.ledger = Ledger()
         self._hasher = FileHasher(self.partial.fd)
         self._several = False
+        self.found = 0
 
     def save(self) -> None:
         """Record what is there, if it may be built on later. Raises Abandoned, OSError."""
@@ -84,6 +87,11 @@ class Transfer:
             done, total = list(self.ledger.done), self.ledger.total
         if done and self.resumable:
             self.partial.save(resume.state(self._url_key, self._info, total, done))
+
+    @property
+    def shown_url(self) -> str:
+        """The source's URL without what is secret in it."""
+        return urls.redact(self._source.url)
 
     @property
     def _url_key(self) -> str:
