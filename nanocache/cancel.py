@@ -15,7 +15,7 @@ __all__ = ["Cancel", "Cancelled", "ambient", "within"]
 
 
 class Cancelled(Exception):
-    """The work was called off. Nobody adopts it as a result: the next one who wants the artifact takes over."""
+    """The work was called off. No waiter adopts it as a result: the next caller that wants the artifact takes over."""
 
 
 class Cancel:

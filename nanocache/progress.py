@@ -29,7 +29,7 @@ class Progress:
     name: str
     done: int
     total: int | None
-    holder: str | None = None  # who downloads it, if it is another process: "pid 4711 on node7"
+    holder: str | None = None  # the process that downloads it, if it is another one: "pid 4711 on node7"
 
 
 ProgressOption = bool | Callable[[Progress], object] | None
@@ -38,7 +38,7 @@ ProgressOption = bool | Callable[[Progress], object] | None
 def shown(option: ProgressOption, *, waiting: bool = False) -> bool:
     """Whether a bar is to be drawn: the caller's word, else NANOCACHE_PROGRESS, else a terminal or a notebook.
 
-    Under a launcher every rank has the same terminal, so of those who wait only local rank 0 says so.
+    Under a launcher every rank has the same terminal, so of the waiting ranks only local rank 0 says so.
     """
     if waiting and config.local_rank() != 0:
         return False
@@ -73,7 +73,7 @@ def _bar_class() -> Any:
 
 
 class Display:
-    """One artifact's bar, or the caller's callback. Everything is lazy: with nobody watching it costs a comparison."""
+    """One artifact's bar, or the caller's callback. Everything is lazy: unwatched it costs a comparison."""
 
     def __init__(self, option: ProgressOption, name: str) -> None:
         self._option, self.name = option, name  # the name may change while it is shown

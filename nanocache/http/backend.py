@@ -1,7 +1,8 @@
 """What httpcore meets below it: a network that can be called off and that counts, names for its failures, quiet logs.
 
-Not an exchange (`http`) and not a socket (`sockets`). Invariants: what fails is a Failure in our own words, since those
-of h11 and of a proxy quote what a server sent; no line of httpcore's log about an exchange of ours holds a value.
+Not an exchange (`exchange`) and not a socket (`socket`). Invariants: what fails is a Failure in words of this library,
+since those of h11 and of a proxy quote what a server sent; no line of httpcore's log about such an exchange holds a
+value.
 """
 
 from __future__ import annotations
@@ -29,17 +30,23 @@ class Network:
     """
 
     def __init__(self) -> None:
-        self.wire, self.pace = CancellableSocket(), Pace()
+        self.socket = CancellableSocket()
+        self.pace = Pace()
         self.head: int | None = None  # bytes that the head may still have, while it comes
 
     def begin(self) -> None:
-        self.pace, self.wire.waited = Pace(), 0.0
+        self.pace = Pace()
+        self.socket.waited = 0.0
+
+    def waited(self) -> float:
+        """Seconds of this exchange in which the socket had nothing to read."""
+        return self.socket.waited
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any) -> Network:
         import httpcore
 
         try:
-            self.wire.connect(host, port, timeout or CONNECT_TIMEOUT)
+            self.socket.connect(host, port, timeout or CONNECT_TIMEOUT)
         except TimeoutError as e:
             raise httpcore.ConnectTimeout(str(e)) from e
         except (OSError, UnicodeError) as e:  # a label of a host name that is empty or too long
@@ -49,12 +56,12 @@ class Network:
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
         import httpcore
 
-        if (outer := self.wire.secured) is not None:  # https through a proxy that itself speaks https
+        if (outer := self.socket.secured) is not None:  # https through a proxy that itself speaks https
             from httpcore._backends.sync import TLSinTLSStream
 
             return TLSinTLSStream(outer, ssl_context, server_hostname, timeout)
         try:
-            self.wire.secure(ssl_context, server_hostname, timeout)
+            self.socket.secure(ssl_context, server_hostname, timeout)
         except TimeoutError as e:
             raise httpcore.ConnectTimeout(str(e)) from e
         except OSError as e:
@@ -65,7 +72,7 @@ class Network:
         import httpcore
 
         try:
-            data = self.wire.read(timeout)
+            data = self.socket.read(timeout)
         except TimeoutError as e:
             raise httpcore.ReadTimeout(str(e)) from e
         except OSError as e:
@@ -81,19 +88,19 @@ class Network:
         import httpcore
 
         try:
-            self.wire.write(buffer, timeout)
+            self.socket.write(buffer, timeout)
         except TimeoutError as e:
             raise httpcore.WriteTimeout(str(e)) from e
         except OSError as e:
             raise httpcore.WriteError(str(e)) from e
 
     def close(self) -> None:
-        self.wire.close()
+        self.socket.close()
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
-            return self.wire.readable()
-        return self.wire.secured if info == "ssl_object" else None
+            return self.socket.readable()
+        return self.socket.secured if info == "ssl_object" else None
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -109,7 +116,7 @@ def failures(cancel: Cancel, timeout: float) -> Iterator[None]:
         cancel.check()  # a socket that was shut down fails in one of these ways
         raise _failure(e, timeout) from None
     except httpcore.UnsupportedProtocol:
-        raise Failure("the proxy of the environment has a scheme that cannot be used", lasting=True) from None
+        raise Failure("the proxy in the environment has a scheme that cannot be used", lasting=True) from None
 
 
 def _failure(e: Exception, timeout: float) -> Failure:
@@ -123,13 +130,14 @@ def _failure(e: Exception, timeout: float) -> Failure:
         case httpcore.TimeoutException():
             return Failure(f"not a byte for {timeout:g} s")
         case httpcore.ConnectError(args=(ssl.SSLCertVerificationError(verify_message=reason),)):
-            return Failure(f"its certificate is not trusted: {reason}; SSL_CERT_FILE names other ones", lasting=True)
+            remedy = "if it should be, let SSL_CERT_FILE name a file with its authority"
+            return Failure(f"its certificate is not trusted: {reason}; {remedy}", lasting=True)
         case httpcore.ConnectError():
             return Failure(f"cannot connect: {e}")
         case httpcore.NetworkError():
             return Failure(f"the connection broke: {e}")
         case httpcore.ProxyError():
-            text = str(e)  # the status, and a reason in the proxy's own words, which are not ours to show
+            text = str(e)  # the status, and a reason in the proxy's own words, which may hold a secret
             status = text[:3] if text[:3].isdigit() else text
             return Failure(f"the proxy refused: {status}", lasting=status.startswith("4"))
         case httpcore.LocalProtocolError():
@@ -142,7 +150,7 @@ def _broken_off(text: str) -> str:
     # h11's texts quote what the server sent, a Location perhaps.
     if "closed" in text or "disconnected" in text:
         return "the connection ended before the answer was complete"
-    return "the answer is no valid HTTP"
+    return "the answer is not valid HTTP"
 
 
 # --- what httpcore logs -----------------------------------------------------------------------------------------------
@@ -153,8 +161,8 @@ _ours = threading.local()
 @contextmanager
 def quiet() -> Iterator[None]:
     # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie; and h11's errors,
-    # which quote a line that is no header, ours or theirs. Only lines of our own exchanges are cut, since the logger is
-    # everybody's.
+    # which quote a malformed header, sent or received. Only lines about this library's exchanges are cut, since the
+    # application may use the same logger.
     _ours.active = True
     try:
         yield

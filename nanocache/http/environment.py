@@ -1,4 +1,4 @@
-"""How the environment wants servers to be reached: through which proxy, and trusting whom.
+"""What the environment says of reaching servers: the proxy, and the trusted certificates.
 
 The variables and the rules are those of httpx, curl and requests: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY in
 either case, SSL_CERT_FILE, SSL_CERT_DIR. Read at every request, since programs change them; worked out once a value.

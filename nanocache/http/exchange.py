@@ -2,12 +2,12 @@
 
 Not a policy: no redirect is followed here, no credential chosen, nothing tried again. It stands on httpcore, the engine
 of httpx, rather than on `httpx.Client`, which keeps cookies, logs whole URLs, reads the bodies of redirects, and can't
-end a connection attempt that nobody waits for any more; a small file costs it half as much again. What httpx knows
+end a connection attempt after its caller has left; a small file costs it half as much again. What httpx knows
 about URLs, proxies and certificates is used from there.
 
 Invariants: nothing else imports httpx, and httpcore only `network` below; one connection is used by one thread at a
 time; a cancelled exchange ends at once in every phase but the look-up of the host's name; nothing is sent offline; a
-forked child uses no connection of its parent; no text of ours or of httpcore's log holds a query, a password or a
+forked child uses no connection of its parent; no text of this room or of httpcore's log holds a query, a password or a
 header's value.
 """
 
@@ -58,14 +58,17 @@ def exchange(url: str, headers: Iterable[tuple[str, str]], *, settings: Settings
     if settings.offline:
         raise Offline
     request = _request(url, headers, settings.timeout)
-    line = _take(environment.proxy(*origin(url)), request.url.origin)
+    connection = _take(environment.proxy(*origin(url)), request.url.origin)
     try:
-        with cancel.watch(line.network.wire.shutdown), line.ask(request, url, settings.timeout, cancel) as response:
+        with (
+            cancel.watch(connection.network.socket.shutdown),
+            connection.ask(request, url, settings.timeout, cancel) as response,
+        ):
             yield response
     except BaseException:
-        line.close()
+        connection.close()
         raise
-    _give_back(line)
+    _give_back(connection)
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -81,7 +84,10 @@ class _KeptConnection:
         import httpcore
 
         _register()
-        self.key, self.network, self.since, self.used = key, Network(), 0.0, False
+        self.key = key
+        self.network = Network()
+        self.since = 0.0  # monotonic seconds since which it is idle
+        self.used = False
         options: dict[str, Any] = {
             "ssl_context": _trust(*environment.certificates()) if target.scheme == b"https" else None,
             "keepalive_expiry": IDLE,
@@ -101,9 +107,9 @@ class _KeptConnection:
         with failures(cancel, timeout), quiet():
             answer = self._send(request)
         latency = time.monotonic() - asked
-        body, wire = _body(answer, cancel, timeout), self.network.wire
+        body = _body(answer, cancel, timeout)
         try:
-            yield Response(answer.status, url, _decoded(answer.headers), body, latency, lambda: wire.waited)
+            yield Response(answer.status, url, _decoded(answer.headers), body, latency, self.network.waited)
         finally:
             answer.close()
 
@@ -111,17 +117,18 @@ class _KeptConnection:
         import httpcore
 
         self.network.begin()
-        used, self.used = self.used, True
+        used = self.used
+        self.used = True
         try:
             return self._ask_once(request)
         except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
-            if not used or self.network.wire.dead:
+            if not used or self.network.socket.dead:
                 raise
-        # The server closed the connection that was kept, in the very moment we used it again. A GET may be repeated.
+        # The server closed the kept connection in the very moment of its next use. A GET may be repeated.
         return self._ask_once(request)
 
     def _ask_once(self, request: Any) -> Any:
-        if self._connection is None or not self.idle or any(c.has_expired() for c in self._connections):
+        if not self._reusable:
             self.close()
             self._connection = self._open()
         self.network.head = LONGEST_HEAD
@@ -132,6 +139,10 @@ class _KeptConnection:
     @property
     def _connections(self) -> list[Any]:
         return getattr(self._connection, "connections", [self._connection])
+
+    @property
+    def _reusable(self) -> bool:
+        return self._connection is not None and self.idle and not any(c.has_expired() for c in self._connections)
 
     @property
     def idle(self) -> bool:
@@ -145,28 +156,30 @@ class _KeptConnection:
 
 def _take(proxy: str | None, target: Any) -> _KeptConnection:
     key = (target.scheme, target.host, target.port, proxy, *environment.certificates())
-    while lines := _idle.get(key):
+    while kept := _idle.get(key):
         with suppress(IndexError):  # another thread was faster
-            line = lines.pop()
-            if time.monotonic() - line.since < IDLE:
-                return line
-            line.close()
+            connection = kept.pop()
+            if time.monotonic() - connection.since < IDLE:
+                return connection
+            connection.close()
     return _KeptConnection(key, target, proxy)
 
 
-def _give_back(line: _KeptConnection) -> None:
-    if line.network.wire.dead or not line.idle:
-        line.close()
+def _give_back(connection: _KeptConnection) -> None:
+    if connection.network.socket.dead or not connection.idle:
+        connection.close()
         return
-    line.since = time.monotonic()
-    _idle.setdefault(line.key, []).append(line)
-    if sum(1 + len(lines) for lines in list(_idle.values())) > IDLE_CONNECTIONS:
+    connection.since = time.monotonic()
+    _idle.setdefault(connection.key, []).append(connection)
+    if sum(1 + len(kept) for kept in list(_idle.values())) > IDLE_CONNECTIONS:
         _close_some()
 
 
 def _unread(connection: Any) -> bool:
-    """Whether bytes came behind the answer: whoever asked next would take them for his own. So it is if nobody can
-    tell: httpcore knows, but does not say."""
+    """Whether bytes came behind the answer: the next exchange would take them for its own answer.
+
+    True also if that can't be told: httpcore knows, but does not say.
+    """
     while connection is not None:
         if (state := getattr(connection, "_h11_state", None)) is not None:
             return bool(state.trailing_data[0])
@@ -176,11 +189,15 @@ def _unread(connection: Any) -> bool:
 
 def _close_some() -> None:
     """Close what is idle to the origin that was not asked for the longest."""
-    newest = {key: max((line.since for line in list(lines)), default=0.0) for key, lines in list(_idle.items())}
-    lines = _idle.pop(min(newest, key=lambda key: newest[key], default=()), [])
-    while lines:
+    newest = {key: _newest(connections) for key, connections in list(_idle.items())}
+    kept = _idle.pop(min(newest, key=lambda key: newest[key], default=()), [])
+    while kept:
         with suppress(IndexError):  # another thread took it
-            lines.pop().close()
+            kept.pop().close()
+
+
+def _newest(connections: list[_KeptConnection]) -> float:
+    return max((connection.since for connection in list(connections)), default=0.0)
 
 
 def _close_idle() -> None:
@@ -252,7 +269,7 @@ def _proxy(url: str) -> Any:
     try:
         proxy = httpx.Proxy(url)
     except (httpx.InvalidURL, ValueError):
-        raise Failure("the proxy of the environment is no address of a proxy", lasting=True) from None
+        raise Failure("the proxy in the environment is not a valid URL", lasting=True) from None
     target = proxy.url
     return httpcore.Proxy(
         httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path),
@@ -263,8 +280,8 @@ def _proxy(url: str) -> Any:
 
 @functools.lru_cache(maxsize=4)  # 20 ms each
 def _trust(file: str | None, folder: str | None) -> Any:
-    # httpx's own rule, but of the variables as they were read for the key: were they read again, a change in between
-    # would leave one pair's trust under the other's name for good.
+    # httpx's own rule, but with the variables as they were read for the key: if they were read again, a change in
+    # between would leave one pair's trust under the other's key for good.
     import ssl
 
     import httpx

@@ -33,7 +33,7 @@ MOST_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 ANSWERS = (200, 206, 304, 416)  # what a transfer knows how to take; all else is a failure
 
-# Ours to say: with another Accept-Encoding lengths and offsets would not be the file's.
+# This library's to say: with another Accept-Encoding lengths and offsets would not be the file's.
 _RESERVED = frozenset(
     ("accept-encoding", "connection", "content-length", "range", "te", "transfer-encoding", "upgrade")
 ) | {"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since"}
@@ -97,13 +97,16 @@ def get(
 def _next(address: Address, location: str) -> Address:
     try:
         url = urljoin(address.url, location.strip())
-        before, after = origin(address.url), origin(url)
+        before = origin(address.url)
+        after = origin(url)
     except ValueError:
-        raise Failure("it redirects to what is no URL", lasting=True) from None
+        raise Failure("it redirects to something that is not a URL", lasting=True) from None
     if after[0] not in ("http", "https") or not after[1]:
         raise Failure(f"it redirects to {redact(url)!r}, which is neither http nor https", lasting=True)
     if (before[0], after[0]) == ("https", "http"):
-        raise Failure(f"it redirects from https to {redact(url)}, where anybody can read and change it", lasting=True)
+        raise Failure(
+            f"it redirects from https to {redact(url)}, where others on the way can read and change it", lasting=True
+        )
     return Address(url, own=address.own and before == after, hops=address.hops + 1)
 
 

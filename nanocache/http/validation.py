@@ -17,6 +17,8 @@ from .failure import StartOver
 __all__ = ["ResponseInfo", "check_part", "parse_content_range", "part_headers", "read_info", "strong_validator"]
 
 Headers = Mapping[str, str]  # names in lower case
+PLAIN = ("", "identity")  # encodings of a body that is the artifact itself
+PAGES = ("text/html", "application/xhtml+xml")
 CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")  # an error names them, and nothing else a server says
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
@@ -36,12 +38,12 @@ class ResponseInfo:
 
 
 def read_info(headers: Headers) -> ResponseInfo:
-    """The offer in the head of a 200."""
+    """What the head of a 200 says."""
     chunked = "transfer-encoding" in headers
     length = headers.get("content-length", "").split(",")[0].strip()
     total = int(length) if length.isdigit() and not chunked else None
-    encoding = headers.get("content-encoding", "").strip().lower()
-    plain = encoding in ("", "identity")
+    encoding = _encoding(headers)
+    plain = encoding in PLAIN
     units = {unit.strip().lower() for unit in headers.get("accept-ranges", "").split(",")}
     return ResponseInfo(
         total=total,
@@ -51,9 +53,13 @@ def read_info(headers: Headers) -> ResponseInfo:
         last_modified=headers.get("last-modified"),
         ranges=plain and "bytes" in units,
         framed=chunked or total is not None,
-        encoding=None if plain else encoding if encoding in CODINGS else "unknown",
-        page=headers.get("content-type", "").split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"),
+        encoding=None if plain else _known_coding(encoding),
+        page=_media_type(headers) in PAGES,
     )
+
+
+def _known_coding(encoding: str) -> str:
+    return encoding if encoding in CODINGS else "unknown"
 
 
 def strong_validator(headers: Headers) -> str | None:
@@ -79,33 +85,60 @@ def parse_content_range(text: str | None) -> tuple[int, int, int | None] | None:
     """(start, end, total) of a Content-Range, `end` exclusive, `total` None for `*`; None if it makes no sense."""
     if not text or not (match := _CONTENT_RANGE.fullmatch(text.strip())):
         return None
-    start, end = int(match[1]), int(match[2]) + 1
+    start = int(match[1])
+    end = int(match[2]) + 1
     total = None if match[3] == "*" else int(match[3])
-    return (start, end, total) if start < end and (total is None or end <= total) else None
+    if start >= end or (total is not None and end > total):
+        return None
+    return start, end, total
 
 
-def check_part(headers: Headers, offer: ResponseInfo, start: int, end: int | None) -> tuple[int, int | None]:
-    """(where the part in a 206 ends, the artifact's size as far as known); raises StartOver unless it begins at `start`
-    and is of the version on offer. It may be shorter than [start, end), which is legal."""
-    if headers.get("content-type", "").strip().lower().startswith("multipart/"):
+def check_part(headers: Headers, info: ResponseInfo, start: int, end: int | None) -> tuple[int, int | None]:
+    """(where the part in a 206 ends, the artifact's size as far as known).
+
+    Raises StartOver unless the part begins at `start` and is of the version that `info` tells of. It may be shorter
+    than [start, end), which is legal.
+    """
+    if _media_type(headers).startswith("multipart/"):
         raise StartOver("it sent multipart ranges to one range")
-    if (part := parse_content_range(headers.get("content-range"))) is None:
+    part = parse_content_range(headers.get("content-range"))
+    if part is None:
         raise StartOver("it sent a part without saying which")
     got_start, got_end, total = part
-    if got_start != start or (end is not None and got_end > end):
-        raise StartOver(
-            f"it sent bytes {got_start:,}-{got_end - 1:,} where {start:,}-{'' if end is None else end - 1}"
-            " was asked for"
-        )
-    if offer.total is not None and total not in (None, offer.total):
-        raise StartOver(f"its size changed from {offer.total:,} to {total:,} bytes")
-    if offer.validator is not None and not _same(headers, offer.validator):
+    _check_place(got_start, got_end, start, end)
+    _check_version(headers, info, total)
+    _check_body(headers, got_end - got_start)
+    return got_end, info.total if total is None else total
+
+
+def _check_place(got_start: int, got_end: int, start: int, end: int | None) -> None:
+    if got_start == start and (end is None or got_end <= end):
+        return
+    asked = f"{start:,}-{'' if end is None else end - 1}"
+    raise StartOver(f"it sent bytes {got_start:,}-{got_end - 1:,} where {asked} was asked for")
+
+
+def _check_version(headers: Headers, info: ResponseInfo, total: int | None) -> None:
+    if info.total is not None and total not in (None, info.total):
+        raise StartOver(f"its size changed from {info.total:,} to {total:,} bytes")
+    if info.validator is not None and not _same(headers, info.validator):
         raise StartOver("it changed meanwhile")
-    if (length := headers.get("content-length", "")).isdigit() and int(length) != got_end - start:
+
+
+def _check_body(headers: Headers, size: int) -> None:
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) != size:
         raise StartOver("it sent a part of another length than it said")
-    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+    if _encoding(headers) not in PLAIN:
         raise StartOver("it sent a part in another encoding")
-    return got_end, offer.total if total is None else total
+
+
+def _media_type(headers: Headers) -> str:
+    return headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def _encoding(headers: Headers) -> str:
+    return headers.get("content-encoding", "").strip().lower()
 
 
 def _same(headers: Headers, validator: str) -> bool:

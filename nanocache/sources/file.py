@@ -1,6 +1,6 @@
 """A `file:` URL, answered as a server would: so that copying and hashing a local file is the same transfer.
 
-No ranges and no validators: whoever asks again starts over. Invariant: a file that changed while it was read is a
+No ranges and no validators: a second request starts over. Invariant: a file that changed while it was read is a
 failure, not an artifact made of two versions.
 """
 

@@ -85,7 +85,7 @@ def test_a_redirect_leads_to_http_and_https_only(misbehaving: Servers, download:
 
 @pytest.mark.parametrize("target", ["http://[::1", "http://host:port/"])
 def test_a_redirect_to_what_is_no_url_says_so(misbehaving: Servers, download: Download, target: str) -> None:
-    with pytest.raises(DownloadFailed, match="no URL"):
+    with pytest.raises(DownloadFailed, match="not a URL"):
         download(misbehaving().route("/f", m.redirect(target)))
 
 
@@ -325,7 +325,7 @@ def test_https_goes_through_a_proxy_in_a_tunnel(
 
 
 @pytest.mark.parametrize(
-    ("proxy", "reason"), [("http://h:port", "no address of a proxy"), ("ftp://h", "no address of a proxy")]
+    ("proxy", "reason"), [("http://h:port", "not a valid URL"), ("ftp://h", "no address of a proxy")]
 )
 def test_a_proxy_that_makes_no_sense_is_an_error_that_does_not_show_it(
     download: Download, monkeypatch: pytest.MonkeyPatch, proxy: str, reason: str
