@@ -31,6 +31,7 @@ from .progress import Display
 from .store import seal
 from .store.blobs import Store
 from .store.layout import FOLDERS, product_lock_key
+from .store.partials import private_folder
 
 __all__ = ["download_file_with_lock"]
 
@@ -123,7 +124,7 @@ class _Placement:
 
     def _place(self, source: str) -> None:
         """Run the hook on a private link, then make the name appear."""
-        with self.store.private(self._key) as private:
+        with private_folder(self.store, self._key) as private:
             if self.hook is not None:
                 self._run_hook(self.hook, source, os.path.join(private, "hook", self.relative))
             fresh = os.path.join(private, "file")

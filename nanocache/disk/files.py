@@ -30,6 +30,7 @@ __all__ = [
     "read_json",
     "remove",
     "remove_empty",
+    "same_file",
     "stamp",
 ]
 
@@ -142,6 +143,14 @@ def stamp(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return st.st_ino, st.st_mtime_ns
+
+
+def same_file(st: os.stat_result, path: str) -> bool:
+    """Whether `path` is the file that `st` is of."""
+    try:
+        return os.path.samestat(st, os.lstat(path))
+    except OSError:
+        return False
 
 
 def open_private(path: str, flags: int, mode: int = 0o600) -> int:

@@ -21,9 +21,11 @@ from ..cancel import Cancel
 from ..coordination.flights import share
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import durable, files
+from ..disk.absence import look_again
 from ..errors import UnsafeCache
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
+from ..store.partials import private_folder
 
 __all__ = ["build", "find"]
 
@@ -75,6 +77,7 @@ class _Build:
         timeout = self.request.settings.lock_timeout
         options = WaitOptions(self._published, self.identity, cancel, timeout, lambda *_: None)
         with hold_lock(self.store.lock_place(self.key), options) as writer:
+            look_again(self.path, below=self.store.base)
             if (there := find(self.store, self.digest, self.hook, self.request.name)) is not None:
                 return there
             source = self.store.hit(self.digest, self.request.name)
@@ -88,7 +91,7 @@ class _Build:
 
     def _run(self, source: Path, cancel: Cancel) -> Path:
         path = Path(self.path)
-        with self.store.private(self.key) as folder:
+        with private_folder(self.store, self.key) as folder:
             built = os.path.join(folder, path.name)
             hooks.run(self.hook, source, Path(built), cancel)
             publish(self.store, built, self.path)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from ..coordination.flights import share
 from ..coordination.holder import HolderWriter
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
+from ..disk.absence import look_again
 from ..download.download import Downloaded, DownloadRequest, NotModified, Source, download
 from ..download.retry import retried
 from ..errors import DownloadFailed, NotCached, UnsafeCache
@@ -95,7 +98,7 @@ class Fetch:
         digest = self.known()
         if digest is None or self.request.hook is not None:
             return None
-        return healing.verify(self.store, digest, self.request.name)
+        return healing.verify(self.store, digest, self.request.name, self.cancel)
 
     def known(self) -> str | None:
         """The digest that the request means, as far as this machine knows: the caller's, or a fresh ref's."""
@@ -117,14 +120,28 @@ class Fetch:
         """The blob, then its product. None if a person deleted one of them meanwhile."""
         blob = self._blob()
         hook = self.request.hook
-        if hook is None:
-            # Another caller may have led this flight, and asked for another name.
-            path = blob.path if blob.path.name == self.request.name else self.store.hit(blob.digest, self.request.name)
-        elif self.store.prepare():
+        path = self._named(blob)
+        if path is not None and hook is not None:
+            if not self.store.prepare():
+                raise self._not_cached(f"{hook.label} can build nothing in a base it may not write")
             path = products.build(self.store, self.request, hook, blob.digest, self.cancel)
-        else:
-            raise self._not_cached(f"{hook.label} can build nothing in a base it may not write")
         return None if path is None else Found(path, blob.digest)
+
+    def _named(self, blob: Found) -> Path | None:
+        """The blob under the request's name. Another caller, with another name, may have led the flight."""
+        name = self.request.name
+        if blob.path.name == name:
+            return blob.path
+        path = self.store.hit(blob.digest, name)
+        if path is not None or not self.store.names(blob.digest):
+            return path
+        # Only a copy will do (fs.protected_hardlinks, say): it is made once, however many ask.
+        key = ("name", self.store.base, blob.digest, name)
+        return share(key, self.request.identity, partial(self._copy_name, blob.digest), self.cancel)
+
+    def _copy_name(self, digest: str, cancel: Cancel) -> Path | None:
+        with Fetch(self.store, self.request, cancel)._digest_lock(digest):
+            return self.store.copy_name(digest, self.request.name, cancel)
 
     def _blob(self) -> Found:
         """The request's blob, which was intact on disk a moment ago."""
@@ -138,10 +155,20 @@ class Fetch:
 
     def _read_only(self) -> Found:
         digest = self.known()
-        path = None if digest is None else healing.verify(self.store, digest, self.request.name)
+        path = None if digest is None else self._verified(digest)
         if digest is None or path is None:
             raise self._not_cached(f"{self.store.base} is not writable for this user")
         return Found(path, digest)
+
+    def _verified(self, digest: str) -> Path | None:
+        """The blob, read once for all who ask at this moment."""
+        key = ("verify", self.store.base, digest, self.request.name, self.request.rehash)
+        return share(key, self.request.identity, partial(self._verify, digest), self.cancel)
+
+    def _verify(self, digest: str, cancel: Cancel) -> Path | None:
+        name = self.request.name
+        found = None if self.request.rehash else self.store.hit(digest, name)  # another flight may have just landed
+        return found or healing.verify(self.store, digest, name, cancel)
 
     def _lead(self, cancel: Cancel) -> Found:
         """Run the flight that this process's callers share. `cancel` is the flight's: set once all of them left."""
@@ -162,19 +189,23 @@ class Fetch:
 
     def _published(self) -> bool:
         """Whether another process published meanwhile what this one waits for."""
-        digest = None if self.request.rehash else self.known()
-        return digest is not None and self.store.intact(digest, self.store.blob(digest, self.request.name))
+        digest = self.known()
+        return digest is not None and self._intact(digest)
+
+    def _intact(self, digest: str) -> bool:
+        return not self.request.rehash and self.store.intact(digest, self.store.blob(digest, self.request.name))
 
     def _hit(self) -> Found | None:
-        """The intact blob that the request means, if it is here."""
+        """The intact blob that the request means, if it is here, under whatever name."""
         digest = self.known()
-        path = None if digest is None else self.store.hit(digest, self.request.name)
-        return None if digest is None or path is None else Found(path, digest)
+        path = None if digest is None else self.store.any_intact(digest, self.request.name)
+        return None if digest is None or path is None else Found(Path(path), digest)
 
     # --- under the lock, or without one where none is to be had -------------------------------------------------------
 
     def _bring(self, report: _Report) -> Found:
         """What is here after all, healed; what the server says is unchanged; or a download."""
+        self._look_again()
         digest = self.known()
         if digest is not None and self._heal(digest) and (found := self._hit()) is not None:
             return found
@@ -188,20 +219,49 @@ class Fetch:
             logger.warning("cannot ask whether %s changed (%s); using what is cached", self.request.shown_url, e)
             return self._kept(stale)
 
+    def _look_again(self) -> None:
+        """Have the mount forget that it saw nothing here: another host may have published meanwhile."""
+        if self.request.artifact.sha256 is None:
+            look_again(self.store.ref(self.request.url_key), below=self.store.base)
+        digest = self.known()
+        if digest is not None:
+            look_again(self.store.blob(digest, self.request.name), below=self.store.base)
+
     def _heal(self, digest: str) -> bool:
-        return healing.heal(self.store, digest, everything=self.request.rehash, cancel=self.cancel)
+        """Whether the digest's blob is intact, healed if need be.
+
+        Under the digest's lock: a request with a digest holds it already, and one without takes it as well.
+        """
+        if not self.request.rehash and not healing.needs_healing(self.store, digest):
+            return self.store.any_intact(digest, self.request.name) is not None
+        if self._key == digest:
+            return self._read_again(digest)
+        with self._digest_lock(digest) as writer:
+            return writer is None or self._read_again(digest)
+
+    def _read_again(self, digest: str) -> bool:
+        online = not self.request.settings.offline
+        return healing.heal(self.store, digest, everything=self.request.rehash, replaceable=online, cancel=self.cancel)
+
+    @contextmanager
+    def _digest_lock(self, digest: str) -> Iterator[HolderWriter | None]:
+        """Hold the digest's lock for the block; None if the blob is intact under the request's name by then."""
+        timeout = self.request.settings.lock_timeout
+        published = partial(self._intact, digest)
+        options = WaitOptions(published, self.request.identity, self.cancel, timeout, lambda *_: None)
+        with hold_lock(self.store.lock_place(digest), options) as writer:
+            yield writer
 
     def _stale(self) -> Ref | None:
         """The ref to revalidate: not fresh, and its blob intact."""
         if self.request.artifact.sha256 is not None or self._is_file:
             return None
         ref = refs.read(self.store, self.request.url_key)
-        if ref is None or not self._heal(ref.digest):
-            return None
-        return ref if self.store.hit(ref.digest, self.request.name) is not None else None
+        return ref if ref is not None and self._heal(ref.digest) else None
 
     def _kept(self, ref: Ref) -> Found:
-        return Found(Path(self.store.blob(ref.digest, self.request.name)), ref.digest)
+        name = self.request.name
+        return Found(Path(self.store.any_intact(ref.digest, name) or self.store.blob(ref.digest, name)), ref.digest)
 
     def _download(self, stale: Ref | None, report: _Report) -> Found:
         """Download, publish, remember. `stale` is asked about first, and kept if the server still has it."""
@@ -234,12 +294,12 @@ class Fetch:
     def _receive(self, asked: DownloadRequest, report: _Report) -> tuple[Downloaded | NotModified, Path]:
         """What a download brought, and where it was published."""
         name = self.request.name
-        with orphans.claim(self.store, self._key, judged=asked.digest is not None) as partial:
-            result = download(asked, partial, self.cancel, report)
+        with orphans.claim(self.store, self._key, judged=asked.digest is not None) as private:
+            result = download(asked, private, self.cancel, report)
             if isinstance(result, NotModified):
                 return result, Path()
-            path = self.store.hit(result.digest, name) or self.store.publish(partial, result.digest, name)
-            partial.state = None  # the same bytes were here already: not worth keeping twice
+            path = self.store.hit(result.digest, name) or self.store.publish(private, result.digest, name, self.cancel)
+            private.state = None  # the same bytes were here already: not worth keeping twice
         return result, path
 
     # --- what the URL gave --------------------------------------------------------------------------------------------

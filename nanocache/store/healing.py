@@ -1,82 +1,64 @@
-"""What becomes of a blob whose seal is broken: its bytes are read, and it is sealed again, or set aside.
+"""What becomes of a blob whose seal is broken: its bytes are read, and it is sealed again, or known to be wrong.
 
-Not a hit, which reads nothing. Invariants: `heal` runs under the key's lock, for who heals without it might set aside
-what another one is sealing; `verify` changes nothing on disk; a file that changes while it is read is wrong.
+Not a hit, which reads nothing. Invariants: `heal` runs under the digest's lock, so that one process reads while the
+others wait; it is right without it, too. Nothing is deleted here: a wrong blob stays until `Store.publish` replaces it.
+`verify` changes nothing on disk.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from ..cancel import Cancel
-from ..disk import files, hashing
-from . import seal
-from .blobs import Store, witness
+from . import reading
+from .blobs import Store
 
-__all__ = ["heal", "verify"]
-
-logger = logging.getLogger("nanocache")
+__all__ = ["heal", "needs_healing", "verify"]
 
 
-def heal(store: Store, digest: str, *, everything: bool = False, cancel: Cancel | None = None) -> bool:
-    """Hash what is published for `digest` and not sealed (`everything`: sealed or not). Under the key's lock.
+def needs_healing(store: Store, digest: str) -> bool:
+    """Whether something is published for `digest` that only reading can judge."""
+    return any(not store.intact(digest, store.blob(digest, name)) for name in store.names(digest))
 
-    Right bytes are sealed again; wrong ones are set aside with a warning. False if nothing was there at all.
-    Raises Cancelled, UnsafeCache.
+
+def heal(store: Store, digest: str, *, everything: bool, replaceable: bool, cancel: Cancel) -> bool:
+    """Read what is published for `digest` and not sealed (`everything`: sealed or not); whether a name is intact then.
+
+    Right bytes are sealed again. `replaceable`: a fresh copy may be had, so what can't be read is no error. Raises
+    Cancelled, UnsafeCache, OSError.
     """
-    names = store.names(digest)
-    for name in names:
+    for name in store.names(digest):
         path = store.blob(digest, name)
-        if (everything or not store.intact(digest, path)) and not _right(store, path, digest, cancel):
-            store.set_aside(path)
-            logger.warning("%s was changed after it was published; it is set aside and fetched again", path)
-    return bool(names)
+        if not everything and store.intact(digest, path):
+            continue
+        try:
+            store.judge(digest, path, cancel)
+        except OSError as e:
+            if not (replaceable and e.errno in reading.PASSING):
+                raise
+    return store.any_intact(digest, "") is not None
 
 
-def _right(store: Store, path: str, digest: str, cancel: Cancel | None) -> bool:
-    try:
-        fd = files.open_private(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return True  # gone is not wrong
-    try:
-        before = os.fstat(fd)
-        if _hashed(fd, cancel) != digest or witness(os.fstat(fd)) != witness(before):
-            return False
-        if not seal.holds(before, digest) and not _seal_again(store, fd, digest):
-            store.do_without_seal(path, digest)
-        return True
-    finally:
-        os.close(fd)
+def verify(store: Store, digest: str, name: str, cancel: Cancel) -> Path | None:
+    """The blob under any of its names if its bytes, read now, are right. Nothing is changed on disk.
 
-
-def _seal_again(store: Store, fd: int, digest: str) -> bool:
-    if not store.writable():
-        return False
-    with suppress(PermissionError):  # another user's file
-        os.fchmod(fd, store.modes.blob)  # a power cut that took the seal took the mode along
-    return seal.put(fd, digest)
-
-
-def verify(store: Store, digest: str, name: str) -> Path | None:
-    """The blob under any of its names if its bytes, read now, are right; nothing is changed on disk."""
+    Raises Cancelled, UnsafeCache, and OSError if no name is right and one of them can't be read.
+    """
+    unreadable: OSError | None = None
     for other in sorted(store.names(digest), key=lambda other: other != name):
         path = store.blob(digest, other)
-        with suppress(FileNotFoundError), open(files.open_private(path, os.O_RDONLY), "rb") as file:
-            if _hashed(file.fileno()) == digest:
-                store.vouch(path, os.fstat(file.fileno()))
-                return Path(path)
+        try:
+            with reading.read(path, digest, cancel) as read:
+                if read.right:
+                    store.vouch(path, os.fstat(read.fd))
+                    return Path(path)
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            if e.errno not in reading.PASSING:
+                raise
+            unreadable = e
+    if unreadable is not None:
+        raise unreadable
     return None
-
-
-def _hashed(fd: int, cancel: Cancel | None = None) -> str | None:
-    """The digest of the file behind `fd`; None if a part of it can't be read any more, which makes it wrong."""
-    try:
-        return hashing.hash_file(fd, cancel)
-    except OSError as e:
-        if e.errno != errno.EIO:
-            raise
-        return None

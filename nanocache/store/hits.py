@@ -85,3 +85,7 @@ class Hits:
         if len(self._known) >= LIMIT:
             self._known.clear()
         self._known[asked] = hit
+
+    def forget(self) -> None:
+        """Forget everything: a blob behind an intact seal turned out to be wrong."""
+        self._known.clear()

@@ -4,6 +4,7 @@
     partials-v1/<key>/<random>/data         the same file, once something was saved
     partials-v1/<key>/<random>/state.json   what of them is right, and whose they are
     partials-v1/<key>/<random>/lock         held by the owner
+    partials-v1/<key>/<random>/private      instead of `data`: where a hook builds
 
 Invariants: a partial has one writer, since shared ones corrupt caches where locks do nothing; an owner that was stopped
 for long leaves its partial, because its descriptor outlives the rename by which another process claims it.
@@ -15,7 +16,8 @@ import errno
 import json
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..coordination.lock import Lock, try_lock
@@ -23,7 +25,7 @@ from ..coordination.process import boot_time, me
 from ..disk import files
 from .layout import BaseDirectory
 
-__all__ = ["DATA", "STATE", "Abandoned", "Partial", "create", "lock_folder"]
+__all__ = ["DATA", "STATE", "Abandoned", "Partial", "create", "lock_folder", "private_folder"]
 
 logger = logging.getLogger("nanocache")
 
@@ -32,6 +34,7 @@ PAGE = 4096  # bytes, written as one
 DATA = "data"
 STATE = "state.json"
 LOCK = "lock"
+INNER = "private"  # what a hook builds in, so that no name of its choice meets one of ours
 
 
 class Abandoned(Exception):
@@ -118,7 +121,7 @@ class Partial:
     def _record(self, folder: str, state: dict[str, Any], *, left: bool) -> None:
         # In place, in one write of a whole page, which no kill can split. A power cut can: then it is unparsable, which
         # counts as absent. A rename each time took ext4 0.5 to 9 ms, since it flushes what replaces another file.
-        text = json.dumps({"owner": me().to_json(), "left": left, "state": state}, separators=(",", ":")).encode()
+        text = _owned(state, left=left)
         if self._state_fd < 0:
             path = os.path.join(folder, STATE)
             files.remove(path)
@@ -144,8 +147,24 @@ class Partial:
                 os.unlink(os.path.join(folder, STATE))
         self.state = None
 
-    def publish(self, target: str) -> None:
-        """Rename the bytes to `target`; no state is kept. Raises OSError, UnsafeCache."""
+    def publish(self, target: str) -> bool:
+        """Give the bytes the name `target`; False if another file has it. Raises OSError, UnsafeCache."""
+        try:
+            os.link(self.data, target, follow_symlinks=False)
+        except FileExistsError:  # NFS may say so of the link that it has just made
+            if not files.same_file(os.fstat(self.fd), target):
+                return False
+        except OSError:  # no hard links here: then look, and rename
+            if os.path.lexists(target):
+                return False
+            self.publish_over(target)
+            return True
+        self.state = None
+        files.remove(self.data)  # if that fails, `close` tries again
+        return True
+
+    def publish_over(self, target: str) -> None:
+        """Give the bytes the name `target`, whatever has it. Raises OSError, UnsafeCache."""
         files.move(self.data, target, base=self.base)
         self.state = None
         if self.folder is None:
@@ -208,3 +227,34 @@ def create(directory: BaseDirectory, key: str) -> Partial:
     data = os.path.join(directory.all_partials, files.new_name())
     fd = files.open_private(data, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     return Partial(directory, key, data, fd)
+
+
+def _owned(state: dict[str, Any], *, left: bool) -> bytes:
+    """A `state.json` of this process."""
+    return json.dumps({"owner": me().to_json(), "left": left, "state": state}, separators=(",", ":")).encode()
+
+
+@contextmanager
+def private_folder(directory: BaseDirectory, key: str) -> Iterator[str]:
+    """A folder of this process's own, filed under `key`. It is deleted after the block.
+
+    Locked and recorded like a partial: what a hook builds in it may carry old times, and a sweep must not take it.
+    """
+    folder = os.path.join(directory.partials(key), files.random_name())
+    inner = os.path.join(folder, INNER)
+    lock: Lock | None = None
+    pid = os.getpid()
+    try:
+        directory.folder(folder)
+        lock = _lock_own(folder, directory)
+        files.create(os.path.join(folder, STATE), _owned({}, left=False), 0o600)
+        directory.folder(inner)
+        yield inner
+    finally:
+        try:
+            if os.getpid() == pid:  # not by a forked child that unwinds through it
+                files.remove(folder)
+                files.remove_empty(os.path.dirname(folder))
+        finally:
+            if lock is not None:
+                lock.release()

@@ -32,7 +32,15 @@ CHANGING = (
     *("mkdir", "rmdir", "rename", "replace", "link", "symlink", "unlink", "remove"),
 )
 LOOKING = ("read", "pread", "preadv", "lstat", "stat", "fstat", "listdir", "scandir", "access", "statvfs")
-CLEANING = {"discard", "remove", "remove_empty", "rmtree", "set_aside", "_sweep"}  # functions that take leftovers away
+CLEANING = {
+    "discard",
+    "remove",
+    "remove_empty",
+    "rmtree",
+    "set_aside",
+    "_sweep_trash",
+    "_sweep_partials",
+}  # functions that take leftovers away
 
 
 @dataclass(frozen=True, slots=True)

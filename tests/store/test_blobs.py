@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nanocache.cancel import Cancel
 from nanocache.coordination.process import boot_time, me
 from nanocache.disk import files
 from nanocache.errors import UnsafeCache
@@ -29,6 +30,10 @@ def store(base: Path) -> Store:
     store = Store(str(base))
     assert store.prepare()
     return store
+
+
+def heal(store: Store, *, everything: bool = False) -> bool:
+    return healing.heal(store, DIGEST, everything=everything, replaceable=True, cancel=Cancel())
 
 
 def published(store: Store, name: str = "w.bin", body: bytes = BODY) -> Path:
@@ -72,17 +77,24 @@ def test_a_write_to_a_published_blob_is_no_hit(store: Store, damage: str) -> Non
     assert store.hit(DIGEST, "w.bin") is None
 
 
-def test_heal_seals_right_bytes_again_and_sets_wrong_ones_aside(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_heal_seals_right_bytes_again_and_keeps_wrong_ones_out_of_hits(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     path = published(store)
     os.utime(path)
-    healing.heal(store, DIGEST)
+    assert heal(store)
     assert store.hit(DIGEST, "w.bin") == path
     assert not caplog.records
     path.chmod(0o644)
     path.write_bytes(b"wrong")
-    healing.heal(store, DIGEST)
-    assert not path.exists()
+    assert not heal(store)
+    assert not heal(store)
+    assert store.hit(DIGEST, "w.bin") is None
+    assert path.read_bytes() == b"wrong"  # kept until there is a better one
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert published(store) == path
+    assert path.read_bytes() == BODY
+    assert store.hit(DIGEST, "w.bin") == path
 
 
 def test_bit_rot_behind_an_intact_seal_is_found_by_rehashing_everything(store: Store) -> None:
@@ -92,10 +104,11 @@ def test_bit_rot_behind_an_intact_seal_is_found_by_rehashing_everything(store: S
     with path.open("r+b") as file:
         file.write(b"W")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    healing.heal(store, DIGEST)
+    heal(store)
     assert store.hit(DIGEST, "w.bin") == path
-    healing.heal(store, DIGEST, everything=True)
+    heal(store, everything=True)
     assert store.hit(DIGEST, "w.bin") is None
+    assert Store(store.base).hit(DIGEST, "w.bin") is None  # its seal is broken for every process
 
 
 def test_second_name_is_a_hard_link(store: Store) -> None:
@@ -115,7 +128,8 @@ def test_second_name_is_a_verified_copy_where_links_cannot_be_made(
         raise PermissionError(1, "Operation not permitted")  # fs.protected_hardlinks, another user's file
 
     monkeypatch.setattr(os, "link", refuse)
-    second = store.hit(DIGEST, "again.bin")
+    assert store.hit(DIGEST, "again.bin") is None  # a hit copies nothing
+    second = store.copy_name(DIGEST, "again.bin", Cancel())
     assert second is not None
     assert not second.samefile(first)
     assert second.read_bytes() == BODY
@@ -126,7 +140,9 @@ def test_damaged_second_name_is_replaced_from_the_intact_one(store: Store) -> No
     published(store)
     path = Path(store.blob(DIGEST, "bad.bin"))
     path.write_bytes(b"bad")
-    assert store.hit(DIGEST, "bad.bin") == path
+    assert store.hit(DIGEST, "bad.bin") is None
+    assert heal(store)
+    assert store.copy_name(DIGEST, "bad.bin", Cancel()) == path
     assert path.read_bytes() == BODY
 
 
@@ -137,7 +153,7 @@ def test_where_the_seal_is_not_kept_a_process_hashes_once_and_warns_once(
     path = published(store)
     os.utime(path)
     assert store.hit(DIGEST, "w.bin") is None
-    healing.heal(store, DIGEST)
+    heal(store)
     assert store.hit(DIGEST, "w.bin") == path
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) <= 2
@@ -151,11 +167,11 @@ def test_where_the_seal_is_not_kept_a_process_hashes_once_and_warns_once(
 def test_verify_reads_and_changes_nothing(store: Store) -> None:
     path = published(store)
     os.utime(path, ns=(1, 1))
-    assert healing.verify(store, DIGEST, "w.bin") == path
+    assert healing.verify(store, DIGEST, "w.bin", Cancel()) == path
     assert path.stat().st_mtime_ns == 1
     path.chmod(0o644)
     path.write_bytes(b"wrong")
-    assert healing.verify(store, DIGEST, "w.bin") is None
+    assert healing.verify(store, DIGEST, "w.bin", Cancel()) is None
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o2775])
@@ -214,10 +230,11 @@ def test_a_symlink_where_a_folder_of_ours_should_be_is_refused(store: Store, bas
 def test_a_base_that_is_two_file_systems_is_an_error_that_says_so(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def across(*_: object) -> None:
+    def across(*_: object, **__: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "rename", across)
+    monkeypatch.setattr(os, "link", across)
     with pytest.raises(UnsafeCache, match="must be one file system"):
         published(store)
 

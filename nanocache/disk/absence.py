@@ -1,0 +1,47 @@
+"""Looking again for a path that a mount may only remember to be absent.
+
+NFS clients and FUSE mounts keep answers of "no such file" for up to a minute, so a path that another host has made
+stays absent for who looked before. Not a poll. Invariant: nothing is created, in no folder.
+
+Sources: Linux, fs/nfs/dir.c (`nfs_neg_need_reval`, close-to-open of folders) and fs/fuse/dir.c
+(`fuse_dentry_revalidate`, LOOKUP_EXCL).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from contextlib import suppress
+
+__all__ = ["look_again"]
+
+
+def look_again(path: str, *, below: str) -> None:
+    """Have the kernel ask anew for `path`, and for each folder above it up to `below`, that it takes for absent."""
+    parent = below
+    for name in path[len(below) + 1 :].split("/"):
+        child = f"{parent}/{name}"
+        if _mode(child) is None:
+            _forget_absence(parent, child)
+        if not stat.S_ISDIR(_mode(child) or 0):  # absent after all, or the end
+            return
+        parent = child
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return None
+
+
+def _forget_absence(parent: str, child: str) -> None:
+    with suppress(OSError):
+        os.close(os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # NFS: close-to-open asks for its change
+    with suppress(OSError):
+        os.utime(parent)  # NFS mounted with nocto: its absences are as old as the folder's change
+    if sys.platform == "linux":
+        # FUSE: an exclusive creation asks anew. A folder can have no second link, so this one is always refused.
+        with suppress(OSError):
+            os.link(f"{parent}/.", child)
