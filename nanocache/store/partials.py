@@ -114,6 +114,8 @@ class Partial:
             os.rename(self.data, data)
         except OSError:
             files.remove(folder)
+            if self._lock is not None:
+                self._lock.release()
             raise
         self.data = data
         return folder
