@@ -112,39 +112,40 @@ class _Codec(NamedTuple):
     new: Callable[[], _Decoder]
     error: type[Exception]  # what a decoder raises on bad data
     padding: bytes = b"\0"  # may stand between two streams and at the end, as on tapes
-    chained: bool = True  # whether streams may follow one another
+    first_bytes: bytes = b""  # of a stream that follows another one; none may where none are known
 
 
 def _gz() -> _Codec:
     import zlib
 
-    return _Codec(lambda: _Inflate(31), zlib.error)
+    return _Codec(lambda: _Inflate(31), zlib.error, first_bytes=b"\x1f")
 
 
 def _deflate() -> _Codec:
     import zlib
 
     # Bare deflate has no header by which to tell a second stream.
-    return _Codec(lambda: _Inflate(-15), zlib.error, padding=b"", chained=False)
+    return _Codec(lambda: _Inflate(-15), zlib.error, padding=b"")
 
 
 def _bz2() -> _Codec:
     import bz2
 
-    return _Codec(bz2.BZ2Decompressor, OSError)
+    return _Codec(bz2.BZ2Decompressor, OSError, first_bytes=b"B")
 
 
 def _xz() -> _Codec:
     import lzma
 
     limit = (1 << WINDOW_LOG) + (1 << 20)  # the dictionary, and a few tens of KiB that the decoder takes beside it
-    return _Codec(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limit), lzma.LZMAError)
+    return _Codec(lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limit), lzma.LZMAError, first_bytes=b"\xfd")
 
 
 def _zst() -> _Codec:
     zstd = _zstd()
     options = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
-    return _Codec(lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError)
+    first_bytes = b"\x28" + bytes(range(0x50, 0x60))  # of a frame, and of the skippable ones
+    return _Codec(lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError, first_bytes=first_bytes)
 
 
 def _zstd() -> Any:
@@ -154,6 +155,11 @@ def _zstd() -> Any:
     except ImportError as e:
         raise ModuleNotFoundError("Zstandard needs a decoder: pip install 'nanocache[zstd]'", name=name) from e
 
+
+_FOLLOWED = (
+    "bytes that are no {0} data follow the end of its {0} data; "
+    "if it is meant to be like that, cut them off in a hook of your own before it is decoded"
+)
 
 _CODECS: dict[str, Callable[[], _Codec]] = {"gz": _gz, "deflate": _deflate, "bz2": _bz2, "xz": _xz, "zst": _zst}
 
@@ -174,7 +180,8 @@ def decoded(name: str, source: Iterator[bytes | memoryview], allowance: Allowanc
         data = _after(decoder, source, codec.padding)
         if not data:
             return
-        refuse_if(not codec.chained, "bytes follow the end of its compressed data")
+        refuse_if(not codec.first_bytes, "bytes follow the end of its compressed data")
+        refuse_if(data[0] not in codec.first_bytes, _FOLLOWED.format(name))
 
 
 def _stream(

@@ -19,8 +19,9 @@ __all__ = ["NameSet", "folded", "segments"]
 SEGMENT_BYTES = 255  # as on ext4, xfs, APFS and NTFS
 PATH_BYTES = 1024  # of the whole name: macOS's PATH_MAX, the smallest one
 
-# The backslash separates on Windows. Controls and the bidirectional overrides make a name look like another one.
-_FORBIDDEN = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# The backslash separates on Windows. Controls and the bidirectional overrides make a name look like another one. Lone
+# surrogates are no text: no archive holds them, but a caller's `members` may.
+_FORBIDDEN = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # A segment of dots and spaces (`..`, and what Windows may trim to it), but for `.`; or a drive.
 _LEADS_ELSEWHERE = re.compile(r"(?:^|/)((?!\.?(?:/|$))[. ]+(?=/|$)|[A-Za-z]:)")
 _STRIPPED_BY_WINDOWS = re.compile("[. ]+(?=/|$)")
@@ -53,8 +54,8 @@ def _check_length(name: str, parts: tuple[str, ...]) -> None:
     length = len(name.encode())
     if length <= SEGMENT_BYTES:  # nearly always
         return
-    lengths = [len(part.encode()) for part in parts]
-    too_long = length > PATH_BYTES or max(lengths) > SEGMENT_BYTES
+    longest = max((len(part.encode()) for part in parts), default=0)  # `././.` has none, however long
+    too_long = length > PATH_BYTES or longest > SEGMENT_BYTES
     refuse_if(too_long, f"its name is longer than {PATH_BYTES} bytes, or a segment of it than {SEGMENT_BYTES}")
 
 

@@ -1,7 +1,7 @@
 """Why an archive is refused, and the limits that refuse it.
 
 Invariants: what an archive declares is not believed, what comes out is counted; a reason speaks of the archive and
-never of this process, so that it is the same for all callers.
+never of this machine, whose faults are OSErrors.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ Not a reader of any format, and no place for links, devices, owners or times: no
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
@@ -32,7 +34,10 @@ def create(
     Raises ArchiveRefused when `written` is spent, and OSError.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        fd = os.open(name, flags, 0o600, dir_fd=folder)
+    except UnicodeEncodeError as e:
+        raise _not_encodable(name) from e
     try:
         for piece in pieces:
             rest = memoryview(piece)
@@ -42,6 +47,13 @@ def create(
         os.fchmod(fd, 0o755 if executable else 0o644)
     finally:
         os.close(fd)
+
+
+def _not_encodable(name: str) -> OSError:
+    text = (
+        f"the file-system encoding of this process, {sys.getfilesystemencoding()}, has no such name: set PYTHONUTF8=1"
+    )
+    return OSError(errno.EILSEQ, text, ascii(name)[1:-1])
 
 
 def _open_folder(name: str | Path, *, dir_fd: int | None = None, fresh: bool) -> int:
@@ -142,6 +154,8 @@ class ExtractedTree:
             os.mkdir(folders[-1], 0o700, dir_fd=self._folder)
         except FileExistsError:
             raise ArchiveRefused("its folder's name is another member's to this file system") from None
+        except UnicodeEncodeError as e:
+            raise _not_encodable(folders[-1]) from e
 
     def _leave(self) -> None:
         # Forgotten first: if Ctrl-C comes in between, a second close could hit a descriptor that was used again.

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,6 +34,7 @@ Archive = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst"]
 MAX_RATIO = 100.0
 FREE = 1 << 30  # bytes: up to a GiB no ratio is a bomb, and a small file of zeros may well have 1,000:1
 MAX_MEMBERS = 10_000_000  # iNaturalist 2021 has 2.7 million in one tar
+LARGEST_COUNT = (1 << 63) - 1  # what files and offsets can have
 MAX_DEPTH = 64  # segments of a name; deeper trees overrun the stack of programs that walk them by recursion
 
 _MAGIC = re.compile(
@@ -168,9 +169,10 @@ class Decompress(_Hook):
             self._write(pieces, dst)
 
     def _write(self, pieces: Iterator[bytes], dst: Path) -> None:
-        folder = os.open(dst.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent, name = os.path.split(dst)
+        folder = os.open(parent or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            create(dst.name, folder, pieces, _written(self.max_size))
+            create(name, folder, pieces, _written(self.max_size))
         finally:
             os.close(folder)
 
@@ -223,24 +225,48 @@ def _check_size(value: object) -> None:
 
 
 def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a whole number above 0, got {_brief(value)}")
+    if value > LARGEST_COUNT:  # type: ignore[operator]
+        raise ValueError(f"{name} must be below 2**63, got {_brief(value)}")
 
 
 def _checked_ratio(value: object) -> float:
     """As a float: 100 and 100.0 are equal, and so must their keys be."""
-    if type(value) not in (int, float) or not value > 0:  # type: ignore[operator]  # `not >` also turns nan away
-        raise ValueError(f"max_ratio must be a number above 0, got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not value > 0:  # type: ignore[operator]  # `not >` also turns nan away
+        raise ValueError(f"max_ratio must be a number above 0, got {_brief(value)}")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ValueError(f"max_ratio must be a number that a float can hold, got {_brief(value)}") from None
 
 
-def _member_names(members: Collection[str]) -> tuple[str, ...]:
+def _brief(value: object) -> str:
+    """`value` in an error, where it may be of any length and type: an int of 5,000 digits has no repr."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _member_names(members: object) -> tuple[str, ...]:
     if isinstance(members, str):
         raise ValueError(f"members must be a collection of names, got the str {members!r}; write [{members!r}]")
-    try:
-        names = {"/".join(segments(name)) for name in members}
-    except ArchiveRefused as e:
-        raise ValueError(f"members: {e.reason}: {sorted(members)!r}") from None
+    if type(members) is bytes or not isinstance(members, Iterable):
+        raise ValueError(f"members must be a collection of names, got {_brief(members)}")
+    names = {_member_name(name) for name in members}
     if not names or "" in names:
-        raise ValueError(f"members must name files or folders of the archive, got {members!r}")
+        raise ValueError(f"members must name files or folders of the archive, got {_brief(members)}")
     return tuple(sorted(names))
+
+
+def _member_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"members must be names, each a str, got {_brief(name)}")
+    try:
+        return "/".join(segments(name))
+    except ArchiveRefused as e:
+        raise ValueError(f"members: {e.reason}: {_brief(name)}") from None

@@ -413,7 +413,7 @@ def _compressed() -> dict[str, tuple[bytes, str]]:
         "xz: lzma-alone": (lzma.compress(TAR, lzma.FORMAT_ALONE), "neither"),
     }
     for name, pack in PACK.items():
-        shapes[f"{name}: garbage behind it"] = (pack(TAR) + b"garbage" * 9, "cannot be decoded")
+        shapes[f"{name}: garbage behind it"] = (pack(TAR) + b"garbage" * 9, f"no {name} data follow the end")
         shapes[f"{name}: cut in the middle"] = (pack(TAR)[:-20], "truncated")
         shapes[f"{name}: another stream cut"] = (pack(TAR) + pack(bytes(TAR_BLOCK))[:-9], "truncated")
         shapes[f"{name}: a tar cut before it was packed"] = (pack(TAR[:-600]), "truncated")

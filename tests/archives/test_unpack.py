@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import enum
 import errno
 import gzip
 import io
@@ -444,12 +445,24 @@ def test_decompress_gives_the_bytes(room: Room, name: str, data: bytes) -> None:
         (ZIP, "it is a zip: use Unpack"),
         (samples.xz_with_dictionary(40), "emory"),
         (samples.zst_with_window(31), "memory"),
-        (GZ + b"garbage", "cannot be decoded"),
-        (GZ + PACK["zst"](b"x"), "cannot be decoded"),
+        (GZ + b"garbage", "bytes that are no gz data follow the end of its gz data"),
+        (GZ + PACK["zst"](b"x"), "bytes that are no gz data follow the end of its gz data"),
     ],
 )
 def test_decompress_refuses_what_it_cannot_tell(room: Room, data: bytes, reason: str) -> None:
     assert reason in refused(lambda: room.run(Decompress(), data)).reason
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_bytes_behind_the_end_are_called_that_and_what_to_do_is_said(room: Room, name: str) -> None:
+    packed = PACK[name](TAR)
+    for hook in (Unpack(), Decompress()):
+        for tail in (b"garbage after the end", b"\0\0garbage", b"-----BEGIN PGP SIGNATURE-----"):
+            reason = refused(lambda hook=hook, tail=tail: room.run(hook, packed + tail)).reason
+            assert f"bytes that are no {name} data follow the end of its {name} data" in reason
+            assert "cut them off" in reason
+    damaged = packed + packed[: len(packed) // 2] + bytes(40) + packed[len(packed) // 2 + 40 :]
+    assert "follow the end" not in refused(lambda: room.run(Decompress(), damaged)).reason
 
 
 @pytest.mark.parametrize("name", PACK)
@@ -557,6 +570,25 @@ def test_hostile_names_and_truncation_are_refused_among_members_not_chosen_too(r
         refused(lambda data=data: room.run(Unpack(members=["a"]), data))
 
 
+def test_root_in_many_spellings_is_the_root(room: Room) -> None:
+    for name in ("./" * 40, "./" * 300, "./" * 500, "/".join("." * 200) + "/"):
+        data = tar(samples.pax(("path", name)), member("x", kind=b"5"), member("a", b"x"))
+        assert tree(room.run(Unpack(), data)) == {"a": b"x"}
+        assert "without a name" in refused(lambda name=name: room.run(Unpack(), zipped(Entry(name[:-1], b"")))).reason
+    refused(lambda: room.run(Unpack(), tar(samples.pax(("path", "./" * 600)), member("x", kind=b"5"))))
+
+
+@pytest.mark.parametrize("size", [(1 << 63) - 1, 1 << 63, 1 << 64, 10**18, (1 << 88) - 1])
+def test_sizes_beyond_every_integer_are_refused(room: Room, size: int) -> None:
+    field = b"\x80" + size.to_bytes(11, "big")
+    head = bytearray(member("x"))
+    head[124:136] = field
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head[:512])
+    for hook in (Unpack(), Unpack(members=["y"])):
+        assert "truncated" in refused(lambda hook=hook: room.run(hook, bytes(head) + samples.END)).reason
+
+
 # --- errors of the system ---------------------------------------------------------------------------------------------
 
 
@@ -574,6 +606,33 @@ def test_full_disk_is_the_oserror_that_it_is(room: Room, hook: Unpack | Decompre
     assert caught.value.errno == errno.EFBIG
     assert not isinstance(caught.value, UnsafeArchive)
     assert sorted(os.listdir("/dev/fd")) == opened
+
+
+@pytest.mark.parametrize("data", [tar(member("d/ü", b"x")), tar(member("ü/d", b"x"))], ids=["file", "folder"])
+def test_name_that_the_process_cannot_encode_is_an_oserror_that_says_what_to_set(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(data)
+    code = """
+import os
+from pathlib import Path
+from nanocache import Unpack
+try:
+    Unpack()(Path("a.tar"), Path("product"))
+except OSError as e:
+    print(ascii(str(e)))
+"""
+    environ = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, env=environ)
+    assert "PYTHONUTF8=1" in done.stdout
+
+
+def test_paths_may_be_str(room: Room) -> None:
+    (room.root / "tar").write_bytes(TAR)
+    (room.root / "gz").write_bytes(GZ)
+    Unpack()(str(room.root / "tar"), str(room.dst))  # type: ignore[arg-type]
+    assert tree(room.dst) == TREE
+    Decompress()(str(room.root / "gz"), str(room.private / "file"))  # type: ignore[arg-type]
+    assert (room.private / "file").read_bytes() == TAR
 
 
 def test_missing_archive_is_file_not_found(room: Room) -> None:
@@ -650,6 +709,16 @@ def test_keys_are_these_for_ever() -> None:
     assert repr(Unpack(members=["b", "a"], max_size=5)) == "Unpack(members=('a', 'b'), max_size=5)"
 
 
+def test_numbers_of_subclasses_are_numbers() -> None:
+    class Size(enum.IntEnum):
+        SMALL = 5
+
+    class Ratio(float):
+        pass
+
+    assert Unpack(max_size=Size.SMALL, max_ratio=Ratio(7)).key == Unpack(max_size=5, max_ratio=7).key
+
+
 def test_key_is_the_same_in_another_process() -> None:
     code = "from nanocache import Unpack; print(Unpack(members={'c', 'b', 'a'}, max_depth=3).key)"
     for seed in ("1", "2"):
@@ -677,6 +746,19 @@ def test_key_is_the_same_in_another_process() -> None:
         (lambda: Unpack(max_ratio=float("nan")), "max_ratio must be a number above 0, got nan"),
         (lambda: Decompress(max_ratio=0), "max_ratio must be"),
         (lambda: Decompress(max_size="1"), "max_size must be"),  # type: ignore[arg-type]
+        (lambda: Unpack(max_ratio=10**400), "max_ratio must be"),
+        (lambda: Decompress(max_ratio=10**5000), "max_ratio must be"),
+        (lambda: Unpack(max_members=1 << 63), "max_members must be below 2\\*\\*63"),
+        (lambda: Unpack(max_size=10**5000), "max_size must be"),
+        (lambda: Unpack(max_depth="9" * 5000), "max_depth must be"),  # type: ignore[arg-type]
+        (lambda: Unpack(members=[b"a"]), "members must be names, each a str, got b'a'"),  # type: ignore[list-item]
+        (lambda: Unpack(members=["a", 1]), "members must be names, each a str, got 1"),  # type: ignore[list-item]
+        (lambda: Unpack(members=[None]), "members must be names, each a str, got None"),  # type: ignore[list-item]
+        (lambda: Unpack(members=b"a"), "members must be a collection of names"),  # type: ignore[arg-type]
+        (lambda: Unpack(members=7), "members must be a collection of names, got 7"),  # type: ignore[arg-type]
+        (lambda: Unpack(members=["a\udc80"]), "members: its name holds '\\\\udc80'"),
+        (lambda: Unpack(members=["./" * 100, "./" * 300]), "members must name"),
+        (lambda: Unpack(format=["tar"]), "format must be one of"),  # type: ignore[arg-type]
     ],
 )
 def test_options_that_make_no_sense_are_a_value_error_at_once(make: Callable[[], Any], match: str) -> None:
