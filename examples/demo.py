@@ -3,8 +3,8 @@
     python examples/demo.py [--ranks 8] [--mib 100] [--plain]
 
 Serves a generated artifact on loopback and runs the job twice, under torchrun where torch is installed, else as plain
-processes. Prints who downloaded, how long each rank waited and what the origin saw: a download is one GET for the
-whole, which GETs for ranges may join. Ends with status 1 unless that was one download, then none.
+processes. Prints which rank downloaded, how long each one waited and what the origin saw. A download is one GET for
+the whole, which GETs for ranges may join. Ends with status 1 unless that was one download, then none.
 
 What a rank does is `job`, below.
 """
@@ -59,13 +59,13 @@ def job(url: str, sha256: str, folder: Path) -> None:
     path = nanocache.fetch(url, sha256=sha256, progress=heard.append)
     seconds = time.perf_counter() - start
 
-    mine = bool(heard) and heard[-1].holder is None  # progress tells whose download it speaks of
+    mine = bool(heard) and heard[-1].holder is None  # a waiter is told the holder's progress
     deed = "hit" if cached else "downloaded" if mine else "waited"
     (folder / f"report{rank}").write_text(json.dumps(asdict(Report(rank, deed, seconds, str(path)))))
 
 
 def meet(folder: Path, rank: int, world_size: int) -> None:
-    """Return on all ranks within a millisecond or two. Only the demo needs it: fetch waits for nobody by itself."""
+    """Return on all ranks within a millisecond or two. Only the demo needs it: `fetch` waits for no rank to call."""
     (folder / f"ready{rank}").touch()
     while len(list(folder.glob("ready*"))) < world_size:
         time.sleep(0.001)
@@ -96,7 +96,7 @@ def row(label: object, first: str, second: str) -> str:
     return f"  {label!s:<12}{first:<32}{second}".rstrip()
 
 
-def told(report: Report) -> str:
+def shown(report: Report) -> str:
     return f"{report.deed:<12}{report.seconds * 1e3:>10,.2f} ms"
 
 
@@ -124,7 +124,7 @@ def demo(ranks: int, mib: int, *, torchrun: bool) -> bool:
     verified = all(hashlib.sha256(Path(path).read_bytes()).hexdigest() == sha256 for path in paths)
     print(row("rank", "first run", "second run"))
     for before, after in zip(first, second, strict=True):
-        line = row(before.rank, told(before), told(after))
+        line = row(before.rank, shown(before), shown(after))
         print(bold(line) if before.deed == "downloaded" else line)
     for label, fact in (("downloads", "downloads"), ("GETs", "gets"), ("bytes", "bytes")):
         print(row(label, *(f"{seen[fact]:,}" for seen in (cold, warm))))

@@ -10,9 +10,9 @@ and as two nodes, each with a disk of its own (run both at once, here or on two 
     NANOCACHE_DIR=/tmp/b torchrun ... the same
 
 One rank starts an origin on loopback and tells the others its address (`leader_first`). One rank downloads the raw
-bytes for all disks, and one per disk makes the dataset of them (`nanodist.fetch` with a hook). The DataLoader's workers
-are no ranks: they call `nanocache.fetch`, which is a hit. The model learns to add two numbers of two digits, digit by
-digit.
+bytes for all disks, and one rank per disk makes the dataset from them (`nanodist.fetch` with a hook). The DataLoader's
+workers are no ranks: they call `nanocache.fetch`, which is a hit. The model learns to add two numbers of two digits,
+digit by digit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Sums(Dataset):
         return SIZE // 2
 
     def __getitem__(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        # In a worker, forked or spawned: a stat, and then the file is this process's own to read.
+        # In a worker, forked or spawned, this is one stat, and then the worker reads the file itself.
         self.text = self.text or nanocache.fetch(self.url, sha256=self.sha256, postprocess=write_sums).read_bytes()
         line = torch.tensor(list(self.text[n * LINE : (n + 1) * LINE - 1]))
         return line[:5], line[6:] - ord("0")
@@ -123,7 +123,7 @@ def train(steps: int) -> float:
         loss = error.item()
         if step % 20 == 0 or step == steps - 1:
             nanodist.print0(f"step {step:4d}  loss {loss:.3f}")
-    # Every rank waits for the answer here, so that the origin is not taken down under whoever asks.
+    # All ranks wait here for the answer, so that the leader does not stop the origin while another rank asks it.
     downloads = nanodist.leader_first("downloads", lambda: stats(base)["downloads"])
     nanodist.print0(f"downloads at the origin: {downloads}")
     nanodist.compute_cleanup()
