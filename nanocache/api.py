@@ -5,11 +5,13 @@ Spelled out, so that `help`, editors and type checkers see them; the promises ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
-from .cache import Cache, Headers, PathLike
+from .cache import Cache, PathLike
 from .progress import ProgressOption
 
 __all__ = ["afetch", "fetch", "fetch_many", "get_base_dir", "lookup"]
@@ -78,7 +80,7 @@ async def afetch(
 
 
 def fetch_many(
-    artifacts: Iterable[object],
+    artifacts: Iterable[object] | Mapping[Any, str],
     *,
     workers: int | None = None,
     return_exceptions: bool = False,
@@ -96,10 +98,11 @@ def lookup(
     *,
     sha256: str | None = None,
     filename: str | None = None,
+    headers: Headers = None,
     postprocess: Postprocess | None = None,
     base_dir: PathLike | None = None,
 ) -> Path | None:
-    return _cache(base_dir).lookup(url, sha256=sha256, filename=filename, postprocess=postprocess)
+    return _cache(base_dir).lookup(url, sha256=sha256, filename=filename, headers=headers, postprocess=postprocess)
 
 
 def get_base_dir() -> Path:

@@ -10,10 +10,12 @@ import os
 from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from . import config
-from .artifact import hooks, urls
+from .artifact import arguments, hooks, urls
 from .artifact.artifact import Artifact
+from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
 from .cancel import Cancel, ambient
@@ -24,7 +26,6 @@ from .store.blobs import Store
 
 __all__ = ["Cache", "PathLike"]
 
-Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 PathLike = str | os.PathLike[str]
 
 
@@ -35,7 +36,7 @@ class Cache:
     """
 
     def __init__(self, base_dir: PathLike | None = None) -> None:
-        self._base = None if base_dir is None else config.expand(os.fspath(base_dir))
+        self._base = None if base_dir is None else config.expand(base_dir, "base_dir")
         self._fixed = None if self._base is None else _opened(self._base)
 
     def __repr__(self) -> str:
@@ -82,7 +83,8 @@ class Cache:
         """
         store = self.store
         asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
-        if asked is not None and not rehash and max_age is None and (path := store.hits.recall(asked)) is not None:
+        usual = max_age is None and rehash is False and _is_option(offline) and _is_option(progress)
+        if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
         request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
@@ -109,7 +111,8 @@ class Cache:
         """
         store = self.store
         asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
-        if asked is not None and not rehash and max_age is None and (path := store.hits.recall(asked)) is not None:
+        usual = max_age is None and rehash is False and _is_option(offline) and _is_option(progress)
+        if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
             return path
         from .coordination import tasks  # asyncio is half of what using nanocache would load
 
@@ -123,7 +126,7 @@ class Cache:
 
     def fetch_many(
         self,
-        artifacts: Iterable[object],
+        artifacts: Iterable[object] | Mapping[Any, str],
         *,
         workers: int | None = None,
         return_exceptions: bool = False,
@@ -132,14 +135,16 @@ class Cache:
     ) -> list[Path]:
         """The paths of all `artifacts` (URLs or Artifacts), in their order, fetched by up to `workers` threads.
 
-        The first error stops the rest and is raised; with `return_exceptions` errors come back in place. One bar for
-        the set. `workers` defaults to the connections that one host may get. Raises what `fetch` raises.
+        A mapping gives each URL its digest. The first error stops the rest and is raised; with `return_exceptions`
+        errors come back in place. One bar for the set. `workers` defaults to the connections that one host may get.
+        Raises what `fetch` raises.
         """
         from .engine import many  # here, with concurrent.futures: most callers fetch one at a time
 
-        wanted = [item if isinstance(item, Artifact) else Artifact(item) for item in artifacts]
+        checked = Artifact.each(artifacts)
+        arguments.option("offline", offline)
         fetch = partial(self._fetch_one, self.store, offline)
-        return many.fetch(wanted, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
+        return many.fetch(checked, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
 
     def _fetch_one(
         self, store: Store, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
@@ -155,17 +160,19 @@ class Cache:
         *,
         sha256: str | None = None,
         filename: str | None = None,
+        headers: Headers = None,
         postprocess: Postprocess | None = None,
     ) -> Path | None:
         """The path if the artifact is here and right, else None. Never touches the network, downloads or waits.
 
-        A blob whose seal is broken is read and compared. Raises ValueError, UnsafeCache.
+        `headers` as for `fetch`: but for credentials they choose the content that is meant, `Accept` above all. A blob
+        whose seal is broken is read and compared. Raises ValueError, UnsafeCache.
         """
         store = self.store
-        asked = _asked(url, sha256, filename, (), None, postprocess)
+        asked = _asked(url, sha256, filename, (), headers, postprocess)
         if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
-        artifact = _artifact(url, sha256, filename, (), None, postprocess)
+        artifact = _artifact(url, sha256, filename, (), headers, postprocess)
         return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
 
 
@@ -203,6 +210,11 @@ def _environment() -> Store:
     return store
 
 
+def _is_option(value: object) -> bool:
+    """Whether it may be an option's value and needs no look: a hit must cost no more than its stat."""
+    return value is None or value is True or value is False
+
+
 def _asked(
     url: object,
     sha256: str | None,
@@ -211,7 +223,7 @@ def _asked(
     headers: Headers,
     postprocess: Postprocess | None,
 ) -> Hashable | None:
-    """What a hit is remembered by; None where that would not say all (an Accept header is part of a URL's key).
+    """What a hit is remembered by; None for a call that is unusual, or wrong: its arguments are looked at each time.
 
     Of a hook its identity, not the object: an attribute that makes it another one can be set at any time.
     """
@@ -219,9 +231,25 @@ def _asked(
         if (sha256, filename, mirrors, headers, postprocess) != (None, None, (), None, None):
             return None
         return url if url.postprocess is None else (url, hooks.identify(url.postprocess).id)
-    if type(url) is not str or (headers is not None and sha256 is None):
+    if not (type(url) is str and type(sha256) in _TEXT and type(filename) in _TEXT):
         return None
-    return url, sha256, filename, None if postprocess is None else hooks.identify(postprocess).id
+    hook = None if postprocess is None else hooks.identify(postprocess).id
+    if mirrors == () and headers is None:
+        return url, sha256, filename, hook
+    more = _strings(mirrors), _strings(headers or {})
+    return None if None in more else (url, sha256, filename, hook, more)
+
+
+def _strings(values: Any) -> tuple[str, ...] | None:
+    """The strings in a list, tuple or dict; None for anything else, which may have no hash, or be gone once read."""
+    pairs = type(values) is dict
+    if not pairs and type(values) not in (list, tuple):
+        return None
+    strings = (*values, *values.values()) if pairs else tuple(values)
+    return strings if all(type(value) is str for value in strings) else None
+
+
+_TEXT = (str, type(None))
 
 
 def _artifact(
@@ -232,12 +260,13 @@ def _artifact(
     headers: Headers,
     postprocess: Postprocess | None,
 ) -> Artifact:
-    if type(url) is str and headers is None and mirrors == () and isinstance(postprocess, Hashable):
-        return _plain_artifact(url, sha256, filename, postprocess)
-    return Artifact.of(url, sha256=sha256, filename=filename, mirrors=mirrors, headers=headers, postprocess=postprocess)
+    options: dict[str, Any] = {"sha256": sha256, "filename": filename, "postprocess": postprocess}
+    if headers is None and mirrors == () and all(isinstance(value, Hashable) for value in (url, *options.values())):
+        return _plain_artifact(url, **options) if type(url) is str else Artifact.of(url, **options)
+    return Artifact.of(url, mirrors=mirrors, headers=headers, **options)
 
 
 @lru_cache(maxsize=1024)
-def _plain_artifact(url: str, sha256: str | None, filename: str | None, postprocess: Postprocess | None) -> Artifact:
+def _plain_artifact(url: str, **options: Any) -> Artifact:
     # A thousand tasks that ask for one artifact in one turn of the loop would hold it for 10 ms with this alone.
-    return Artifact(url, sha256=sha256, filename=filename, postprocess=postprocess)
+    return Artifact(url, **options)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from .artifact import hooks
+from .artifact import arguments, hooks
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache
@@ -45,12 +45,17 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     The hook gets one path, a str that ends in `filename`, before the name appears in the base directory; what it builds
     elsewhere is its own business. Raises ValueError, PostprocessFailed and what else `fetch` raises.
     """
-    relative = _check(os.fspath(filename))
+    relative = _check(filename)
+    if postprocess_fn is not None:
+        arguments.hook(postprocess_fn, "postprocess_fn", "(path)")
     placement = _Placement(Cache().store, Request.of(Artifact(url)), relative, postprocess_fn)
     return faults.persistently(placement.store.base, placement.run)
 
 
-def _check(filename: str) -> str:
+def _check(given: object) -> str:
+    filename = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(filename, str):
+        raise ValueError(f"filename must be a str, got {type(filename).__name__}")
     path = PurePosixPath(filename)
     parts = path.parts
     if path.is_absolute() or not parts or ".." in parts:

@@ -8,6 +8,7 @@ launcher shares; nothing of nanodist is imported for them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -35,22 +36,65 @@ T = TypeVar("T", int, float)
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
 CONNECTIONS_PER_HOST = 16
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds them
 LONGEST_TIMEOUT = 1e6  # seconds, 11 days; poll(2) counts milliseconds in an int, and "inf" fits into none
 
 
-def expand(path: str) -> str:
-    """`path` with `~` and `$VAR` expanded, absolute; symlinks stay, so that messages show what the user typed."""
-    return os.path.abspath(os.path.expandvars(os.path.expanduser(path)))
+def expand(path: object, name: str) -> str:
+    """`path` with `~` and `$VAR` expanded, absolute; symlinks stay, so that messages show what the user typed.
+
+    `name` says where it comes from. Raises ValueError for what would make a folder of an odd name wherever the process
+    happens to stand: quotes that were kept, a variable that is not set, a user that is not known.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name} must be a str or a Path, got {type(path).__name__}")
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a str or a Path of str, got bytes: give os.fsdecode(path)")
+    if not text.strip():
+        raise ValueError(f"{name} is empty: give a folder, or leave it unset for the user's cache")
+    if "\0" in text or text[0] in "'\"" or text != text.strip():
+        raise ValueError(f"{name} has quotes or spaces around it, or holds a null character: {text!r}; take them away")
+    return os.path.abspath(_with_variables(_with_home(text, name), name))
+
+
+def _with_home(path: str, name: str) -> str:
+    expanded = os.path.expanduser(path)
+    if path.startswith("~") and expanded == path:
+        user = path.split("/")[0]
+        raise ValueError(f"{name} is {path!r}, and no home folder is known for {user}: give an absolute path")
+    return expanded
+
+
+def _with_variables(path: str, name: str) -> str:
+    for match in _VARIABLE.finditer(path):
+        variable = match[1] or match[2]
+        if not os.environ.get(variable):  # one that is empty would make /cache of $SCRATCH/cache
+            raise ValueError(f"{name} is {path!r}, and the variable {variable} is not set: set it, or give the path")
+    return os.path.expandvars(path)
 
 
 def base_dir() -> str:
     """The base directory that the environment asks for; nothing is created."""
-    chosen = os.environ.get("NANOCACHE_DIR") or os.environ.get("NANOCHAT_BASE_DIR")
-    if chosen:
-        return expand(chosen)
+    for name in ("NANOCACHE_DIR", "NANOCHAT_BASE_DIR"):
+        if chosen := os.environ.get(name):
+            return expand(chosen, name)
+    return _users_cache()
+
+
+def _users_cache() -> str:
     from platformdirs import user_cache_dir
 
-    return expand(user_cache_dir("nanocache", appauthor=False))
+    try:
+        folder = user_cache_dir("nanocache", appauthor=False)
+    except RuntimeError:  # of newer ones; older ones give a path that begins with ~
+        folder = ""
+    if not os.path.isabs(folder):
+        raise ValueError(
+            "the user's cache folder is not known (no home folder, or XDG_CACHE_HOME is relative): "
+            "set NANOCACHE_DIR to a folder that this user can write"
+        )
+    return os.path.abspath(folder)
 
 
 def _boolean(name: str) -> bool:

@@ -110,7 +110,7 @@ def fetch_many(
     the rest and is raised on every rank; with `return_exceptions` errors come back in place. `scope` and errors as for
     `fetch`.
     """
-    wanted = [Artifact.of(item) for item in artifacts]
+    wanted = Artifact.each(artifacts)
     results: list[Any] = []
     for start in range(0, len(wanted), ARTIFACTS_PER_OUTCOME):
         call = _FetchMany(

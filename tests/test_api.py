@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import errno
+import hashlib
 import inspect
 import json
+import os
 import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +262,7 @@ def test_an_artifact_keeps_its_own_copies() -> None:
 
 
 def test_an_artifacts_repr_shows_no_secret() -> None:
-    secret = "https://me:s3cret@host/f.bin?X-Amz-Signature=s3cret&token=s3cret#s3cret"
+    secret = "https://me:s3cret@host/f.bin?X-Amz-Signature=s3cret&token=s3cret"
     shown = repr(Artifact(secret, **(FULL | {"mirrors": [secret]})))  # type: ignore[arg-type]
     assert "s3cret" not in shown
     assert "Authorization" not in shown
@@ -310,6 +314,44 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_age": float("nan")}, "at least 0"),
     ({"postprocess": lambda src, dst: None}, "hook.key ="),
     ({"postprocess": "gunzip"}, "must be a function"),
+    ({"postprocess": nanocache.Unpack}, r"write Unpack\(\)"),
+    ({"sha256": bytes(32)}, r"hex\(\)"),
+    ({"sha256": [DIGEST]}, "sha256 must be a str"),
+    ({"sha256": "0" * 32}, "got md5"),
+    ({"sha256": "0" * 128}, "got sha512"),
+    ({"filename": Path("f.bin")}, "str"),
+    ({"filename": ["f.bin"]}, "filename must be a str"),
+    ({"mirrors": None}, "mirrors must be a list"),
+    ({"mirrors": b"https://mirror/f.bin"}, "mirrors must be a list"),
+    ({"mirrors": [None]}, "not a URL"),
+    ({"headers": "Accept: text/plain"}, "headers must map"),
+    ({"headers": ["Accept: text/plain"]}, "headers must map"),
+    ({"headers": {b"Accept": b"*/*"}}, "headers must map"),
+    ({"headers": 1}, "headers must map"),
+    ({"headers": {"A b": "c"}}, "'A b'"),
+    ({"headers": {"A": "c\n"}}, "'A' holds a line break"),
+    ({"headers": {"A": " c"}}, "'A' begins or ends"),
+    *(
+        ({"headers": {name: "x"}}, f"the header '{name}' can't be set")
+        for name in ("Range", "If-None-Match", "if-range", "Accept-Encoding", "HOST", "Transfer-Encoding", "TE")
+    ),
+    *(
+        ({"headers": {name: "x"}}, f"the header '{name}' can't be set")
+        for name in ("Connection", "Content-Length", "Upgrade", "Keep-Alive", "Expect", "Trailer")
+    ),
+    ({"rehash": "yes"}, "rehash must be True or False"),
+    ({"rehash": None}, "rehash must be True or False"),
+    ({"max_age": "1d"}, "max_age must be a number of seconds"),
+    ({"max_age": True}, "max_age must be a number of seconds"),
+    ({"max_age": timedelta(days=1)}, r"total_seconds\(\)"),
+    ({"offline": "no"}, "offline must be True, False, or None"),
+    ({"offline": 1}, "offline must be True, False, or None"),
+    ({"progress": "bar"}, "progress must be True, False, None"),
+    ({"base_dir": ""}, "base_dir is empty"),
+    ({"base_dir": b"/data"}, "base_dir must be a str or a Path"),
+    ({"base_dir": 1}, "base_dir must be a str or a Path"),
+    ({"base_dir": "~nobody-of-this-name/cache"}, "base_dir is '~nobody"),
+    ({"base_dir": "$NOT_SET_ANYWHERE/cache"}, "NOT_SET_ANYWHERE is not set"),
 ]
 
 
@@ -321,6 +363,112 @@ def test_bad_arguments_are_a_value_error_before_any_io(
         fetch(origin.url("/bytes/4/1/f.bin"), **options)
     assert not nowhere.exists()
     assert not origin.requests()
+
+
+@pytest.mark.parametrize(("options", "said"), BAD)
+def test_bad_arguments_of_a_hit_are_a_value_error_too(
+    fetch: Callable[..., Path], base: Path, origin: Origin, options: dict[str, Any], said: str
+) -> None:
+    url = origin.url("/bytes/4/1/f.bin")
+    fetch(url)
+    fetch(url, sha256=(digest := hashlib.sha256(fetch(url).read_bytes()).hexdigest()))
+    for pin in ({}, {"sha256": digest}):
+        if pin.keys() & options.keys():
+            continue
+        if "max_age" in options and pin:
+            said = said + "|give one of them"
+        with pytest.raises(ValueError, match=said):
+            fetch(url, **pin, **options)
+    assert origin.gets() == 1
+
+
+@pytest.mark.parametrize(
+    "url", [None, b"https://host/a", Path("/data/a"), "s3://bucket/a", "www.host/a", ["https://h/a"]]
+)
+def test_what_is_no_url_is_refused_by_each_function(nowhere: Path, url: Any) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: nanocache.fetch(url),
+        lambda: asyncio.run(nanocache.afetch(url)),
+        lambda: nanocache.lookup(url),
+        lambda: nanocache.fetch_many([url]),
+        lambda: nanocache.fetch_many(["https://host/a", url]),
+        lambda: Artifact(url),
+        lambda: Artifact("https://host/a", mirrors=[url]),
+        lambda: nanocache.download_file_with_lock(url, "a"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"not a URL|cannot fetch"):
+            call()
+    assert not nowhere.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("https://host/a", 1), "filename must be a str"),
+        (("https://host/a", b"a"), "filename must be a str"),
+        (("https://host/a", None), "filename must be a str"),
+        (("https://host/a", "a", "gunzip"), "postprocess_fn must be a function"),
+        (("https://host/a", "a", nanocache.Unpack), r"write Unpack\(\)"),
+    ],
+)
+def test_the_seeds_call_refuses_what_it_cannot_use(nowhere: Path, arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        nanocache.download_file_with_lock(*arguments)
+    assert not nowhere.exists()
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "options", "said"),
+    [
+        ("https://host/a", {}, "not one str"),
+        (b"https://host/a", {}, "artifacts must be a list"),
+        (Artifact("https://host/a"), {}, "not one Artifact"),
+        (Path("/data"), {}, "artifacts must be a list"),
+        (None, {}, "artifacts must be a list"),
+        ({"https://host/a": b"0"}, {}, "sha256 must be a str"),
+        ({"https://host/a": "9f86"}, {}, "64 hex digits"),
+        ({Artifact("https://host/a"): DIGEST}, {}, "an Artifact already says"),
+        ([], {"workers": "4"}, "workers must be a whole number"),
+        ([], {"workers": 2.0}, "workers must be a whole number"),
+        ([], {"return_exceptions": 1}, "return_exceptions must be True or False"),
+        ([], {"offline": "no"}, "offline must be"),
+        ([], {"progress": "bar"}, "progress must be"),
+        ([], {"base_dir": ""}, "base_dir is empty"),
+    ],
+)
+def test_fetch_many_refuses_what_it_cannot_use(
+    nowhere: Path, artifacts: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        nanocache.fetch_many(artifacts, **options)
+    assert not nowhere.exists()
+
+
+def test_fetch_many_of_a_mapping_takes_the_digests(base: Path, origin: Origin) -> None:
+    urls = {origin.add(f"/{name}.bin", name.encode()): hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
+    assert [path.read_bytes() for path in nanocache.fetch_many(urls)] == [b"a", b"b"]
+    assert all(
+        path.parent.name == digest for path, digest in zip(nanocache.fetch_many(urls), urls.values(), strict=True)
+    )
+    wrong = dict.fromkeys(urls, DIGEST)
+    with pytest.raises(nanocache.ChecksumMismatch):
+        nanocache.fetch_many(wrong)
+
+
+def test_headers_that_are_no_credentials_choose_the_content(
+    fetch: Callable[..., Path], base: Path, origin: Origin
+) -> None:
+    url = origin.add("/a.bin", b"test")
+    german = {"Accept-Language": "de"}
+    fetch(url)
+    fetch(url, headers=german)
+    assert origin.gets() == 2
+    path = fetch(url, headers=german | {"Authorization": "Bearer x"})
+    assert origin.gets() == 2
+    assert nanocache.lookup(url, headers=german) == path
+    assert nanocache.lookup(url, headers={"Accept-Language": "fr"}) is None
+    assert nanocache.lookup(url, headers=list(german.items())) == path
 
 
 def test_an_artifact_takes_no_options_of_its_own_again(fetch: Callable[..., Path], nowhere: Path) -> None:
@@ -444,6 +592,41 @@ def test_the_base_directory(monkeypatch: pytest.MonkeyPatch, environment: dict[s
         monkeypatch.setenv(name, value)
     assert config.base_dir() == place
     assert str(Cache().base_dir) == place
+
+
+@pytest.mark.parametrize("name", ["NANOCACHE_DIR", "NANOCHAT_BASE_DIR"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('"/data/cache"', "quotes"),
+        ("'/data/cache'", "quotes"),
+        (" /data/cache", "spaces"),
+        ("/data/cache\n", "spaces"),
+        ("  ", "empty"),
+        ("$NOT_SET_ANYWHERE/cache", "NOT_SET_ANYWHERE is not set"),
+        ("${NOT_SET_ANYWHERE}/cache", "NOT_SET_ANYWHERE is not set"),
+        ("$EMPTY/cache", "EMPTY is not set"),
+        ("~nobody-of-this-name/cache", "no home folder is known for ~nobody-of-this-name"),
+    ],
+)
+def test_a_base_directory_that_cannot_be_meant_is_a_value_error_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv(name, value)
+    for call in (lambda: nanocache.fetch(URL), nanocache.get_base_dir, lambda: nanocache.lookup(URL)):
+        with pytest.raises(ValueError, match=f"{name} .*{said}"):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_without_a_home_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, and a user without an entry
+    with pytest.raises(ValueError, match="set NANOCACHE_DIR"):
+        nanocache.fetch(URL)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_the_base_directory_is_in_the_platforms_cache_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import digest, filenames, urls
+from . import arguments, digest, filenames, urls
+from . import headers as request_headers
+from .headers import Headers
 from .hooks import Postprocess
 
 __all__ = ["Artifact"]
@@ -20,6 +22,7 @@ __all__ = ["Artifact"]
 class Artifact:
     """What `fetch` gets and where from: takes the same arguments, and stands in for them.
 
+    `url`: http, https or file; `#sha256=<hex>` at its end is the digest, and no other fragment is taken.
     `sha256`: 64 hex digits in any case, `"sha256:<hex>"` or SRI. `filename`: one path segment. `size`: bytes, if known.
     `mirrors`: further URLs of the same bytes, tried in order. `headers` go to each URL of the artifact's own origin
     only. `postprocess(src, dst)` builds what is returned. Raises ValueError.
@@ -41,21 +44,18 @@ class Artifact:
         filename: str | None = None,
         size: int | None = None,
         mirrors: Iterable[object] = (),
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        headers: Headers = None,
         postprocess: Postprocess | None = None,
     ) -> None:
-        if isinstance(mirrors, str):
-            raise ValueError(f"mirrors must be a list of URLs, not one str: [{urls.redact(mirrors)!r}]")
-        if size is not None and (not isinstance(size, int) or size < 0):
-            raise ValueError(f"size must be a number of bytes, got {size!r}")
+        addresses = [urls.parse(address) for address in (url, *arguments.several("mirrors", mirrors))]
         values: dict[str, Any] = {
-            "url": urls.check(url),
-            "sha256": None if sha256 is None else digest.parse(sha256),
+            "url": addresses[0][0],
+            "sha256": _digest(sha256, [said for _, said in addresses]),
             "filename": None if filename is None else filenames.check(filename),
-            "size": size,
-            "mirrors": tuple(urls.check(mirror) for mirror in mirrors),
-            "headers": _pairs(headers),
-            "postprocess": postprocess,
+            "size": None if size is None else arguments.whole("size", size, "bytes", 0),
+            "mirrors": tuple(address for address, _ in addresses[1:]),
+            "headers": request_headers.check(headers),
+            "postprocess": None if postprocess is None else arguments.hook(postprocess),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -65,12 +65,21 @@ class Artifact:
         """The Artifact of `url` and `options`; an Artifact itself, which takes none of them. Raises ValueError."""
         if not isinstance(url, Artifact):
             return cls(url, **options)
-        given = options | {"mirrors": tuple(options.get("mirrors", ()))}
-        if any(value is not None and value != () for value in given.values()):
+        given = [value for name, value in options.items() if name != "mirrors" and value is not None]
+        if given or tuple(options.get("mirrors", ())):
             raise ValueError(
                 "an Artifact already says sha256, filename, mirrors, headers and postprocess: give them there"
             )
         return url
+
+    @classmethod
+    def each(cls, artifacts: object) -> list[Artifact]:
+        """The Artifacts of several URLs or Artifacts, or of a mapping from them to digests. Raises ValueError."""
+        if isinstance(artifacts, Artifact):
+            raise ValueError("artifacts must be a list of URLs or Artifacts, not one Artifact: [artifact]")
+        if isinstance(artifacts, Mapping):
+            return [cls.of(url, sha256=sha256) for url, sha256 in artifacts.items()]
+        return [cls.of(item) for item in arguments.several("artifacts", artifacts)]
 
     @property
     def name(self) -> str:
@@ -78,23 +87,17 @@ class Artifact:
         return self.filename or filenames.from_url(self.url)
 
     def __repr__(self) -> str:
-        shown = [repr(urls.redact(self.url))]
-        shown += [f"{k}={getattr(self, k)!r}" for k in ("sha256", "filename", "size") if getattr(self, k) is not None]
-        if self.mirrors:
-            shown.append(f"mirrors={tuple(urls.redact(mirror) for mirror in self.mirrors)!r}")
+        shown = {name: getattr(self, name) for name in ("sha256", "filename", "size")}
+        shown["mirrors"] = tuple(map(urls.redact, self.mirrors)) or None
+        options = [f"{name}={value!r}" for name, value in shown.items() if value is not None]
         if self.postprocess is not None:
-            shown.append(f"postprocess={getattr(self.postprocess, '__qualname__', self.postprocess)}")
-        return f"Artifact({', '.join(shown)})"
+            options.append(f"postprocess={getattr(self.postprocess, '__qualname__', self.postprocess)}")
+        return f"Artifact({', '.join([repr(urls.redact(self.url)), *options])})"
 
 
-def _pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]] | None) -> tuple[tuple[str, str], ...]:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
-    checked = []
-    for pair in pairs:
-        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise ValueError("headers must map header names to values, both str")
-        name, value = pair
-        if not name or any(c in "\r\n\0" for c in name + value):
-            raise ValueError(f"the header {name!r} is empty or holds a line break")
-        checked.append((name, value))
-    return tuple(checked)
+def _digest(sha256: str | None, said: Iterable[str | None]) -> str | None:
+    """The one digest that the caller gave, by `sha256` or at the end of a URL."""
+    given = {digest.parse(text) for text in (sha256, *said) if text is not None}
+    if len(given) > 1:
+        raise ValueError(f"sha256 and #sha256= must be one digest, got {' and '.join(sorted(given))}")
+    return given.pop() if given else None

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Callable
+from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
 __all__ = ["check", "from_url", "stem"]
 
 LONGEST_GIVEN = 200  # bytes of a name that the caller chose
 LONGEST_MADE = 120  # bytes of a name made from a URL
-_HEAD, _TAIL = 72, 40  # bytes kept of a longer one, around 8 hex digits
+_HEAD = 72  # bytes kept of a longer one, before 8 hex digits
+_TAIL = 40  # and after them
 
 _KEPT = frozenset("._+=@-")
 _DEVICES = frozenset(
@@ -27,20 +30,27 @@ _PACKED = (
 )
 
 
-def check(name: str) -> str:
+# What a name must do -> whether it fails to.
+_FAULTS: dict[str, Callable[[str], bool]] = {
+    "name a file": lambda name: name in ("", ".", ".."),
+    "be one path segment without separators": lambda name: "/" in name or "\\" in name,
+    "hold no control characters": lambda name: any(unicodedata.category(c) == "Cc" for c in name),
+}
+
+
+def check(name: object) -> str:
     """`name` if it is one path segment. Raises ValueError naming what is wrong with it."""
+    if isinstance(name, PurePath):
+        raise ValueError(f"filename must be a str, got {type(name).__name__}: give str(path), or path.name")
     if not isinstance(name, str):
         raise ValueError(f"filename must be a str, got {type(name).__name__}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
         raise ValueError(f"filename must be valid Unicode, got {name!r}") from None
-    if name in ("", ".", ".."):
-        raise ValueError(f"filename must name a file, got {name!r}")
-    if "/" in name or "\\" in name:
-        raise ValueError(f"filename must be one path segment without separators, got {name!r}")
-    if any(unicodedata.category(c) == "Cc" for c in name):
-        raise ValueError(f"filename must hold no control characters, got {name!r}")
+    for rule, broken in _FAULTS.items():
+        if broken(name):
+            raise ValueError(f"filename must {rule}, got {name!r}")
     if size > LONGEST_GIVEN:
         raise ValueError(f"filename must be at most {LONGEST_GIVEN} bytes, got {size}: {name[:40]!r}...")
     return name
@@ -50,17 +60,22 @@ def from_url(url: str) -> str:
     """The name that an artifact of `url` gets: its last segment made safe; `artifact` if nothing is left of it."""
     segment = urlsplit(url).path.rsplit("/", 1)[-1]
     text = unicodedata.normalize("NFC", unquote(segment, errors="replace"))
-    name = "".join(c if c.isalnum() or c in _KEPT else "_" for c in text).lstrip(".-").rstrip(".")
+    name = "".join(map(_legal, text)).lstrip(".-").rstrip(".")
     if name.split(".", 1)[0].lower() in _DEVICES:
         name = "_" + name
     return _shorten(name) or "artifact"
+
+
+def _legal(character: str) -> str:
+    return character if character.isalnum() or character in _KEPT else "_"
 
 
 def _shorten(name: str) -> str:
     data = name.encode()
     if len(data) <= LONGEST_MADE:
         return name
-    head, tail = data[:_HEAD].decode(errors="ignore"), data[-_TAIL:].decode(errors="ignore")
+    head = data[:_HEAD].decode(errors="ignore")
+    tail = data[-_TAIL:].decode(errors="ignore")
     return head + hashlib.sha256(data).hexdigest()[:8] + tail
 
 

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 from ..cancel import Cancel, Cancelled, within
 from ..errors import NanocacheError, PostprocessFailed
-from . import filenames
+from . import arguments, filenames
 
 __all__ = ["Hook", "Postprocess", "identify", "run"]
 
@@ -51,8 +51,7 @@ class Hook:
 def identify(postprocess: Postprocess) -> Hook:
     """The hook's identity. Raises ValueError, with the line that cures it, for one that can't be told apart."""
     label = getattr(postprocess, "__qualname__", None) or type(postprocess).__qualname__
-    if not callable(postprocess):
-        raise ValueError(f"postprocess must be a function (src, dst), got {label}")
+    arguments.hook(postprocess)
     key = getattr(postprocess, "key", None)
     if key is None:
         identity = _function(postprocess, label)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .. import config
 from ..config import Settings
 from ..progress import ProgressOption
-from . import hooks, urls
+from . import arguments, hooks, urls
 from .artifact import Artifact
 from .hooks import Hook
 
@@ -44,19 +44,20 @@ class Request:
         progress: ProgressOption = None,
     ) -> Request:
         """Check what was asked. Raises ValueError."""
+        arguments.progress(progress)
+        if max_age is not None:
+            arguments.number("max_age", max_age, "seconds")
         if max_age is not None and artifact.sha256 is not None:
             raise ValueError(
                 "max_age asks whether a URL's content changed, and sha256 says which it is: give one of them"
             )
-        if max_age is not None and not max_age >= 0:
-            raise ValueError(f"max_age must be a number of seconds, at least 0, got {max_age!r}")
         return cls(
             artifact=artifact,
             name=artifact.name,
             hook=None if artifact.postprocess is None else hooks.identify(artifact.postprocess),
             url_key=urls.url_key(artifact.url, artifact.headers),
-            settings=Settings.read(offline=offline),
-            rehash=rehash,
+            settings=Settings.read(offline=arguments.option("offline", offline)),
+            rehash=arguments.flag("rehash", rehash),
             max_age=max_age,
             progress=config.progress() if progress is None else progress,
             began=time.time(),
@@ -64,7 +65,7 @@ class Request:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What decides whether another one's failure would have been ours: sources and credentials."""
+        """What decides whether another caller's failure would have been this one's: sources and credentials."""
         return self.artifact.url, self.artifact.mirrors, self.artifact.headers, self.artifact.size
 
     @property
@@ -73,5 +74,8 @@ class Request:
 
     def sources(self) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
         """(URL, headers) in the order to try; headers go to URLs of the artifact's own origin only."""
-        artifact, own = self.artifact, urls.origin(self.artifact.url)
-        return [(url, artifact.headers if urls.origin(url) == own else ()) for url in (artifact.url, *artifact.mirrors)]
+        first = urls.origin(self.artifact.url)
+        return [
+            (url, self.artifact.headers if urls.origin(url) == first else ())
+            for url in (self.artifact.url, *self.artifact.mirrors)
+        ]

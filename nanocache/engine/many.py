@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..artifact import arguments
 from ..artifact.artifact import Artifact
 from ..cancel import Cancel, Cancelled
 from ..config import Settings
@@ -144,8 +145,10 @@ def fetch(
     progress: ProgressOption,
 ) -> list[Path]:
     """`fetch_one` for each of `artifacts`; with `return_exceptions` an error takes its path's place."""
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers!r}")
+    if workers is not None:
+        arguments.whole("workers", workers, "threads", 1)
+    arguments.flag("return_exceptions", return_exceptions)
+    arguments.progress(progress)
     outcomes = _Outcomes(len(artifacts), first_error_ends=not return_exceptions)
     tally = _Tally(artifacts, progress) if callable(progress) or shown(progress) else None
     pool = ThreadPool(workers or Settings.read().connections)

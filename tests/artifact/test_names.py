@@ -13,7 +13,9 @@ import string
 import subprocess
 import sys
 import unicodedata
-from urllib.parse import quote
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 import pytest
 from hypothesis import example, given, settings
@@ -154,7 +156,7 @@ def test_a_given_filename_is_one_segment_or_a_value_error(name: str) -> None:
 @pytest.mark.parametrize("name", [b"x", 7, True])
 def test_a_filename_is_a_str(name: object) -> None:
     with pytest.raises(ValueError, match="filename must be a str"):
-        filenames.check(name)  # type: ignore[arg-type]
+        filenames.check(name)
 
 
 @pytest.mark.parametrize(
@@ -176,23 +178,73 @@ def test_what_is_unpacked_loses_the_suffix_of_its_packing(name: str, stem: str) 
 
 # --- what two URLs have in common ------------------------------------------------------------------------------------
 
-SIGNING = [
-    *("X-Amz-Signature", "X-Amz-Credential", "x-amz-security-token", "X-Goog-Signature", "X-Goog-Expires"),
-    *("Signature", "Expires", "Key-Pair-Id", "Policy", "se", "sp", "sv", "sig"),
-]
+# signature -> what belongs to it
+SCHEMES = {
+    "X-Amz-Signature": ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "x-amz-signedheaders", "X-Amz-Expires"],
+    "X-Goog-Signature": ["X-Goog-Algorithm", "X-Goog-Credential", "X-Goog-SignedHeaders"],
+    "Signature": ["Expires", "Key-Pair-Id", "Policy", "AWSAccessKeyId", "GoogleAccessId", "OSSAccessKeyId"],
+    "sig": [
+        "sv",
+        "ss",
+        "sr",
+        "srt",
+        "st",
+        "se",
+        "sp",
+        "si",
+        "sip",
+        "spr",
+        "skoid",
+        "sktid",
+        "skt",
+        "sks",
+        "saoid",
+        "sdd",
+    ],
+    "x-oss-signature": ["x-oss-credential", "x-oss-date", "x-oss-expires", "x-oss-signature-version"],
+    "X-Tos-Signature": ["X-Tos-Algorithm", "X-Tos-Credential"],
+    "q-signature": ["q-ak", "q-sign-time", "q-key-time", "q-header-list", "q-sign-algorithm"],
+}
+SIGNING = [(name, signature) for signature, names in SCHEMES.items() for name in (signature, *names)]
 
 
 @often
-@given(hosts, segments, st.lists(st.tuples(word, word), max_size=3), st.lists(st.sampled_from(SIGNING), max_size=3))
+@given(
+    hosts,
+    segments,
+    st.lists(st.tuples(word, word), max_size=3),
+    st.sampled_from(sorted(SCHEMES)).flatmap(
+        lambda signature: st.lists(st.sampled_from(SCHEMES[signature]), max_size=3).map(
+            lambda names: [signature, *names]
+        )
+    ),
+)
 def test_the_key_knows_no_credential_and_no_signature(
     host: str, segment: str, query: list[tuple[str, str]], signing: list[str]
 ) -> None:
-    query = [(name, value) for name, value in query if name not in SIGNING and not name.lower().startswith("x-")]
-    plain = "&".join(f"{name}={value}" for name, value in query)
+    words = {name.lower() for name, _ in SIGNING}
+    plain = "&".join(f"{name}={value}" for name, value in query if name.lower() not in words)
     signed = "&".join([f"{name}=s3cret{i}" for i, name in enumerate(signing)] + plain.split("&"))
     key = urls.url_key(f"https://{host}/{segment}?{plain}")
     assert re.fullmatch("[0-9a-f]{64}", key)
     assert urls.url_key(f"HTTPS://user:s3cret@{host.upper()}/{segment}?{signed}#s3cret") == key
+
+
+@pytest.mark.parametrize(("name", "signature"), [row for row in SIGNING if row[0] != row[1]])
+def test_a_word_of_a_signing_scheme_without_its_signature_chooses_the_file(name: str, signature: str) -> None:
+    def key(value: str, query: str = "") -> str:
+        return urls.url_key(f"https://host/genome.csv?{name}={value}{query}")
+
+    assert key("human") != key("mouse") != urls.url_key("https://host/genome.csv")
+    others = "".join(f"&{other}=1" for other in SCHEMES if other.lower()[:6] != signature.lower()[:6])
+    assert key("human", others) != key("mouse", others)
+    assert key("human", f"&{signature}=1") == key("mouse", f"&{signature}=2")
+
+
+@pytest.mark.parametrize("name", ["versionId", "snapshot", "response-content-type", "x-oss-process", "tn", "v"])
+def test_what_chooses_the_file_stays_beside_a_signature(name: str) -> None:
+    signed = "&".join(f"{signature}=1" for signature in SCHEMES)
+    assert urls.url_key(f"https://host/a?{name}=1&{signed}") != urls.url_key(f"https://host/a?{name}=2&{signed}")
 
 
 @pytest.mark.parametrize(
@@ -232,13 +284,20 @@ def test_another_resource_has_another_key(other: str) -> None:
     assert urls.url_key(other) != urls.url_key("http://host/a")
 
 
-def test_accept_is_part_of_the_key_and_no_other_header_is() -> None:
+@pytest.mark.parametrize("name", ["Accept", "Accept-Language", "X-Version", "User-Agent"])
+def test_headers_are_part_of_the_key(name: str) -> None:
     url = "https://host/asset"
-    plain = urls.url_key(url)
-    assert urls.url_key(url, [("Authorization", "Bearer x"), ("Cookie", "y")]) == plain
-    binary = urls.url_key(url, [("Accept", "application/octet-stream")])
-    assert binary == urls.url_key(url, [("Authorization", "Bearer x"), ("accept", "application/octet-stream")])
-    assert len({plain, binary, urls.url_key(url, [("Accept", "application/json")])}) == 3
+    first = urls.url_key(url, [(name, "one")])
+    assert first == urls.url_key(url, [("Authorization", "Bearer x"), (name.lower(), "one")])
+    assert len({urls.url_key(url), first, urls.url_key(url, [(name, "two")])}) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "Proxy-Authorization", "Cookie", "PRIVATE-TOKEN", "X-Api-Key", "x-secret", "X-Auth"]
+)
+def test_credentials_are_no_part_of_the_key(name: str) -> None:
+    url = "https://host/asset"
+    assert urls.url_key(url, [(name, "s3cret")]) == urls.url_key(url)
 
 
 def test_keys_and_names_are_the_same_in_every_process() -> None:
@@ -287,12 +346,65 @@ def test_credentials_belong_to_one_origin(one: str, other: str, same: bool) -> N
         "https://host/a\nb",
         "file://host/a",
         "file:relative",
+        "www.host/a",
+        "hf://owner/name/file",
         None,
+        b"https://host/a",
+        Path("/data/weights.bin"),
+        ["https://host/a"],
+        urlsplit("https://host/a"),
+        "https://host/a#part",
+        "https://host/a#",
+        "https://host/a#md5=098f6bcd4621d373cade4e832627b4f6",
+        "file:///data/take#2.csv",
+        "file:///data/take?2.csv",
+        "file:///data/take?",
+        "file:///data/take#",
     ],
 )
 def test_what_is_no_url_is_a_value_error_that_says_so(bad: object) -> None:
     with pytest.raises(ValueError, match=r"\A(not a URL|cannot fetch).*\Z"):
         urls.check(bad)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        (b"https://host/a", r"decode\(\)"),
+        (Path("/data/a"), r"as_uri\(\)"),
+        (["https://host/a"], "fetch_many"),
+        (urlsplit("https://host/a"), r"geturl\(\)"),
+        ("/data/a", "file:///"),
+        ("~/a", "file:///"),
+        ("www.host/a", "https:// before it"),
+        ("s3://bucket/key", r"https://BUCKET\.s3"),
+        ("hf://owner/name/a", "resolve/main"),
+        ("https://host/a#part", "#sha256=<64 hex digits>"),
+        ("file:///data/take#2.csv", "# in a file's name is written %23"),
+        ("file:///data/take?2.csv", "%3F"),
+    ],
+)
+def test_what_is_no_url_is_told_what_was_meant(wrong: object, cure: str) -> None:
+    with pytest.raises(ValueError, match=cure):
+        urls.check(wrong)
+
+
+def test_a_digest_at_the_end_of_a_url_is_the_digest() -> None:
+    digests = ["9f86d081" * 8, "60303ae2" * 8]
+    artifact = Artifact(f"https://host/a#sha256={digests[0].upper()}")
+    assert artifact == Artifact("https://host/a", sha256=digests[0])
+    assert (
+        artifact
+        == Artifact("https://host/a", sha256=digests[0], mirrors=[])
+        == Artifact(artifact.url, sha256=digests[0])
+    )
+    assert Artifact("https://host/a", mirrors=[f"https://mirror/a#sha256={digests[0]}"]).sha256 == digests[0]
+    assert Artifact(f"file:///data/a#sha256={digests[0]}").url == "file:///data/a"
+    for wrong in ("", "9f86", f"{digests[0]}&egg=a"):
+        with pytest.raises(ValueError, match="sha256 must be"):
+            Artifact(f"https://host/a#sha256={wrong}")
+    with pytest.raises(ValueError, match="one digest"):
+        Artifact(f"https://host/a#sha256={digests[0]}", sha256=digests[1])
 
 
 def test_whatever_prints_as_a_url_is_one() -> None:
@@ -308,7 +420,7 @@ def test_whatever_prints_as_a_url_is_one() -> None:
     [
         ("file:///data/a.bin", b"/data/a.bin"),
         ("file://localhost/data/a.bin", b"/data/a.bin"),
-        ("FILE:///data/a%20b%23.bin?x#y", b"/data/a b#.bin"),
+        ("FILE:///data/a%20b%23%3F.bin", b"/data/a b#?.bin"),
         ("file:///data/%FF%C3%BC", b"/data/\xff\xc3\xbc"),  # a name need not be Unicode
     ],
 )
@@ -417,6 +529,22 @@ def test_anything_else_is_no_digest(form: str) -> None:
 def test_another_hash_is_told_how_to_get_a_sha256(form: str) -> None:
     with pytest.raises(ValueError, match="nanocache fetch URL"):
         digest.parse(form)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("0" * 32, "got md5"),
+        ("0" * 40, "got sha1"),
+        ("F" * 128, "got sha512"),
+        (bytes(32), r"hex\(\)"),
+        (b"0" * 64, r"decode\(\)"),
+        (hashlib.sha256(), r"hexdigest\(\)"),
+    ],
+)
+def test_another_form_of_a_digest_is_told_what_was_meant(wrong: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        digest.parse(wrong)
 
 
 @pytest.mark.parametrize("form", [b"0" * 64, 0, None])

@@ -1,0 +1,80 @@
+"""The caller's request headers: which are accepted, and which say that another file is meant.
+
+Not their sending (`http.redirects`). Invariants: a header that would be dropped or changed is refused by name; no text
+holds a header's value, which may be a credential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ["Headers", "Pairs", "check", "choosing"]
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
+Pairs = tuple[tuple[str, str], ...]
+
+_FRAMING = "the connection decides it"
+_CONDITION = "nanocache asks such questions itself: give max_age= to have it ask"
+# Lower-case name -> why no caller may set it. `if-` and `proxy-connection` have further names of their kind.
+_OURS = {
+    "accept-encoding": "the bytes are fetched as they are; Decompress() unpacks them",
+    "host": "it comes from the URL",
+    "range": "an artifact is a whole file, and nanocache asks for its parts itself",
+    "connection": _FRAMING,
+    "content-length": _FRAMING,
+    "expect": _FRAMING,
+    "http2-settings": _FRAMING,
+    "keep-alive": _FRAMING,
+    "proxy-connection": _FRAMING,
+    "te": _FRAMING,
+    "trailer": _FRAMING,
+    "transfer-encoding": _FRAMING,
+    "upgrade": _FRAMING,
+}
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110, 5.6.2
+_CREDENTIALS = ("auth", "cookie", "key", "secret", "token")  # and with them Authorization, Proxy-Authorization
+
+
+def check(headers: Headers) -> Pairs:
+    """`headers` as pairs. Raises ValueError that names the header that is wrong."""
+    return tuple(_check(name, value) for name, value in _split(headers))
+
+
+def _split(headers: object) -> Iterator[tuple[object, object]]:
+    if headers is None:
+        return
+    if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
+        raise ValueError(f"headers must map header names to values, {{'Name': 'value'}}, got {type(headers).__name__}")
+    pairs: Iterable[object] = headers.items() if isinstance(headers, Mapping) else headers
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError("headers must map header names to values, both str: {'Name': 'value'}")
+        yield pair[0], pair[1]
+
+
+def _check(name: object, value: object) -> tuple[str, str]:
+    if not isinstance(name, str) or not isinstance(value, str):
+        kinds = f"{type(name).__name__} to {type(value).__name__}"
+        raise ValueError(f"headers must map header names to values, both str, got {kinds}")
+    if not name or not set(name.lower()) <= _TOKEN:
+        raise ValueError(f"the header name {name!r} is empty, or holds a character that no name may hold")
+    if any(c in "\r\n\0" for c in value):
+        raise ValueError(f"the value of the header {name!r} holds a line break; strip() it")
+    if value != value.strip(" \t") or not value.isprintable():
+        raise ValueError(f"the value of the header {name!r} begins or ends with a space, or holds a control character")
+    if (why := _refused(name.lower())) is not None:
+        raise ValueError(f"the header {name!r} can't be set: {why}; leave it off")
+    return name, value
+
+
+def _refused(name: str) -> str | None:
+    return _CONDITION if name.startswith("if-") else _OURS.get(name)
+
+
+def choosing(headers: Iterable[tuple[str, str]]) -> list[str]:
+    """What of `headers` may choose another content: all but credentials. Sorted, names in lower case.
+
+    GitHub's asset API gives JSON or the file itself, by Accept; others choose by language or version.
+    """
+    named = [(name.lower(), value.strip()) for name, value in headers]
+    return sorted(f"{name}: {value}" for name, value in named if not any(word in name for word in _CREDENTIALS))
