@@ -130,6 +130,7 @@ class Store(BaseDirectory):
         folder = os.path.dirname(path)
         grown = self.folder(folder)  # before the fsync, whose commit takes the new folders along
         files.check_regular(path)
+        wrong = self._wrong_names(digest)
         self._sync(partial)
         os.fchmod(partial.fd, self.modes.blob)
         kept = seal.put(partial.fd, digest)
@@ -137,7 +138,8 @@ class Store(BaseDirectory):
             self._do_without_seal(path, digest)
         for changed in (folder, *grown):  # losing a name loses an entry, never a byte
             durable.sync_folder(changed)
-        self._remove_wrong(digest)
+        for other, st in wrong.items():  # not before there is a right one
+            self._set_aside_inode(other, st)
         self.recency.was_marked(digest)
         return Path(path)
 
@@ -174,19 +176,18 @@ class Store(BaseDirectory):
                 raise
             return False  # the bytes at hand are right
 
-    def _remove_wrong(self, digest: str) -> None:
-        """Delete the names of `digest` that are known to be wrong; a right one was just published."""
+    def _wrong_names(self, digest: str) -> dict[str, os.stat_result]:
+        """The paths of `digest` that are known to be wrong."""
         if not self._wrong:
-            return
-        for name in self.names(digest):
-            path = self.blob(digest, name)
-            st = files.check_regular(path)
-            if st is not None and self._is(self._wrong, st):
-                self._set_aside_inode(path, st)
+            return {}
+        found = {path: files.check_regular(path) for path in (self.blob(digest, name) for name in self.names(digest))}
+        return {path: st for path, st in found.items() if st is not None and self._is(self._wrong, st)}
 
     def _set_aside_inode(self, path: str, st: os.stat_result) -> None:
         """Take `path` out of sight and delete it, if it is still the file that `st` says; put back any other one."""
         aside = os.path.join(self.trash, files.random_name())
+        if not files.same_file(st, path):
+            return
         try:
             os.rename(path, aside)
         except OSError:  # gone, or not ours to rename: it stays what it is, no hit
