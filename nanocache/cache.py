@@ -21,7 +21,7 @@ from .artifact.request import Request
 from .cancel import Cancel, ambient
 from .disk import files
 from .engine.steps import Fetch
-from .progress import ProgressOption
+from .progress import ProgressOption, callback_errors
 from .store.blobs import Store
 
 __all__ = ["Cache", "PathLike"]
@@ -88,7 +88,8 @@ class Cache:
             return path
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
         request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
-        return _fetch(store, request, asked, ambient())
+        with callback_errors():
+            return _fetch(store, request, asked, ambient())
 
     async def afetch(
         self,
@@ -122,7 +123,8 @@ class Cache:
             request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
             return _fetch(store, request, asked, cancel)
 
-        return await tasks.share_async(("afetch", store.base, artifact, rehash, max_age, offline), work)
+        with callback_errors():
+            return await tasks.share_async(("afetch", store.base, artifact, rehash, max_age, offline), work)
 
     def fetch_many(
         self,
@@ -144,7 +146,8 @@ class Cache:
         checked = Artifact.each(artifacts)
         arguments.option("offline", offline)
         fetch = partial(self._fetch_one, self.store, offline)
-        return many.fetch(checked, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
+        with callback_errors():
+            return many.fetch(checked, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
 
     def _fetch_one(
         self, store: Store, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption

@@ -27,7 +27,7 @@ from .coordination.waiting import WaitOptions, hold_lock
 from .disk import faults
 from .disk.hashing import FileHasher
 from .engine.steps import Fetch
-from .progress import Display, ProgressOption
+from .progress import Display, ProgressOption, callback_errors
 from .store import partials, refs
 from .store.blobs import Store
 from .store.layout import lock_key
@@ -92,6 +92,7 @@ def receive_blob(
     key = lock_key(artifact.sha256, request.url_key)
     at_once = WaitOptions(lambda: False, request.identity, Cancel(), 0.0, lambda *_: None)
     with (
+        callback_errors(),
         hold_lock(store.lock_place(key), at_once) as holding,
         partials.create(store, key) as partial,
         closing(Display(request.progress, request.name)) as display,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import platform
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +235,104 @@ def test_a_set_tells_a_callback_its_sum(base: Path, origin: Origin) -> None:
     artifacts = [Artifact(origin.url(f"/bytes/{n * 1000}/1/{n}.bin"), size=n * 1000) for n in (1, 2, 3)]
     nanocache.fetch_many(artifacts, progress=told.append)
     assert told[-1] == Progress("3/3 files", 6000, 6000)
+
+
+class Stop(Exception):
+    """Of the caller's own."""
+
+
+# Each also means something to what runs below the callback, and must not be taken for that.
+OWN = [
+    Stop("enough"),
+    ValueError("no"),
+    FileNotFoundError(errno.ENOENT, "gone"),
+    OSError(errno.ENOSPC, "full"),
+    OSError(errno.EIO, "broken"),
+    ConnectionResetError("reset"),
+    TimeoutError("late"),
+    nanocache.DownloadFailed(url="u", causes=(("u", "of a fetch in the callback"),)),
+    nanocache.NotCached(url="u", base_dir="b"),
+    nanocache.NoSpace(path="elsewhere"),
+]
+
+
+def raising(error: BaseException, once: threading.Event | None = None) -> Callable[[Progress], None]:
+    def callback(_: Progress) -> None:
+        if once is not None:
+            once.set()
+            time.sleep(0.2)  # others join meanwhile
+        raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("error", OWN, ids=repr)
+@pytest.mark.parametrize("way", ["fetch", "afetch", "fetch_many"])
+def test_an_error_of_a_callback_comes_out_as_it_was_raised(
+    way: str, error: Exception, base: Path, origin: Origin
+) -> None:
+    url = origin.url(QUICK)
+    with pytest.raises(type(error)) as e:
+        if way == "fetch":
+            nanocache.fetch(url, progress=raising(error))
+        elif way == "afetch":
+            asyncio.run(nanocache.afetch(url, progress=raising(error)))
+        else:
+            nanocache.fetch_many([url], progress=raising(error))
+    assert e.value is error
+    assert nanocache.fetch(url).stat().st_size == 1000
+
+
+@pytest.mark.parametrize("error", [OWN[0], OWN[-3]], ids=repr)
+def test_an_error_of_a_callback_is_that_of_its_own_caller_alone(error: Exception, base: Path, origin: Origin) -> None:
+    url, joined = origin.url(QUICK), threading.Event()
+    failed: list[BaseException] = []
+
+    def first() -> None:
+        try:
+            nanocache.fetch(url, progress=raising(error, joined))
+        except Exception as e:
+            failed.append(e)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert joined.wait(10)
+    assert nanocache.fetch(url).stat().st_size == 1000
+    thread.join()
+    assert failed == [error]
+
+
+@pytest.mark.parametrize("error", [OWN[0], OWN[-3]], ids=repr)
+def test_an_error_of_a_tasks_callback_is_that_of_its_own_task_alone(
+    error: Exception, base: Path, origin: Origin
+) -> None:
+    async def all_of_them() -> list[object]:
+        url = origin.url(QUICK)
+        first = asyncio.create_task(nanocache.afetch(url, progress=raising(error, threading.Event())))
+        await asyncio.sleep(0)
+        others = [nanocache.afetch(url) for _ in range(3)]
+        return list(await asyncio.gather(first, *others, return_exceptions=True))
+
+    first, *others = asyncio.run(all_of_them())
+    assert first is error
+    assert all(isinstance(one, Path) for one in others)
+
+
+def test_an_error_of_a_callback_is_not_left_for_other_processes(base: Path, origin: Origin, spawn: Any) -> None:
+    url = origin.url(QUICK)
+    code = """
+def callback(_):
+    if INDEX:
+        return
+    time.sleep(0.5)
+    raise nanocache.NotCached(url="u", base_dir="b")
+time.sleep(0.2 * INDEX)
+try:
+    print(nanocache.fetch(url, progress=callback).stat().st_size)
+except nanocache.NotCached:
+    print("own")
+"""
+    assert spawn(code, 3, setup="import nanocache, time", url=url).outputs() == ["own", "1000", "1000"]
 
 
 def test_a_progress_is_a_value() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from ..cancel import Cancel, Cancelled
+from ..progress import CallbackError
 
 __all__ = ["Flight", "Interrupted", "Waiter", "share"]
 
@@ -33,6 +34,7 @@ class Flight(Generic[T]):
         self.identity = identity  # of the request that leads it
         self.cancel = Cancel()
         self.waiters: set[Waiter[T]] = set()
+        self.leader: Waiter[T] | None = None  # the one whose job it is
         self._job = job
         self._started = False
         self.ended = False
@@ -79,11 +81,11 @@ class Flight(Generic[T]):
                 return
         callback()
 
-    def result(self, identity: Hashable) -> T:
-        """The value; or the error, if the leader's request was the same; else Interrupted: try your own sources."""
+    def result(self, identity: Hashable, waiter: Waiter[T]) -> T:
+        """The value; or the error, if it is this waiter's too; else Interrupted: try your own sources."""
         if self._error is None:
             return self._value  # type: ignore[return-value]
-        if isinstance(self._error, Interrupted) or identity != self.identity:
+        if not self._concerns(identity, waiter):
             raise Interrupted
         with _lock:
             first = not self._delivered
@@ -91,6 +93,12 @@ class Flight(Generic[T]):
         if first:
             raise self._error
         raise copy.copy(self._error) from self._error  # one instance in two threads would mix their tracebacks
+
+    def _concerns(self, identity: Hashable, waiter: Waiter[T]) -> bool:
+        """Whether the error would have happened to this waiter: the same request, and no callback of another caller."""
+        if isinstance(self._error, CallbackError):
+            return waiter is self.leader
+        return identity == self.identity and not isinstance(self._error, Interrupted)
 
 
 class Waiter(Generic[T]):
@@ -108,6 +116,7 @@ class Waiter(Generic[T]):
             flight: Flight[T] | None = _table.get(key)
             if flight is None or flight.ended:
                 flight = Flight(key, identity, job)
+                flight.leader = self
             self._flight = flight
             flight.waiters.add(self)
             _table[key] = flight
@@ -120,6 +129,8 @@ class Waiter(Generic[T]):
             return
         with _lock:
             flight.waiters.discard(self)
+            if flight.leader is self:
+                flight.leader = None  # no circle is left for the garbage collector
             last = not flight.waiters
             if last:
                 _drop(flight)
@@ -181,7 +192,7 @@ class _Passenger(Generic[T]):
             flight.run()
             self._wake.wait()
         self._cancel.check()
-        return flight.result(identity)
+        return flight.result(identity, self._waiter)
 
     def _give_up(self) -> None:
         self._waiter.leave()

@@ -60,7 +60,7 @@ async def share_async(key: Hashable, job: Job[T]) -> T:
                 threads.submit(flight.run)
                 flight.submitted = True
             await done
-            return flight.result(key)
+            return flight.result(key, waiter)
         except Interrupted:
             continue
         finally:

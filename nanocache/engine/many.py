@@ -17,7 +17,7 @@ from ..artifact.artifact import Artifact
 from ..cancel import Cancel, Cancelled
 from ..config import Settings
 from ..coordination.threads import ThreadPool
-from ..progress import Display, Progress, ProgressOption, shown
+from ..progress import CallbackError, Display, Progress, ProgressOption, shown
 
 __all__ = ["FetchOne", "fetch"]
 
@@ -123,6 +123,8 @@ class _Set:
         """Fetch artifact `n` in a thread of the pool, and put down what came of it."""
         try:
             outcome: Outcome = self._fetch(n)
+        except CallbackError as e:
+            outcome = e.error
         except BaseException as e:  # noqa: BLE001 - the caller's thread raises it, or returns it in place
             outcome = e
         self._outcomes.put(n, outcome)
