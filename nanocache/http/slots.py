@@ -19,7 +19,7 @@ from .failure import Failure
 
 __all__ = ["Busy", "slot"]
 
-LOOK = 1.0  # seconds between two looks for a slot that was freed without a notification
+SLOT_LOOK = 1.0  # seconds between two looks for a slot that was freed without a notification
 
 Origin = tuple[str, str, int]
 
@@ -63,7 +63,7 @@ class _Slots:
             with cancel.watch(self.wake):
                 while self._full(origin, limit):
                     cancel.check()
-                    self.changed.wait(LOOK)
+                    self.changed.wait(SLOT_LOOK)
         finally:
             self.waiting[origin] -= 1
 

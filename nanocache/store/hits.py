@@ -20,7 +20,7 @@ __all__ = ["Hits", "RefStamp"]
 
 RefStamp = tuple[str, tuple[int, int] | None]  # the path of a ref, and its stamp
 
-LIMIT = 1 << 16  # hits remembered; beyond it the memory starts anew rather than keep an order
+MOST_REMEMBERED = 1 << 16  # hits remembered; beyond it the memory starts anew rather than keep an order
 
 
 class _Hit:
@@ -82,7 +82,7 @@ class Hits:
         hit = _Hit(path, digest, stat.S_IFMT(st.st_mode), None if product else seal.of(digest), ref)
         if not hit.holds(st) or hit.moved():
             return
-        if len(self._known) >= LIMIT:
+        if len(self._known) >= MOST_REMEMBERED:
             self._known.clear()
         self._known[asked] = hit
 

@@ -17,7 +17,7 @@ from . import seal
 
 __all__ = ["Reading", "read"]
 
-TRIES = 3  # of a read that fails, and of a file that is written to while it is read
+READ_TRIES = 3  # of a read that fails, and of a file that is written to while it is read
 # A soft NFS mount says EIO when its server is slow, and ESTALE when another client replaced the file.
 PASSING = (errno.EIO, errno.ESTALE)
 PAUSE = 0.1  # seconds before a read that failed is tried again
@@ -41,7 +41,7 @@ class Reading:
 
 def read(path: str, digest: str, cancel: Cancel) -> Reading:
     """Hash the file at `path`. Raises FileNotFoundError, UnsafeCache, Cancelled, and OSError if it can't be read."""
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(READ_TRIES)):
         try:
             return _read(path, digest, cancel)
         except OSError as e:
@@ -61,7 +61,7 @@ def _read(path: str, digest: str, cancel: Cancel) -> Reading:
 
 
 def _is_right(fd: int, digest: str, cancel: Cancel) -> bool:
-    for _ in range(TRIES):
+    for _ in range(READ_TRIES):
         before = os.fstat(fd)
         if hashing.hash_file(fd, cancel) != digest:
             return False

@@ -18,13 +18,13 @@ import time
 
 __all__ = ["DAY_NS", "of", "holds", "put"]
 
-DAY = 86_400  # seconds
-DAY_NS = DAY * 1_000_000_000
+DAY_SECONDS = 86_400
+DAY_NS = DAY_SECONDS * 1_000_000_000
 
 
 def of(digest: str) -> int:
     """The digest's own instant of the day, in nanoseconds after midnight UTC."""
-    return 2 * (int(digest[:8], 16) % (DAY // 2)) * 1_000_000_000
+    return 2 * (int(digest[:8], 16) % (DAY_SECONDS // 2)) * 1_000_000_000
 
 
 def holds(st: os.stat_result, digest: str) -> bool:
