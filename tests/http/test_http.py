@@ -324,9 +324,7 @@ def test_https_goes_through_a_proxy_in_a_tunnel(
             assert "hunter2" not in str(proxy.requests())
 
 
-@pytest.mark.parametrize(
-    ("proxy", "reason"), [("http://h:port", "not a valid URL"), ("ftp://h", "not a valid URL")]
-)
+@pytest.mark.parametrize(("proxy", "reason"), [("http://h:port", "not a valid URL"), ("ftp://h", "not a valid URL")])
 def test_a_proxy_that_makes_no_sense_is_an_error_that_does_not_show_it(
     download: Download, monkeypatch: pytest.MonkeyPatch, proxy: str, reason: str
 ) -> None:
