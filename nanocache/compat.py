@@ -28,8 +28,8 @@ from .coordination.waiting import WaitOptions, hold_lock
 from .disk import durable, faults, files, hashing
 from .engine.steps import Fetch
 from .progress import Display
-from .store import seal
-from .store.blobs import Store
+from .store import refs, seal
+from .store.blobs import Store, Witness, witness
 from .store.layout import FOLDERS, product_lock_key
 from .store.partials import private_folder
 
@@ -37,13 +37,20 @@ __all__ = ["download_file_with_lock"]
 
 logger = logging.getLogger("nanocache")
 
+FICLONE = 0x40049409  # Linux: <linux/fs.h>
+COPY_BLOCK = 1 << 20  # bytes
+
+_adopted: dict[str, Witness] = {}  # files that the seed downloaded and this process returned, by path
+
 
 def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[str], Any] | None = None) -> str:
     """`<base>/<filename>`, complete: downloaded once however many ranks ask, after `postprocess_fn` succeeded on it.
 
     A hard link to the cached blob: read-only, no second copy. `filename` is relative and stays in the base directory.
     The hook gets one path, a str that ends in `filename`, before the name appears in the base directory; what it builds
-    elsewhere is its own business. Raises ValueError, PostprocessFailed and what else `fetch` raises.
+    elsewhere is its own business, and what it changes in that file is not kept. A file that lies there already, of a
+    URL that this cache never fetched, is what the seed downloaded: it is returned as it is, as the seed did, and its
+    hook ran then. Raises ValueError, PostprocessFailed and what else `fetch` raises.
     """
     relative = _check(filename)
     if postprocess_fn is not None:
@@ -98,16 +105,36 @@ class _Placement:
         return *self.request.identity, self._label
 
     def run(self) -> str:
+        standing = _lstat(self.target)  # before the ref is read, which is written before the target is placed
         digest = Fetch(self.store, self.request).known()
+        if digest is None and standing is not None and self._adopt(standing):
+            return self.target
         if digest is None or not self._placed(digest):
             share(("file", self.store.base, self._key), self._identity, self._lead, self.cancel)
         return self.target
 
+    def _adopt(self, st: os.stat_result) -> bool:
+        """Whether the seed's own code downloaded the target: this cache did not place it, and never had its URL."""
+        if not stat.S_ISREG(st.st_mode) or st.st_size == 0:  # the seed writes in place: empty is what a kill leaves
+            return False
+        if not self.store.trusts(st) or refs.read(self.store, self.request.url_key) is not None:
+            return False
+        if _adopted.get(self.target) == witness(st):
+            return True
+        if self._may_be_ours(st) and self.store.names(_hash(self.target, self.cancel)):
+            return False
+        _adopted[self.target] = witness(st)
+        logger.info("%s was not downloaded by nanocache: used as it is; delete it to have it downloaded", self.target)
+        return True
+
+    def _may_be_ours(self, st: os.stat_result) -> bool:
+        """Whether the time may be a seal. If so the file is hashed; few are that the seed downloaded (rsync's, say)."""
+        return st.st_mtime_ns % seal.STEP_NS == 0
+
     def _placed(self, digest: str) -> bool:
         """Whether the target holds those bytes: its seal tells, in a link as in a copy; else that it is the blob."""
-        try:
-            st = os.lstat(self.target)
-        except (FileNotFoundError, NotADirectoryError):
+        st = _lstat(self.target)
+        if st is None:
             return False
         if seal.holds(st, digest):
             return True
@@ -144,9 +171,16 @@ class _Placement:
 
     def _run_hook(self, hook: Callable[[str], Any], source: str, path: str) -> None:
         os.makedirs(os.path.dirname(path))
-        _link(source, path)
+        before = _give(source, path)
         with hooks.failing_as(self._label, self.relative):
             hook(path)
+        after = _lstat(path)
+        if after is not None and witness(after)[:3] != witness(before)[:3]:
+            logger.warning(
+                "%s changed the file that it was given for %s, which is not kept: use fetch(postprocess=...) for that",
+                self._label,
+                self.relative,
+            )
 
 
 def _missing(folder: str) -> list[str]:
@@ -155,6 +189,44 @@ def _missing(folder: str) -> list[str]:
     while not os.path.isdir(folder):
         parents.append(folder := os.path.dirname(folder))
     return parents
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _hash(path: str, cancel: Cancel) -> str:
+    with open(path, "rb") as file:
+        return hashing.hash_file(file.fileno(), cancel)
+
+
+def _give(source: str, target: str) -> os.stat_result:
+    """Make `target` for a hook: a link to the blob, or a copy where this user could write to the blob through it."""
+    if os.access(source, os.W_OK):  # root: 0444 stops it nowhere
+        _copy(source, target)
+    else:
+        _link(source, target)
+    return os.lstat(target)
+
+
+def _copy(source: str, target: str) -> None:
+    with open(source, "rb") as blob, open(target, "xb") as copy:
+        if not _share_blocks(blob.fileno(), copy.fileno()):
+            shutil.copyfileobj(blob, copy, COPY_BLOCK)
+
+
+def _share_blocks(source: int, target: int) -> bool:
+    """Make one file's blocks those of another (btrfs, xfs, bcachefs, some NFS); False where that can't be done."""
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def _link(source: str, target: str) -> None:
@@ -171,11 +243,8 @@ def _keep_foreign(store: Store, target: str) -> None:
         st = os.lstat(target)
     except FileNotFoundError:
         return
-    if stat.S_ISREG(st.st_mode):
-        with open(target, "rb") as file:
-            digest = hashing.hash_file(file.fileno())
-        if store.names(digest):
-            return  # an older content of ours, or the same bytes
+    if stat.S_ISREG(st.st_mode) and store.names(_hash(target, Cancel())):
+        return  # an older content of ours, or the same bytes
     aside = f"{target}.before-{files.random_name()}"
     os.rename(target, aside)
     logger.warning("%s was not downloaded by nanocache: moved to %s", target, aside)

@@ -136,6 +136,35 @@ def test_a_failed_hook_runs_again_and_a_successful_one_does_not(base: Path, url:
     assert not [path for path in (base / "partials-v1").iterdir() if path.is_dir()]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="to others the file is read-only")
+def test_a_hook_that_edits_its_file_edits_no_blob(
+    base: Path, url: str, origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Root writes through 0444, in a container for one: so it gets a copy."""
+    blob = nanocache.fetch(url)
+    before = blob.stat()
+    ran: list[str] = []
+
+    def edit(path: str) -> None:
+        ran.append(path)
+        with open(path, "r+b") as file:
+            file.write(b"EDIT")
+
+    with caplog.at_level(logging.WARNING, "nanocache"):
+        for _ in range(3):
+            path = download_file_with_lock(url, "words.txt", edit)
+    assert blob.read_bytes() == Path(path).read_bytes() == BODY
+    assert stat.S_IMODE(before.st_mode) == stat.S_IMODE(blob.stat().st_mode) == 0o444
+    assert before.st_mtime_ns == blob.stat().st_mtime_ns
+    assert (len(ran), origin.gets()) == (1, 1)
+    assert caplog.text.count("changed the file that it was given") == 1
+
+
+@pytest.mark.parametrize("consume", [os.unlink, lambda path: os.rename(path, path + ".moved")])
+def test_a_hook_may_consume_its_file(base: Path, url: str, consume: Callable[[str], None]) -> None:
+    assert Path(download_file_with_lock(url, "words.txt", consume)).read_bytes() == BODY
+
+
 def test_a_name_that_was_deleted_comes_back_with_its_hook(base: Path, url: str, origin: Origin) -> None:
     ran: list[str] = []
     path = download_file_with_lock(url, "words.txt", ran.append)
@@ -219,9 +248,60 @@ def test_without_a_seal_the_link_itself_tells(base: Path, url: str, monkeypatch:
 # --- what is not ours -------------------------------------------------------------------------------------------------
 
 
-def test_a_foreign_file_at_the_name_is_moved_aside_and_never_lost(
+@pytest.mark.parametrize("online", [True, False])
+def test_a_file_that_the_seed_left_is_adopted_where_it_lies(
+    base: Path, url: str, origin: Origin, monkeypatch: pytest.MonkeyPatch, online: bool
+) -> None:
+    left = base / "words.txt"
+    left.write_bytes(b"the seed's download")
+    before = left.stat()
+    ran: list[str] = []
+    monkeypatch.setenv("NANOCACHE_OFFLINE", "0" if online else "1")
+    for _ in range(2):
+        assert download_file_with_lock(url, "words.txt", ran.append) == str(left)
+    after = left.stat()
+    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
+    assert left.read_bytes() == b"the seed's download"
+    assert os.listdir(base) == ["words.txt"]
+    assert (ran, origin.gets()) == ([], 0)
+
+
+def test_a_file_of_the_seed_in_a_folder_and_of_even_seconds_is_adopted_too(
+    base: Path, url: str, origin: Origin
+) -> None:
+    """As rsync leaves it: its time alone does not tell it from a sealed file of ours."""
+    left = base / "data" / "words.txt"
+    left.parent.mkdir()
+    left.write_bytes(b"the seed's download")
+    os.utime(left, (1_700_000_000, 1_700_000_000))
+    assert Path(download_file_with_lock(url, "data/words.txt")).read_bytes() == b"the seed's download"
+    assert origin.gets() == 0
+
+
+def test_the_same_bytes_that_the_seed_left_are_not_fetched_again(base: Path, url: str, origin: Origin) -> None:
+    (base / "words.txt").write_bytes(BODY)
+    assert Path(download_file_with_lock(url, "words.txt")).read_bytes() == BODY
+    assert foreign(base) == ["words.txt"]
+    assert origin.gets() == 0
+
+
+def test_an_empty_file_that_a_killed_seed_left_is_no_download(base: Path, url: str, origin: Origin) -> None:
+    (base / "words.txt").write_bytes(b"")
+    assert Path(download_file_with_lock(url, "words.txt")).read_bytes() == BODY
+    assert origin.gets() == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_strangers_file_is_not_adopted(base: Path, url: str) -> None:
+    (base / "words.txt").write_bytes(b"from a stranger")
+    os.chown(base / "words.txt", 12345, 12345)
+    assert Path(download_file_with_lock(url, "words.txt")).read_bytes() == BODY
+
+
+def test_a_foreign_file_at_the_name_of_a_url_that_is_cached_is_moved_aside_and_never_lost(
     base: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    nanocache.fetch(url)
     (base / "words.txt").write_bytes(b"my own words")
     with caplog.at_level(logging.WARNING, "nanocache"):
         path = download_file_with_lock(url, "words.txt")
@@ -235,6 +315,7 @@ def test_a_foreign_file_stays_where_it_is_if_the_hook_fails(base: Path, url: str
     def hook(path: str) -> None:
         raise ValueError
 
+    nanocache.fetch(url)
     (base / "words.txt").write_bytes(b"my own words")
     with pytest.raises(PostprocessFailed):
         download_file_with_lock(url, "words.txt", hook)
@@ -256,7 +337,8 @@ def test_a_foreign_folder_or_link_is_never_lost(base: Path, tmp_path: Path, url:
     assert kind == "folder" or (tmp_path / "theirs" / "file").read_bytes() == b"theirs"
 
 
-def test_the_same_bytes_that_the_seed_left_are_taken_over(base: Path, url: str) -> None:
+def test_the_same_bytes_of_a_url_that_is_cached_are_taken_over(base: Path, url: str) -> None:
+    nanocache.fetch(url)
     (base / "words.txt").write_bytes(BODY)
     assert Path(download_file_with_lock(url, "words.txt")).read_bytes() == BODY
     assert foreign(base) == ["words.txt"]

@@ -21,7 +21,7 @@ from .layout import BaseDirectory
 from .partials import Partial
 from .recency import Recency
 
-__all__ = ["Store", "witness"]
+__all__ = ["Store", "Witness", "witness"]
 
 logger = logging.getLogger("nanocache")
 

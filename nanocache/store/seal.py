@@ -16,10 +16,11 @@ import os
 import stat
 import time
 
-__all__ = ["DAY_NS", "of", "holds", "put"]
+__all__ = ["DAY_NS", "STEP_NS", "of", "holds", "put"]
 
 DAY_SECONDS = 86_400
 DAY_NS = DAY_SECONDS * 1_000_000_000
+STEP_NS = 2_000_000_000  # every seal's mtime is a multiple of it
 
 
 def of(digest: str) -> int:
