@@ -6,8 +6,9 @@ ValueError here, before any I/O.
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from .. import config
 from ..config import Settings
@@ -65,8 +66,15 @@ class Request:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What decides whether another caller's failure would have been this one's: sources and credentials."""
-        return self.artifact.url, self.artifact.mirrors, self.artifact.headers, self.artifact.size
+        """Everything that decides whether another request's failure would have been this one's.
+
+        The sources with their credentials, what the bytes are checked against (a page is refused for `w.bin` and taken
+        for `w.html`), the limits of the environment, and the user, who has a quota.
+        """
+        artifact = self.artifact
+        sources = artifact.url, artifact.mirrors, artifact.headers
+        expected = artifact.sha256, artifact.size, self.name
+        return *sources, *expected, *astuple(self.settings), self.rehash, self.max_age, os.geteuid()
 
     @property
     def shown_url(self) -> str:

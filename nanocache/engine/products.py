@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from ..artifact import hooks
@@ -71,7 +71,8 @@ class _Build:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return self.hook.key, self.digest
+        # The settings, since a hook may fetch: offline it gets NotCached.
+        return self.hook.key, self.digest, *astuple(self.request.settings)
 
     def lead(self, cancel: Cancel) -> Path | None:
         timeout = self.request.settings.lock_timeout

@@ -17,7 +17,7 @@ from nanocache.cancel import Cancel
 from nanocache.coordination import holder as records
 from nanocache.coordination.waiting import WaitOptions, hold_lock
 from tests.conftest import Processes
-from tests.servers.misbehave import Misbehaving, in_turn, serve, stalled, status
+from tests.servers.misbehave import Misbehaving, html, in_turn, serve, silent, stalled, status
 from tests.servers.origin import Origin, content, digest
 
 Spawn = Callable[..., Processes]
@@ -287,3 +287,58 @@ def test_a_stopped_holder_is_given_up_on_after_a_while(
     monkeypatch.setattr(waiting, "SILENT", 1.0)
     assert nanocache.fetch(url).read_bytes() == body
     os.kill(holder.processes[0].pid, signal.SIGCONT)
+
+
+REPORT = """
+import time
+try:
+    time.sleep(wait)
+    print(nanocache.fetch(url, filename=name, sha256=sha256, offline=offline).name)
+except nanocache.NanocacheError as e:
+    print(type(e).__name__)
+"""
+
+
+def test_a_page_that_is_refused_for_one_name_is_taken_for_another(
+    base: Path, misbehaving: Callable[..., Misbehaving], spawn: Spawn
+) -> None:
+    page = b"<!DOCTYPE html><title>a page</title>"
+    url = misbehaving().route("/page", silent(2.0, then=html(page)))
+    refused = spawn(REPORT, 1, url=url, name="w.bin", wait=0, sha256=None, offline=False)
+    taken = spawn(REPORT, 1, url=url, name="w.html", wait=0.1, sha256=None, offline=False)
+    assert refused.outputs() == ["DownloadFailed"]
+    assert taken.outputs() == ["w.html"]
+
+
+def test_a_limit_of_one_process_is_no_other_ones(base: Path, origin: Origin, spawn: Spawn) -> None:
+    url, _ = url_of(origin, 100_000, "?delay=2.0")
+    options: dict[str, Any] = {"url": url, "name": None, "sha256": None, "offline": False}
+    limited = spawn(REPORT, 1, env={"NANOCACHE_MAX_ARTIFACT": "1000"}, wait=0, **options)
+    free = spawn(REPORT, 1, wait=0.1, **options)
+    assert limited.outputs() == ["NoSpace"]
+    assert free.outputs() == ["weights.bin"]
+
+
+def test_the_refusal_of_a_process_that_is_offline_binds_none_that_is_not(
+    base: Path, origin: Origin, spawn: Spawn
+) -> None:
+    import nanocache
+
+    url, sha256 = url_of(origin, 1024)
+    path = nanocache.fetch(url, sha256=sha256)
+    path.chmod(0o644)
+    path.write_bytes(b"damage")
+    slow = """
+import time, nanocache
+from nanocache.disk import hashing
+real = hashing.hash_file
+def hash_file(*args, **options):
+    time.sleep(2.0)
+    return real(*args, **options)
+hashing.hash_file = hash_file
+"""
+    options: dict[str, Any] = {"url": url, "name": None, "sha256": sha256}
+    refused = spawn(REPORT, 1, setup=slow, wait=0, offline=True, **options)
+    online = spawn(REPORT, 1, wait=0.1, offline=False, **options)
+    assert refused.outputs() == ["NotCached"]
+    assert online.outputs() == ["weights.bin"]
