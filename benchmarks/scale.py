@@ -73,12 +73,12 @@ def measure() -> Costs:
     import torch.distributed as dist
 
     from nanodist.broadcast.link import Link
-    from nanodist.coordination.coordinator import Address, Coordinator
+    from nanodist.coordination.coordinator import Coordinator, StoreAddress
     from nanodist.rank import topology
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     other = dist.TCPStore("127.0.0.1", store.port, is_master=False, wait_for_workers=False)
-    where = Address("127.0.0.1", store.port, hosting=False, lasting=True)
+    where = StoreAddress("127.0.0.1", store.port, hosting=False, lasting=True)
     ends = [Coordinator(where, topology(), client) for client in (store, other)]
 
     def timed(call: Any, count: int) -> float:

@@ -392,7 +392,7 @@ class _SharedCall:
         if path.exists():
             return True
         self._check_same_disk(path, verdict)
-        patience = 0.0 if verdict.leader.who.here else VISIBLE
+        patience = 0.0 if verdict.leader.process.here else VISIBLE
         return wait_visible(path, self._base, patience)
 
     def _check_same_disk(self, path: Path, verdict: Verdict) -> None:
@@ -403,4 +403,4 @@ class _SharedCall:
 
 
 def _not_visible(path: Path, verdict: Verdict, reason: str) -> NotVisible:
-    return NotVisible(path=str(path), host=me().host, leader_host=verdict.leader.who.host, reason=reason)
+    return NotVisible(path=str(path), host=me().host, leader_host=verdict.leader.process.host, reason=reason)

@@ -4,7 +4,7 @@
 
 The first complete source is used alone; later ones are not compared, because torchrun inside srun differs from SLURM by
 right (SLURM then numbers the agents). Not a process group and not a device: this module never imports torch, it only
-looks whether somebody else has. Invariants: what is unknown is None and never guessed from a device count; a local rank
+looks whether the program has. Invariants: what is unknown is None and never guessed from a device count; a local rank
 of 0 does not mean "leader of the node" (`torchrun --virtual-local-rank` gives 0 to all).
 """
 
@@ -58,7 +58,7 @@ class DistInfo(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _Launcher:
     """The variables of one launcher. The first three are needed."""
 
     launcher: str
@@ -77,16 +77,16 @@ class _Source:
         return values, ["|".join(names) for field, names in needed.items() if values[field] is None]
 
 
-_ENV = _Source(
+_ENV = _Launcher(
     launcher="env",
     rank=("RANK",),
     world_size=("WORLD_SIZE",),
     local_rank=("LOCAL_RANK",),
     local_world_size=("LOCAL_WORLD_SIZE",),
-    node_rank=("GROUP_RANK", "NODE_RANK"),  # torchrun's name, everybody else's
+    node_rank=("GROUP_RANK", "NODE_RANK"),  # torchrun's name, the other launchers'
     node_count=("GROUP_WORLD_SIZE",),
 )
-_SLURM = _Source(
+_SLURM = _Launcher(
     launcher="slurm",
     rank=("SLURM_PROCID",),
     world_size=("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
@@ -94,7 +94,7 @@ _SLURM = _Source(
     node_rank=("SLURM_NODEID",),
     node_count=("SLURM_STEP_NUM_NODES", "SLURM_NNODES"),
 )
-_OPENMPI = _Source(
+_OPENMPI = _Launcher(
     launcher="openmpi",
     rank=("OMPI_COMM_WORLD_RANK",),
     world_size=("OMPI_COMM_WORLD_SIZE",),
@@ -102,7 +102,7 @@ _OPENMPI = _Source(
     local_world_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
 )
 # MPICH's hydra and Intel MPI say MPI_LOCALRANKID, Cray's PALS PMI_LOCAL_RANK.
-_PMI = _Source(
+_PMI = _Launcher(
     launcher="pmi",
     rank=("PMI_RANK", "PMIX_RANK"),
     world_size=("PMI_SIZE",),
@@ -156,7 +156,7 @@ def _from_launcher() -> tuple[Topology | None, str]:
     return None, "; ".join(lacking)
 
 
-def _sources() -> list[_Source]:
+def _sources() -> list[_Launcher]:
     # SLURM_PROCID and friends are set in a batch script and an interactive shell too, where SLURM starts no ranks.
     step = "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     return [_ENV, *([_SLURM] if step else []), _OPENMPI, _PMI]
@@ -224,7 +224,7 @@ def _tasks_on_node(node: int | None) -> int | None:
 
 
 def initialized_group() -> Any:
-    """torch.distributed if somebody initialised its default group, else None. Never imports it."""
+    """torch.distributed if its default group is initialised, else None. Never imports it."""
     dist = sys.modules.get("torch.distributed")
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 

@@ -1,11 +1,11 @@
-"""Is this the disk that another rank means? A disk is named by a file on it, and who reads the same name shares it.
+"""Is this the disk that another rank means? A file on it names the disk, and ranks that read the same name share it.
 
     <base>/nanodist-v1/<job>    32 hex digits: the disk's name for this job
 
-Whoever comes first links it into place, which one of many can do, on NFS too (the server decides, and no client's
-cached view is asked). No rank waits for another to find out, path texts may differ, and a cluster of several shared
+The first rank links it into place, which one of many can do, on NFS too (the server decides, and no client's cached
+view is asked). No rank waits for another to find out, path texts may differ, and a cluster of several shared
 disks is no special case. Not a lock. Invariants: the name counts for one job only, because disks are cloned with what
-is on them; a disk that can't be named (read-only, no hard links) is None and nobody's but ours.
+is on them; a disk that can't be named (read-only, no hard links) is None, and counts as this rank's alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# https://bford.info/cachedi
 
 
 def disk_name(base: Path, job: str) -> str | None:
-    """The name of the disk under `base` in this job, the same for all who share it; None if it can't be named."""
+    """The name of the disk under `base` in this job, the same on all ranks that share it; None if it can't be named."""
     path = base / FOLDER / job
     try:
         return path.read_text() if path.exists() else _name(path)
@@ -65,7 +65,7 @@ def _make_folder(folder: Path) -> None:
 def _forget_old(folder: Path) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(OSError):  # another rank was faster, or it is somebody else's
+            with suppress(OSError):  # another rank was faster, or it belongs to another user
                 if _OURS.match(entry.name) and entry.stat().st_mtime < time.time() - OLD:
                     os.unlink(entry.path)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..coordination.coordinator import Coordinator, pauses
 from ..coordination.store_client import ANSWER
-from ..coordination.torch_calls import Line
+from ..coordination.torch_calls import TorchCalls
 from ..errors import CoordinatorLost
 
 __all__ = ["ALIVE_EVERY", "FRAME_BYTES", "Buffer", "FrameKind", "LinkLost", "Link", "LinkUnreachable"]
@@ -70,7 +70,7 @@ class Link:
         import torch
 
         self._peer = 1 - end
-        self._calls = Line()
+        self._calls = TorchCalls()
         self._seconds = timeout or PEER_TIMEOUT
         self._header = torch.zeros(3, dtype=torch.int64)
         self._group: Any = None

@@ -75,11 +75,14 @@ def nvml_capability() -> Capability | None:
 
 def _capabilities(nvml: ctypes.CDLL) -> list[Capability]:
     # https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
-    count, found = ctypes.c_uint(), []
+    count = ctypes.c_uint()
+    found: list[Capability] = []
     if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
         return []
     for index in range(count.value):
-        device, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+        device = ctypes.c_void_p()
+        major = ctypes.c_int()
+        minor = ctypes.c_int()
         if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(device)) != 0:
             return []
         if nvml.nvmlDeviceGetCudaComputeCapability(device, ctypes.byref(major), ctypes.byref(minor)) != 0:

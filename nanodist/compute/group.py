@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..coordination.coordinator import address, connect, pauses
-from ..coordination.store_client import Words, torch_distributed
+from ..coordination.store_client import StoreClient, torch_distributed
 from ..errors import CoordinatorLost
 from ..rank import Topology, initialized_group, topology
 from .device import autodetect_device_type, local_device, resolve, set_tf32
@@ -98,7 +98,7 @@ def _init_group(here: Topology, device: torch.device, timeout: float) -> None:
 
 
 def _fresh_store(here: Topology, timeout: float) -> Any:
-    """A client for the group's own use, under a prefix that the ranks of this attempt share and no other ever had."""
+    """A client for the group's own use, under a prefix that only the ranks of this attempt share."""
     dist = torch_distributed()
     where = address()
     if where is None:
@@ -109,23 +109,23 @@ def _fresh_store(here: Topology, timeout: float) -> Any:
         )
     deadline = time.monotonic() + timeout
     client = connect(where, timeout)
-    mail = Words(str(where), client, "nanodist/attempts")
-    session = _greet(mail, here, deadline) if here.rank == 0 else _call(mail, here, deadline)
+    attempts = StoreClient(str(where), client, "nanodist/attempts")
+    session = _greet(attempts, here, deadline) if here.rank == 0 else _call(attempts, here, deadline)
     return dist.PrefixStore(f"nanodist/group/{session}", client)
 
 
-def _call(mail: Words, here: Topology, deadline: float) -> str:
-    """The session that rank 0 answers with. A nonce of ours can hold no dead attempt's answer."""
+def _call(attempts: StoreClient, here: Topology, deadline: float) -> str:
+    """The session that rank 0 answers with. A fresh nonce can hold no dead attempt's answer."""
     nonce = uuid.uuid4().hex
-    mail.set(f"call/{mail.add('calls', 1)}", f"{here.rank} {nonce}")
-    if not _until(lambda: mail.check(f"answer/{nonce}"), here, deadline):
+    attempts.set(f"call/{attempts.add('calls', 1)}", f"{here.rank} {nonce}")
+    if not _until(lambda: attempts.check(f"answer/{nonce}"), here, deadline):
         raise CoordinatorLost(address=str(address()), reason="rank 0 did not come")
-    session = mail.get(f"answer/{nonce}")
-    mail.add(f"{session}/here", 1)
+    session = attempts.get(f"answer/{nonce}")
+    attempts.add(f"{session}/here", 1)
     return session
 
 
-def _greet(mail: Words, here: Topology, deadline: float) -> str:
+def _greet(attempts: StoreClient, here: Topology, deadline: float) -> str:
     """Answer every call, those of dead attempts too, until all ranks of this one have read theirs."""
     session = uuid.uuid4().hex
     waiting: set[int] = set()  # calls that were announced and not read yet; a rank may die between the two
@@ -134,15 +134,15 @@ def _greet(mail: Words, here: Topology, deadline: float) -> str:
 
     def all_here() -> bool:
         nonlocal highest
-        count = mail.add("calls", 0)
+        count = attempts.add("calls", 0)
         waiting.update(range(highest + 1, count + 1))
         highest = count
-        for number in [n for n in waiting if mail.check(f"call/{n}")]:
-            rank, nonce = mail.get(f"call/{number}").split()
-            mail.set(f"answer/{nonce}", session)
+        for number in [n for n in waiting if attempts.check(f"call/{n}")]:
+            rank, nonce = attempts.get(f"call/{number}").split()
+            attempts.set(f"answer/{nonce}", session)
             waiting.discard(number)
             called.add(int(rank))
-        return bool(mail.add(f"{session}/here", 0) == here.world_size - 1)
+        return bool(attempts.add(f"{session}/here", 0) == here.world_size - 1)
 
     if not _until(all_here, here, deadline):
         missing = sorted(set(range(1, here.world_size)) - called)

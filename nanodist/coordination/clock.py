@@ -3,8 +3,8 @@
     same boot of a host   its own clock, which runs through suspension and never jumps
     another host          the hosts' clocks: what they are apart is the error
 
-time.time() alone would do neither: NTP steps it, by hours where a machine woke up with a wrong one, and what happened a
-moment ago is then of yesterday. Not for waiting: that is time.monotonic's.
+time.time() alone would do neither: NTP steps it, by hours where a machine woke up with a wrong one, and a moment ago
+would then be yesterday. Not for waiting: that is time.monotonic's.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@
     none of these, a worker of  no store: None, and locks alone coordinate
     a DataLoader, after a fork
 
-It carries words, never an artifact's bytes. Invariants: waiting is asking again (`pauses`), never a blocking call of
-torch, which sees no signal before it ends (torchrun then kills after 30 s) and prints two warnings per time-out; a
-client is never used on both sides of a fork, which gave wrong values; a lost store is one CoordinatorLost, and nothing
-is asked of it any more.
+It carries short texts, never an artifact's bytes. Invariants: a wait polls (`pauses`) and never blocks in torch, which
+sees no signal before it ends (torchrun then kills after 30 s) and prints two warnings per time-out; a client is never
+used on both sides of a fork, which gave wrong values; a lost store is one CoordinatorLost, and is asked nothing more.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from typing import Any
 from ..errors import CoordinatorLost
 from ..rank import Topology, initialized_group, integer, is_ddp_initialized, topology
 from .clock import process_age
-from .store_client import ANSWER, Words, torch_distributed
-from .torch_calls import Line
+from .store_client import ANSWER, StoreClient, torch_distributed
+from .torch_calls import TorchCalls
 
-__all__ = ["Address", "Coordinator", "address", "connect", "coordination", "joined", "pauses"]
+__all__ = ["StoreAddress", "Coordinator", "address", "connect", "coordination", "joined", "pauses"]
 
 logger = logging.getLogger("nanodist")
 
-LINGER = 1.0  # seconds that a process which hosts the store stays for those who still read; some of them may be dead
+LINGER = 1.0  # seconds that the process which hosts the store stays for its readers; some of them may be dead
 ENDING = 0.5  # seconds for what is under way at the end of the process
 RESOLVER = 15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, no error
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class StoreAddress:
     """Where the store is. `hosting`: this process serves it. `lasting`: it outlives the ranks (torchrun's agent)."""
 
     host: str
@@ -56,20 +55,22 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
-class Coordinator(Words):
+class Coordinator(StoreClient):
     """This process's place at the store. Every method raises CoordinatorLost once the store is out of reach."""
 
-    def __init__(self, where: Address, here: Topology, client: Any) -> None:
+    def __init__(self, where: StoreAddress, here: Topology, client: Any) -> None:
         super().__init__(str(where), client, f"nanodist/{_attempt(here)}")
-        self.where, self.rank, self.world_size = where, here.rank, here.world_size
+        self.where = where
+        self.rank = here.rank
+        self.world_size = here.world_size
         self._fenced = not _several_agents(here)
-        self.told: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
+        self.last_outcome: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
         self._job = ""
         self._pid = os.getpid()
         self._idle: list[Any] = []  # clients that torch built over
 
     def oldest(self) -> float:
-        """Seconds since which words are of this attempt of the job, and not of one that died."""
+        """Age in seconds up to which a value is of this attempt of the job, and not of one that died."""
         return float("inf") if self._fenced else process_age()
 
     @property
@@ -82,8 +83,8 @@ class Coordinator(Words):
     def under(self, prefix: str) -> Iterator[Any]:
         """The store under a further prefix, for what torch builds over one in the block.
 
-        Through a client that nobody else uses meanwhile: torch blocks in it while it waits for a peer, and neither our
-        signs of life nor what is built for another peer must wait for that one.
+        Through a client that has no other user meanwhile: torch blocks in it while it waits for a peer, and neither
+        this process's signs of life nor another peer's connection must wait for that peer.
         """
         try:
             client = self._idle.pop()
@@ -93,9 +94,9 @@ class Coordinator(Words):
         self._idle.append(client)  # unless the block raised: it may still be in use
 
     def leave(self) -> None:
-        """Let go of the store, once those who wait on it have read, if it lives in this process."""
+        """Let go of the store; if this process hosts it, once its readers have read."""
         if os.getpid() != self._pid:
-            return  # a forked child at its own end: a word of it would garble the parent's connection
+            return  # a forked child at its own end: it would garble the parent's connection
         try:
             if self.where.hosting:
                 deadline = time.monotonic() + LINGER
@@ -104,7 +105,7 @@ class Coordinator(Words):
         except CoordinatorLost:
             pass
         self.lost = self.lost or CoordinatorLost(address=str(self.where), reason="this process is ending")
-        self.line.end(ENDING)
+        self.calls.end(ENDING)
         self.store = None
         self._idle.clear()
 
@@ -116,16 +117,16 @@ def pauses(world_size: int) -> Iterator[None]:
     a second at most (8 us of its time each, measured).
     """
     begun = time.monotonic()
-    least = max(0.0005, world_size * 0.00002)
-    most = max(0.005, least)
+    shortest = max(0.0005, world_size * 0.00002)
+    longest = max(0.005, shortest)
     while True:
-        time.sleep(min(max((time.monotonic() - begun) / 1000, least), most))
+        time.sleep(min(max((time.monotonic() - begun) / 1000, shortest), longest))
         yield
 
 
 _lock = threading.Lock()
 _place: Coordinator | None = None
-_refused: tuple[Address | None, bool] | None = None  # what no store answered to; asked again once a group is there
+_refused: tuple[StoreAddress | None, bool] | None = None  # what no store answered to; asked again once a group is there
 _forked = False
 
 
@@ -149,7 +150,7 @@ def joined() -> Coordinator | None:
     return None if _forked or _place is None or _place.lost is not None or _in_worker() else _place
 
 
-def _join(where: Address | None) -> Coordinator | None:
+def _join(where: StoreAddress | None) -> Coordinator | None:
     if where is None:
         logger.warning(
             "the ranks of this job have no store to agree through, so that file locks alone coordinate; "
@@ -165,16 +166,17 @@ def _join(where: Address | None) -> Coordinator | None:
     return place
 
 
-def address() -> Address | None:
+def address() -> StoreAddress | None:
     """Where the job's store is, by the environment, else by the initialised group; None if neither says."""
-    host, port = os.environ.get("MASTER_ADDR"), integer(("MASTER_PORT",))
+    host = os.environ.get("MASTER_ADDR")
+    port = integer(("MASTER_PORT",))
     if host and port is not None:
         lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        return Address(host, port, hosting=not lasting and topology().rank == 0, lasting=lasting)
+        return StoreAddress(host, port, hosting=not lasting and topology().rank == 0, lasting=lasting)
     return _under_group()
 
 
-def _under_group() -> Address | None:
+def _under_group() -> StoreAddress | None:
     dist = initialized_group()
     if dist is None:
         return None
@@ -184,14 +186,15 @@ def _under_group() -> Address | None:
         return None
     while isinstance(store, dist.PrefixStore):
         store = store.underlying_store
-    return Address(store.host, store.port, hosting=False, lasting=False) if isinstance(store, dist.TCPStore) else None
+    if not isinstance(store, dist.TCPStore):
+        return None
+    return StoreAddress(store.host, store.port, hosting=False, lasting=False)
 
 
-def connect(where: Address, timeout: float) -> Any:
+def connect(where: StoreAddress, timeout: float) -> Any:
     """A new client of the store (and its server, where this process hosts it), within `timeout` seconds.
 
-    Waits for nobody but the server: `dist.rendezvous` would hold rank 0 until every rank has come. Raises
-    CoordinatorLost.
+    Waits for the server alone: `dist.rendezvous` would hold rank 0 until every rank has come. Raises CoordinatorLost.
     """
     if not where.hosting:
         _reach(where, timeout)
@@ -203,12 +206,12 @@ def connect(where: Address, timeout: float) -> Any:
             where.port,
             is_master=where.hosting,
             wait_for_workers=False,
-            multi_tenant=True,  # a later init_process_group of this process finds our server at its port, and shares it
+            multi_tenant=True,  # a later init_process_group of this process finds this server at its port
             timeout=timedelta(seconds=patience),
         )
 
     try:
-        return Line().call(patience, make)
+        return TorchCalls().call(patience, make)
     except TimeoutError:
         reason = f"it took a connection, and gave no answer within {patience:g} s"
     except RuntimeError as e:
@@ -216,7 +219,7 @@ def connect(where: Address, timeout: float) -> Any:
     raise CoordinatorLost(address=str(where), reason=reason)
 
 
-def _reach(where: Address, timeout: float) -> None:
+def _reach(where: StoreAddress, timeout: float) -> None:
     # Here and not inside torch's constructor, which no signal interrupts while it tries.
     deadline = time.monotonic() + timeout
     while True:
@@ -235,7 +238,7 @@ def _several_agents(here: Topology) -> bool:
 
 
 def _attempt(here: Topology) -> str:
-    """What tells this start of the ranks from an earlier one, as far as the environment knows.
+    """A text that tells this start of the ranks from an earlier one, as far as the environment knows.
 
     The agent's store keeps the keys of dead attempts. One agent counts its restarts; several do not agree on the number
     (one said 0 and one 1 in the same generation), so there `oldest` decides what matters.
@@ -252,7 +255,7 @@ def _in_worker() -> bool:
 def _after_fork() -> None:
     global _lock, _forked
     _lock = threading.Lock()
-    # A child of a rank that has a client is no rank. One of a process that never had one may be: launchers fork too.
+    # A forked child of a rank that has a client is not a rank. A child of any other process may be: launchers fork too.
     _forked = _forked or _place is not None
 
 

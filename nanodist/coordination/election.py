@@ -1,19 +1,19 @@
-"""One rank acts, every rank gets what came of it: a state machine over one key of the store.
+"""One rank acts and every rank gets its result: a state machine over one key of the store.
 
-    key                 the claim of the rank that acts: who it is, and a nonce
+    key                 the claim of the rank that acts: its process, and a nonce
     key/<nonce>/beat    its signs of life, counted: one a second while it acts
-    key/<nonce>/out     what came of it: {"ok": value} or an error's record, written once
+    key/<nonce>/out     its outcome: {"ok": value} or an error's record, written once
 
-    claim it if nobody has ── ours ──> act, publish the outcome, success or error
+    claim it unless it is claimed ── ours ──> act, publish the outcome, success or error
       theirs
-    wait for the outcome, or for the leader's death ── outcome ──> it binds us
+    wait for the outcome, or for the leader's death ── outcome ──> it binds this rank
       dead, or an outcome too old to bind
     claim it in the old claim's place, and so on
 
-Not a barrier: nobody waits for a particular rank, so one that never calls holds up nobody. Invariants: a wait is
-bounded by the leader's life, never by a clock or the process group's time-out; an outcome binds those who waited for
-it and later callers while it is fresh, but nobody twice (whoever asks again wants a new try) and nobody who was born
-after it; it is decided by compare_set, so that all ranks, the leader too, read the same one.
+Not a barrier: no rank waits for a particular rank, so one that never calls holds up none. Invariants: a wait is
+bounded by the leader's life, never by a clock or the process group's time-out; an outcome binds the ranks that waited
+for it, and later callers while it is fresh, but no process twice (a second call wants a new try) and no process that
+started after it; it is decided by compare_set, so that all ranks, the leader too, read the same one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..errors import CoordinatorLost, LeaderLost, from_record, leader_error, to_
 from .clock import Moment
 from .coordinator import Coordinator, pauses
 
-__all__ = ["Claim", "Verdict", "decide"]
+__all__ = ["LeaderClaim", "Verdict", "decide"]
 
 logger = logging.getLogger("nanodist")
 
@@ -46,31 +46,31 @@ LARGEST = 1 << 20  # bytes of an outcome; the store resets connections at 16 MiB
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """Who acts. The nonce tells this claim from any other of the same process."""
+class LeaderClaim:
+    """The rank that acts. The nonce tells this claim from any other of the same process."""
 
     nonce: str
     rank: int
     made: Moment
-    who: Identity
+    process: Identity
 
     @property
     def text(self) -> str:
-        made, who = self.made.to_json(), self.who.to_json()
-        return json.dumps({"nonce": self.nonce, "rank": self.rank, "made": made, "who": who})
+        record = {"nonce": self.nonce, "rank": self.rank, "made": self.made.to_json(), "who": self.process.to_json()}
+        return json.dumps(record)
 
     @classmethod
-    def parse(cls, text: str) -> Claim:
+    def parse(cls, text: str) -> LeaderClaim:
         record = json.loads(text)
         return cls(record["nonce"], record["rank"], Moment.parse(record["made"]), Identity(**record["who"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the leader's act gave, and who led."""
+    """What the leader's act gave, and which rank led."""
 
     value: Any
-    leader: Claim
+    leader: LeaderClaim
     led: bool  # by this process
 
 
@@ -94,8 +94,8 @@ class Outcome:
         return cls({"ok": value} | _ended())
 
     @classmethod
-    def of_error(cls, error: BaseException, claim: Claim) -> Outcome:
-        return cls(to_record(error, rank=claim.rank, host=claim.who.host) | _ended())
+    def of_error(cls, error: BaseException, claim: LeaderClaim) -> Outcome:
+        return cls(to_record(error, rank=claim.rank, host=claim.process.host) | _ended())
 
     @classmethod
     def refused(cls, error: TypeError) -> Outcome:
@@ -118,7 +118,7 @@ def _ended() -> dict[str, Any]:
 
 
 def decide(
-    at: Coordinator,
+    coordinator: Coordinator,
     key: str,
     act: Callable[[], Any],
     *,
@@ -128,91 +128,101 @@ def decide(
 ) -> Verdict:
     """What `act` gave on the one rank that ran it.
 
-    `fresh`: seconds for which an outcome binds those who come later. `once`: the act's name, if it may not be done
+    `fresh`: seconds for which an outcome binds later callers. `once`: the act's name, if it may not be done
     twice: a dead leader is LeaderLost on every rank then, else it is replaced.
 
     Raises what `act` raised, the same class with the same facts on every rank, if it is an error of ours; LeaderError
     for any other (SystemExit and KeyboardInterrupt stay themselves on the leader); TypeError for a value that can't
     travel; CoordinatorLost.
     """
-    mine = Claim(uuid.uuid4().hex, at.rank, Moment.now(), me())
-    seen = at.compare_set(key, "", mine.text)
+    mine = LeaderClaim(uuid.uuid4().hex, coordinator.rank, Moment.now(), me())
+    seen = coordinator.compare_set(key, "", mine.text)
     while seen != mine.text:
-        theirs = Claim.parse(seen)
-        outcome, waited = _follow(at, key, theirs)
-        if outcome is None and once is not None and theirs.made.age() <= at.oldest():
-            outcome = _declare_lost(at, key, theirs, once)
-        known = at.told.get(key) == theirs.nonce
-        if outcome is not None and (waited or (not known and outcome.binds(min(fresh, at.oldest())))):
-            at.told[key] = theirs.nonce
+        theirs = LeaderClaim.parse(seen)
+        outcome, waited = _follow(coordinator, key, theirs)
+        if outcome is None and once is not None and theirs.made.age() <= coordinator.oldest():
+            outcome = _declare_lost(coordinator, key, theirs, once)
+        if outcome is not None and (waited or _binds(coordinator, key, theirs, outcome, fresh)):
+            coordinator.last_outcome[key] = theirs.nonce
             return Verdict(outcome.result(), theirs, led=False)
-        seen = at.compare_set(key, seen, mine.text)
-    at.told[key] = mine.nonce
-    return _lead(at, key, mine, act, limit)
+        seen = coordinator.compare_set(key, seen, mine.text)
+    coordinator.last_outcome[key] = mine.nonce
+    return _lead(coordinator, key, mine, act, limit)
 
 
-def _lead(at: Coordinator, key: str, claim: Claim, act: Callable[[], Any], limit: int) -> Verdict:
-    with _beating(at, f"{key}/{claim.nonce}/beat"):  # around the publishing too: ending the thread would delay it
+def _binds(coordinator: Coordinator, key: str, claim: LeaderClaim, outcome: Outcome, fresh: float) -> bool:
+    """Whether an outcome that was there already binds this process: it is fresh, and not the one it had before."""
+    if coordinator.last_outcome.get(key) == claim.nonce:
+        return False
+    return outcome.binds(min(fresh, coordinator.oldest()))
+
+
+def _lead(coordinator: Coordinator, key: str, claim: LeaderClaim, act: Callable[[], Any], limit: int) -> Verdict:
+    with _beating(
+        coordinator, f"{key}/{claim.nonce}/beat"
+    ):  # around the publishing too: ending the thread would delay it
         try:
             value = act()
         except BaseException as e:
-            _publish(at, key, claim, Outcome.of_error(e, claim))
+            _publish(coordinator, key, claim, Outcome.of_error(e, claim))
             if isinstance(e, NanocacheError) or not isinstance(e, Exception):
                 raise
-            raise leader_error(e, rank=claim.rank, host=claim.who.host) from e
+            raise leader_error(e, rank=claim.rank, host=claim.process.host) from e
         try:
             outcome = Outcome.of_value(value, limit)
         except TypeError as e:
             outcome = Outcome.refused(e)
-        decided = _publish(at, key, claim, outcome)
+        decided = _publish(coordinator, key, claim, outcome)
     return Verdict(decided.result(), claim, led=True)
 
 
-def _publish(at: Coordinator, key: str, claim: Claim, outcome: Outcome) -> Outcome:
+def _publish(coordinator: Coordinator, key: str, claim: LeaderClaim, outcome: Outcome) -> Outcome:
     """Write the outcome, unless another is there: then that one counts."""
     text = json.dumps(outcome.record)
     try:
-        return Outcome(json.loads(at.compare_set(f"{key}/{claim.nonce}/out", "", text)))
+        return Outcome(json.loads(coordinator.compare_set(f"{key}/{claim.nonce}/out", "", text)))
     except CoordinatorLost as e:
         logger.warning("%s; the other ranks do not learn how %s ended", e, key)
         return outcome
 
 
-def _follow(at: Coordinator, key: str, claim: Claim) -> tuple[Outcome | None, bool]:
-    """The outcome of a claim, and whether we waited for it; no outcome if its leader is lost."""
+def _follow(coordinator: Coordinator, key: str, claim: LeaderClaim) -> tuple[Outcome | None, bool]:
+    """The outcome of a claim, and whether this rank waited for it; no outcome if its leader is lost."""
     out = f"{key}/{claim.nonce}/out"
-    if at.check(out):
-        return Outcome(json.loads(at.get(out))), False
-    vital = _Vital(at, key, claim)
-    looks = pauses(at.world_size)
-    with _reading(at):
+    if coordinator.check(out):
+        return Outcome(json.loads(coordinator.get(out))), False
+    vital = _Vital(coordinator, key, claim)
+    looks = pauses(coordinator.world_size)
+    with _reading(coordinator):
         while True:
             # Life first: a leader that published and died at once is not lost.
             lost = vital.lost()
-            if at.wait(out, 0 if lost else GLANCE, looks):
-                return Outcome(json.loads(at.get(out))), True
+            if coordinator.wait(out, 0 if lost else GLANCE, looks):
+                return Outcome(json.loads(coordinator.get(out))), True
             if lost:
                 return None, True
 
 
-def _declare_lost(at: Coordinator, key: str, claim: Claim, name: str) -> Outcome:
+def _declare_lost(coordinator: Coordinator, key: str, claim: LeaderClaim, name: str) -> Outcome:
     """Have all ranks agree that the leader is lost, unless it has an outcome after all."""
-    reason = "its process is gone" if claim.who.alive is False else f"no sign of life for {STALE:g} s"
-    lost = LeaderLost(key=name, rank=claim.rank, host=claim.who.host, pid=claim.who.pid, reason=reason)
-    return _publish(at, key, claim, Outcome.of_error(lost, claim))
+    reason = "its process is gone" if claim.process.alive is False else f"no sign of life for {STALE:g} s"
+    lost = LeaderLost(key=name, rank=claim.rank, host=claim.process.host, pid=claim.process.pid, reason=reason)
+    return _publish(coordinator, key, claim, Outcome.of_error(lost, claim))
 
 
 class _Vital:
     """Whether a leader still lives: its process where that can be seen from here, its beat everywhere."""
 
-    def __init__(self, at: Coordinator, key: str, claim: Claim) -> None:
-        self._at, self._beat, self._who = at, f"{key}/{claim.nonce}/beat", claim.who
+    def __init__(self, coordinator: Coordinator, key: str, claim: LeaderClaim) -> None:
+        self._coordinator = coordinator
+        self._beat = f"{key}/{claim.nonce}/beat"
+        self._process = claim.process
         self._last = 0
         self._moved = time.monotonic()  # when the beat was last seen to move; one that never came counts from here
         self._listen = 0.0
 
     def lost(self) -> bool:
-        if self._who.alive is False:
+        if self._process.alive is False:
             return True
         now = time.monotonic()
         if now >= self._listen:
@@ -222,22 +232,23 @@ class _Vital:
 
     def _hear(self, now: float) -> None:
         # Of a leader on this host too: a stopped process is there, and does nothing.
-        beat = self._at.add(self._beat, 0)
+        beat = self._coordinator.add(self._beat, 0)
         if beat != self._last:
-            self._last, self._moved = beat, now
+            self._last = beat
+            self._moved = now
 
 
 @contextmanager
-def _beating(at: Coordinator, key: str) -> Iterator[None]:
+def _beating(coordinator: Coordinator, key: str) -> Iterator[None]:
     """Give a sign of life once a second while the block runs, from a thread that ends with it."""
     done = threading.Event()
 
     def beat() -> None:
         try:
             while not done.wait(BEAT):
-                at.add(key, 1)
+                coordinator.add(key, 1)
         except CoordinatorLost:
-            pass  # the act goes on; whoever publishes will see it
+            pass  # the act goes on; publishing its outcome will meet the same loss
 
     thread = threading.Thread(target=beat, name="nanodist-beat", daemon=True)
     thread.start()
@@ -245,19 +256,20 @@ def _beating(at: Coordinator, key: str) -> Iterator[None]:
         yield
     finally:
         done.set()
-        # A thread inside the store while the interpreter ends aborts the process; a frozen store must not hold us.
+        # A thread inside the store while the interpreter ends aborts the process; a frozen store must not hold this
+        # rank.
         thread.join(timeout=BEAT)
 
 
 @contextmanager
-def _reading(at: Coordinator) -> Iterator[None]:
-    """Be counted among those who read, so that a process which hosts the store does not end under them."""
-    if at.where.lasting:
+def _reading(coordinator: Coordinator) -> Iterator[None]:
+    """Be counted as a reader, so that a process which hosts the store does not end under its readers."""
+    if coordinator.where.lasting:
         yield
         return
-    at.add("following", 1)
+    coordinator.add("following", 1)
     try:
         yield
     finally:
         with suppress(CoordinatorLost):
-            at.add("following", -1)
+            coordinator.add("following", -1)

@@ -23,7 +23,7 @@ __all__ = ["leader_first"]
 
 T = TypeVar("T")
 
-LARGEST_RESULT = 64 * 1024  # bytes of JSON: the store is for words
+LARGEST_RESULT = 64 * 1024  # bytes of JSON: the store is for short texts
 
 _lock = threading.Lock()
 _calls: Counter[str] = Counter()
@@ -45,16 +45,16 @@ def leader_first(key: str, fn: Callable[[], T]) -> T:
     here = topology()
     if here.world_size == 1:
         return _alone(fn)
-    at = coordination()
-    if at is None:
+    coordinator = coordination()
+    if coordinator is None:
         reason = "no store answered, or this is a worker of a rank; call it on the ranks, with MASTER_ADDR set"
         raise CoordinatorLost(address=str(address()), reason=reason)
     with _lock:
         number = _calls[key]
         _calls[key] += 1
-    verdict = decide(at, f"first/{number}/{key}", fn, once=key, limit=LARGEST_RESULT)
-    if verdict.led and at.lost is not None:
-        raise at.lost  # as on the ranks that will never read it
+    verdict = decide(coordinator, f"first/{number}/{key}", fn, once=key, limit=LARGEST_RESULT)
+    if verdict.led and coordinator.lost is not None:
+        raise coordinator.lost  # as on the ranks that will never read the outcome
     result: T = verdict.value
     return result
 

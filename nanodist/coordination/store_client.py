@@ -1,8 +1,8 @@
-"""The words that ranks leave in a store: a few operations under one prefix, each of which ends.
+"""A client of the store: a few operations under one prefix, each of which ends.
 
-Every one of them raises CoordinatorLost once the store is out of reach: refused, reset, or silent for `ANSWER`.
-Invariants: a store that is lost is asked nothing any more, because a late answer would be taken for the next one's; no
-word is ever taken away, because torch waits for one that is missing, and whoever saw it may be about to read it.
+Each raises CoordinatorLost once the store is out of reach: refused, reset, or silent for `ANSWER` seconds. Invariants:
+a lost store is asked nothing more, because a late answer would be taken for the next question's; no key is ever
+deleted, because torch waits for a missing key, and a rank that saw it may be about to read it.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import CoordinatorLost
-from .torch_calls import Line
+from .torch_calls import TorchCalls
 
-__all__ = ["ANSWER", "Words", "torch_distributed"]
+__all__ = ["ANSWER", "StoreClient", "torch_distributed"]
 
 ANSWER = 10.0  # seconds that a store has to answer
 
 
-class Words:
+class StoreClient:
     """A client of a store, under a prefix."""
 
     def __init__(self, address: str, client: Any, prefix: str) -> None:
         self.lost: CoordinatorLost | None = None
         self.store: Any = torch_distributed().PrefixStore(prefix, client)
-        self._address, self.line = address, Line()
+        self._address = address
+        self.calls = TorchCalls()
 
     def check(self, key: str) -> bool:
         return bool(self.ask(self.store.check, [key]))
@@ -41,7 +42,9 @@ class Words:
                 next(looks)
             return True
 
-        return bool(self.ask(look))  # and not each look: to hand one to the thread costs as much as the look itself
+        return bool(
+            self.ask(look)
+        )  # one job for all looks: handing each look to the thread costs as much as the look itself
 
     def get(self, key: str) -> str:
         """The value of a key that is there; a missing one would be waited for."""
@@ -62,7 +65,7 @@ class Words:
         if self.lost is not None:
             raise self.lost
         try:
-            return self.line.call(ANSWER, question, *args)
+            return self.calls.call(ANSWER, question, *args)
         except TimeoutError:
             self.lost = CoordinatorLost(address=self._address, reason=f"no answer within {ANSWER:g} s")
         except RuntimeError as e:  # torch's DistError, and what its socket code throws

@@ -1,10 +1,10 @@
-"""Calls into torch that end: with their result, with the caller's signal, or when their time is over.
+"""Calls into torch that end: with their result, with a signal to the caller, or when their time is over.
 
 torch waits for its store, and gloo for its peers, in C++: deaf to signals until that is over, and of a store that is
 stopped, or behind a network that drops what it is sent, it waits without end (measured, torch 2.13: check, get, add,
-compare_set and the constructor, whatever time-out they were given). So the waiting is a thread's, and the caller waits
+compare_set and the constructor, whatever time-out they were given). So a thread waits for torch, and the caller waits
 for the thread. Invariants: one call at a time, in order, as on the one connection behind it; the thread ends with its
-work, so that a later fork warns of nothing; a call that was given up holds up its line, which is not used again.
+work, so that a later fork warns of nothing; a call that was given up holds up its thread, which is not used again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-__all__ = ["Line"]
+__all__ = ["TorchCalls"]
 
-IDLE = 0.1  # seconds: longer than a pause between two looks, but in worlds that look seldom
+IDLE_CALLS = 0.1  # seconds that the thread stays without a call: longer than most pauses between two looks
 Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]] | None  # None: there will be no more
 
 
-class Line:
+class TorchCalls:
     """A thread while there are calls to make."""
 
     def __init__(self) -> None:
@@ -54,14 +54,18 @@ class Line:
         """Whether there is a thread now: none can be had once the interpreter ends."""
         self._running = True
         try:
-            self._thread = threading.Thread(target=self._run, name="nanodist-line", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="nanodist-torch-calls", daemon=True)
             self._thread.start()
         except RuntimeError:
-            self._running, self._thread = False, None
+            self._forget()
         except BaseException:  # Ctrl-C: a thread that never lived would be waited for
-            self._running, self._thread = False, None
+            self._forget()
             raise
         return self._running
+
+    def _forget(self) -> None:
+        self._running = False
+        self._thread = None
 
     def _run(self) -> None:
         while (call := self._next()) is not None:
@@ -74,7 +78,7 @@ class Line:
 
     def _next(self) -> Call:
         try:
-            call = self._calls.get(timeout=IDLE)
+            call = self._calls.get(timeout=IDLE_CALLS)
         except queue.Empty:
             call = None
         if call is None:

@@ -222,8 +222,8 @@ def test_store_that_dies_costs_coordination_and_not_the_file(ranks: Ranks, origi
 def test_store_that_is_stopped_costs_coordination_and_not_the_file(ranks: Ranks, origin: Origin, base: Path) -> None:
     code = """
         import signal
-        from nanodist.coordination import store_client as words
-        words.ANSWER = 2.0
+        from nanodist.coordination import store_client
+        store_client.ANSWER = 2.0
         def watch(progress):
             if progress.holder is None and progress.done > 400_000:
                 os.kill(int(os.environ["STORE_PID"]), signal.SIGSTOP)

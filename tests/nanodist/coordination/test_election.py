@@ -15,7 +15,7 @@ from nanocache.errors import DownloadFailed
 from nanodist import LeaderError, LeaderLost, errors
 from nanodist.coordination import election
 from nanodist.coordination.clock import Moment
-from nanodist.coordination.election import Claim, decide
+from nanodist.coordination.election import LeaderClaim, decide
 
 
 class FakeStore:
@@ -23,7 +23,7 @@ class FakeStore:
 
     def __init__(self, rank: int = 0) -> None:
         self.rank, self.world_size, self.age, self.lost = rank, 4, float("inf"), None
-        self.told: dict[str, str] = {}
+        self.last_outcome: dict[str, str] = {}
         self.where = SimpleNamespace(lasting=True)
         self.values: dict[str, str] = {}
         self.later: list[Callable[[], None]] = []
@@ -56,9 +56,9 @@ class FakeStore:
             self.values[key] = desired
         return self.values[key]
 
-    def claim(self, key: str, who: Identity, *, made: float, nonce: str = "theirs") -> Claim:
+    def claim(self, key: str, who: Identity, *, made: float, nonce: str = "theirs") -> LeaderClaim:
         self.boot = who.boot
-        claim = Claim(nonce, 3, self.moment(made), who)
+        claim = LeaderClaim(nonce, 3, self.moment(made), who)
         self.values[key] = claim.text
         return claim
 
@@ -202,7 +202,7 @@ def test_leader_that_beats_is_waited_for_without_end(at: FakeStore, clock: Clock
 
 def test_leader_declared_lost_learns_it_itself(at: FakeStore, clock: Clock) -> None:
     def act() -> str:
-        claim = Claim.parse(at.values["k"])
+        claim = LeaderClaim.parse(at.values["k"])
         lost = LeaderLost(key="k", rank=0, host="h", pid=1, reason="no sign of life")
         record = errors.to_record(lost, rank=0, host="h")
         at.outcome("k", clock.now, claim.nonce, **record)

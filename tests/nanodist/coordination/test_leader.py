@@ -27,6 +27,7 @@ def test_one_rank_runs_and_all_have_the_result(ranks: Ranks) -> None:
     assert not run.err
 
 
+@pytest.mark.alone
 def test_error_reaches_every_rank_as_the_same_class_within_50_ms(ranks: Ranks) -> None:
     run = ranks(
         """
@@ -218,8 +219,8 @@ def test_stopped_store_is_a_lost_one_and_holds_up_no_signal(ranks: Ranks) -> Non
     run = ranks(
         """
         import signal
-        from nanodist.coordination import store_client as words
-        words.ANSWER = 2.0
+        from nanodist.coordination import store_client
+        store_client.ANSWER = 2.0
         def work():
             time.sleep(0.3)
             os.kill(int(os.environ["STORE_PID"]), signal.SIGSTOP)

@@ -11,29 +11,30 @@ import time
 
 import pytest
 
-from nanodist.coordination.torch_calls import Line
+from nanodist.coordination.torch_calls import TorchCalls
 
 
 def lines() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "nanodist-line"]
+    return [thread.name for thread in threading.enumerate() if thread.name == "nanodist-torch-calls"]
 
 
 def test_call_gives_what_the_function_gives_or_raises() -> None:
-    line = Line()
-    assert [line.call(5, int, text) for text in ("1", "2")] == [1, 2]
+    calls = TorchCalls()
+    assert [calls.call(5, int, text) for text in ("1", "2")] == [1, 2]
     with pytest.raises(ValueError, match="invalid literal"):
-        line.call(5, int, "x")
-    assert line.call(5, threading.get_ident) != threading.get_ident()
+        calls.call(5, int, "x")
+    assert calls.call(5, threading.get_ident) != threading.get_ident()
 
 
 def test_call_ends_when_its_time_is_over_and_the_next_one_waits_for_it() -> None:
-    line, over = Line(), threading.Event()
+    calls = TorchCalls()
+    over = threading.Event()
     with pytest.raises(TimeoutError):
-        line.call(0.05, over.wait)
+        calls.call(0.05, over.wait)
     with pytest.raises(TimeoutError):
-        line.call(0.05, int)
+        calls.call(0.05, int)
     over.set()
-    assert line.call(5, int) == 0
+    assert calls.call(5, int) == 0
 
 
 def test_signal_is_seen_during_a_call() -> None:
@@ -48,7 +49,7 @@ def test_signal_is_seen_during_a_call() -> None:
     bell.start()
     try:
         with pytest.raises(Rang):
-            Line().call(30, over.wait)
+            TorchCalls().call(30, over.wait)
     finally:
         bell.join()
         signal.signal(signal.SIGUSR1, before)
@@ -56,22 +57,22 @@ def test_signal_is_seen_during_a_call() -> None:
 
 
 def test_no_thread_outlives_its_work_by_a_second() -> None:
-    lined = [Line() for _ in range(3)]
-    assert [line.call(5, int) for line in lined] == [0] * 3
+    several = [TorchCalls() for _ in range(3)]
+    assert [calls.call(5, int) for calls in several] == [0] * 3
     deadline = time.monotonic() + 1
     while lines():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert lined[0].call(5, int) == 0, "and there is a new one for the next call"
+    assert several[0].call(5, int) == 0, "and there is a new one for the next call"
 
 
-def test_line_that_is_ended_has_no_thread_and_takes_calls_again() -> None:
-    line = Line()
-    line.end(5)
-    mine = line.call(5, threading.current_thread)
-    line.end(5)
+def test_one_that_is_ended_has_no_thread_and_takes_calls_again() -> None:
+    calls = TorchCalls()
+    calls.end(5)
+    mine = calls.call(5, threading.current_thread)
+    calls.end(5)
     assert not mine.is_alive()
-    assert line.call(5, int) == 0
+    assert calls.call(5, int) == 0
 
 
 def test_error_keeps_alive_nothing_of_the_call() -> None:
@@ -86,14 +87,14 @@ def test_error_keeps_alive_nothing_of_the_call() -> None:
 
     gone = threading.Event()
     with pytest.raises(RuntimeError):
-        Line().call(5, Group().wait)
+        TorchCalls().call(5, Group().wait)
     assert gone.wait(1)
 
 
 def test_at_the_end_of_the_interpreter_the_caller_makes_the_call_itself() -> None:
     code = (
-        "import atexit; from nanodist.coordination.torch_calls import Line; "
-        "atexit.register(lambda: print(Line().call(5, int)))"
+        "import atexit; from nanodist.coordination.torch_calls import TorchCalls; "
+        "atexit.register(lambda: print(TorchCalls().call(5, int)))"
     )
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30)
     assert (run.stdout, run.stderr) == ("0\n", "")
@@ -104,4 +105,4 @@ def test_where_no_thread_can_be_had_the_caller_makes_the_call_itself(monkeypatch
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert Line().call(5, threading.get_ident) == threading.get_ident()
+    assert TorchCalls().call(5, threading.get_ident) == threading.get_ident()
