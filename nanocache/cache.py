@@ -74,9 +74,10 @@ class Cache:
 
         `url`: http, https or file; or an Artifact, without its own keywords. `mirrors`: tried in order.
         `headers`: sent to the URL's own origin only. `postprocess(src, dst)` builds a file or folder at `dst`, and its
-        path is returned. `rehash`: read the bytes even if nothing seems to have touched them. `offline`: True raises
-        NotCached instead of using the network. `progress`: True, False, a callable that is given a Progress, or None
-        for a bar on a terminal.
+        path is returned; a function is known by its source, plain defaults and `version`, not by the globals it reads.
+        `rehash`: read the bytes even if nothing seems to have touched them. `offline`: True raises NotCached instead of
+        using the network. `progress`: True, False, a callable that is given a Progress, or None for a bar on a
+        terminal.
 
         Raises ValueError (bad arguments, before any I/O), ChecksumMismatch, DownloadFailed, NotCached, LockTimeout,
         NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.

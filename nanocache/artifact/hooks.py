@@ -10,10 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import os
+import tokenize
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,7 +30,6 @@ __all__ = ["Hook", "Postprocess", "identify", "run"]
 Postprocess = Callable[[Path, Path], Any]
 
 _PLAIN = (bool, int, float, str, bytes)
-_sources: WeakKeyDictionary[types.FunctionType, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,52 +54,110 @@ def identify(postprocess: Postprocess) -> Hook:
     """The hook's identity. Raises ValueError, with the line that cures it, for one that can't be told apart."""
     label = getattr(postprocess, "__qualname__", None) or type(postprocess).__qualname__
     arguments.hook(postprocess)
-    key = getattr(postprocess, "key", None)
-    if key is None:
-        identity = _function(postprocess, label)
-    elif isinstance(key, str) and key:
-        identity = f"key\n{key}"
-    else:
-        raise ValueError(f"the key of postprocess {label} must be a non-empty str, got {key!r}")
+    identity = _identity(postprocess, label)
     name = getattr(postprocess, "name", None)
     if name is not None:
         filenames.check(name)
     return Hook(postprocess, hashlib.sha256(identity.encode()).hexdigest()[:16], label, name)
 
 
-def _function(postprocess: Postprocess, label: str) -> str:
-    if isinstance(postprocess, functools.partial):
-        raise _unknown("a partial", postprocess, label)
-    if isinstance(postprocess, types.MethodType):
-        raise _unknown("a bound method", postprocess, label)
-    if not isinstance(postprocess, types.FunctionType):
-        raise _unknown("an object without a key", postprocess, label)
-    if postprocess.__name__ == "<lambda>":
-        raise _unknown("a lambda", postprocess, label)
-    if postprocess.__closure__:
-        raise _unknown("a closure over variables", postprocess, label)
+def _identity(postprocess: Postprocess, label: str) -> str:
+    key = getattr(postprocess, "key", None)
+    if key is None:
+        return _function(postprocess, label)
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"the key of postprocess {label} must be a non-empty str, got {key!r}")
+    return f"key\n{key}"
+
+
+# What has no identity of its own: the first row that is true of a hook.
+_NAMELESS: dict[str, Callable[[Any], bool]] = {
+    "a partial": lambda hook: isinstance(hook, functools.partial),
+    "a bound method": lambda hook: isinstance(hook, types.MethodType),
+    "an object without a key": lambda hook: not isinstance(hook, types.FunctionType),
+    "a lambda": lambda hook: hook.__name__ == "<lambda>",
+    "a closure over variables": lambda hook: bool(hook.__closure__),
+}
+
+
+def _function(postprocess: Any, label: str) -> str:
+    source = _known(postprocess) or _read(postprocess, label)
+    given = _defaults(postprocess)
+    if not all(value is None or type(value) in _PLAIN for value in given):
+        raise _unknown("a function with a default that is no plain value", postprocess, label)
     version = getattr(postprocess, "version", "")
-    given = "\n".join(_defaults(postprocess, label))
-    return f"function\n{postprocess.__qualname__}\n{_source(postprocess, label)}\n{version}\n{given}"
+    defaults = "\n".join(map(repr, given))
+    return f"function\n{postprocess.__qualname__}\n{source}\n{version}\n{defaults}"
 
 
-def _defaults(postprocess: types.FunctionType, label: str) -> Iterator[str]:
+def _defaults(function: types.FunctionType) -> list[Any]:
     # `n=n` is how a loop gives a function its variable: the same source, and another function.
-    for value in (*(postprocess.__defaults__ or ()), *(postprocess.__kwdefaults__ or {}).values()):
-        if value is not None and type(value) not in _PLAIN:
-            raise _unknown("a function with a default that is no plain value", postprocess, label)
-        yield repr(value)
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
-def _source(postprocess: types.FunctionType, label: str) -> str:
-    # The source text and not the compiled code: set literals become frozensets whose order follows PYTHONHASHSEED.
-    if (known := _sources.get(postprocess)) is None:
-        try:
-            text = inspect.getsource(postprocess)
-        except (OSError, TypeError):
-            raise _unknown("a function whose source can't be read", postprocess, label) from None
-        known = _sources[postprocess] = hashlib.sha256(text.encode()).hexdigest()
-    return known
+# --- a function's source ----------------------------------------------------------------------------------------------
+
+_sources: WeakKeyDictionary[types.FunctionType, tuple[types.CodeType, str]] = WeakKeyDictionary()
+
+
+def _known(function: Any) -> str | None:
+    """The SHA-256 of the source of a function that was looked at before, unless a reload gave it new code."""
+    if type(function) is not types.FunctionType:
+        return None
+    code, digest = _sources.get(function, (None, None))
+    return digest if code is function.__code__ else None
+
+
+def _read(postprocess: Any, label: str) -> str:
+    """The SHA-256 of a function's source.
+
+    Of the text and not of the compiled code: set literals become frozensets whose order follows PYTHONHASHSEED.
+    """
+    for what, holds in _NAMELESS.items():
+        if holds(postprocess):
+            raise _unknown(what, postprocess, label)
+    try:
+        text = _text(postprocess)
+    except (OSError, TypeError, SyntaxError, ValueError, tokenize.TokenError):
+        raise _unknown("a function whose source can't be read", postprocess, label) from None
+    if text is None:
+        raise _unknown("a function whose file was edited after it was loaded", postprocess, label)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    _sources[postprocess] = postprocess.__code__, digest
+    return digest
+
+
+def _text(function: types.FunctionType) -> str | None:
+    """What `function` was made of; None if its file says something else by now."""
+    if not _compiled_as_it_stands(function):
+        return inspect.getsource(function)
+    lines, _ = inspect.findsource(function)  # looks again whether the file changed
+    running = _placeless(function.__code__)
+    for code in _codes(compile("".join(lines), "", "exec", dont_inherit=True)):
+        if _placeless(code) == running:
+            return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
+    return None
+
+
+def _compiled_as_it_stands(function: types.FunctionType) -> bool:
+    """Whether compiling its file gives its code: not if a loader rewrote it (pytest), or it came from a notebook."""
+    spec = function.__globals__.get("__spec__")
+    plain = spec is None or type(spec.loader) is SourceFileLoader
+    return plain and os.path.isfile(inspect.getsourcefile(function) or "")
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code in `code`, at any depth."""
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield inner
+            yield from _codes(inner)
+
+
+def _placeless(code: types.CodeType) -> types.CodeType:
+    """`code` without where it stands: an edit elsewhere in the file moves its lines, and changes nothing in it."""
+    constants = tuple(_placeless(value) if isinstance(value, types.CodeType) else value for value in code.co_consts)
+    return code.replace(co_filename="", co_firstlineno=1, co_linetable=b"", co_consts=constants)
 
 
 def _unknown(what: str, postprocess: Postprocess, label: str) -> ValueError:

@@ -204,6 +204,55 @@ def test_a_function_is_its_name_its_source_and_its_version(tmp_path: Path, monke
     assert all(len(key) == 16 and set(key) <= set("0123456789abcdef") for key in keys.values())
 
 
+EDITED = "def before():\n    pass\n\ndef build(src, dst):\n    dst.write_text('TEXT' + src.read_text())\n"
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, Callable[[str], object]]:
+    """A module with a hook, and what writes another text over its file."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "edited_hooks", raising=False)
+    file = tmp_path / "edited_hooks.py"
+    file.write_text(EDITED)
+    return importlib.import_module("edited_hooks"), file.write_text
+
+
+def test_a_hook_that_got_new_code_by_a_reload_builds_anew(
+    fetch: Fetch, base: Path, url: str, edited: tuple[ModuleType, Callable[[str], object]]
+) -> None:
+    module, write = edited
+    build = module.build
+    assert fetch(url, postprocess=build).read_text().startswith("TEXT")
+    write(EDITED.replace("TEXT", "EDITED"))
+    build.__code__ = importlib.reload(module).build.__code__  # as %autoreload does it
+    assert fetch(url, postprocess=build).read_text().startswith("EDITED")
+
+
+def test_a_hook_whose_file_was_edited_after_it_was_loaded_is_refused(
+    fetch: Fetch, base: Path, url: str, edited: tuple[ModuleType, Callable[[str], object]]
+) -> None:
+    module, write = edited
+    write(EDITED.replace("TEXT", "EDITED"))
+    with pytest.raises(ValueError, match=r"edited after it was loaded.*hook\.key = "):
+        fetch(url, postprocess=module.build)
+    write("syntax error (")
+    with pytest.raises(ValueError, match=r"hook\.key = "):
+        fetch(url, postprocess=module.build)
+    module.build.key = "v1"
+    assert fetch(url, postprocess=module.build).read_text().startswith("TEXT")
+    assert not list(base.glob("products-v1/*/*/*EDITED*"))
+
+
+def test_an_edit_elsewhere_in_the_file_changes_no_hook(edited: tuple[ModuleType, Callable[[str], object]]) -> None:
+    module, write = edited
+    write(EDITED.replace("def build", "# more\n\n\ndef build").replace("    pass", "    return 1\n"))
+    key = identify(module.build).key
+    assert identify(importlib.reload(module).build).key == key
+    write(EDITED)
+    assert identify(importlib.reload(module).build).key == key
+
+
 def test_plain_defaults_are_part_of_a_function() -> None:
     values: list[Any] = [1, 2, 1.0, "1", None, True, b"1"]
     assert len({identify(defaulting(value)).key for value in values}) == len(values)
