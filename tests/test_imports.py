@@ -164,6 +164,26 @@ def test_what_others_use_in_a_private_module_has_no_underscore() -> None:
     assert not taken
 
 
+def test_a_class_or_constant_name_stands_once() -> None:
+    """In both packages: a name that is met in an import or a traceback says which thing it is."""
+    homes: dict[str, list[str]] = {}
+    for path in (*modules(NANOCACHE), *modules(NANODIST)):
+        for name in names_of(path):
+            homes.setdefault(name, []).append(named(path))
+    assert not {name: where for name, where in homes.items() if len(where) > 1}
+
+
+def names_of(path: Path) -> Iterator[str]:
+    """The classes of a module, private ones too, and the constants that others may use."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+            yield from (name for name in names if name.isupper() and not name.startswith("_") and name != "T")
+
+
 @pytest.mark.parametrize("path", modules(NANOCACHE), ids=named)
 def test_nanocache_knows_neither_nanodist_nor_torch(path: Path) -> None:
     roots = {name.split(".")[0] for name, _ in imports(path)}
