@@ -19,10 +19,12 @@ from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
 from .cancel import Cancel, ambient
-from .disk import files
-from .engine.steps import Fetch
+from .coordination import flights
+from .disk import faults, files
+from .engine.steps import Fetch, Found
 from .progress import ProgressOption, callback_errors
 from .store.blobs import Store
+from .store.hits import RefStamp
 
 __all__ = ["Cache", "PathLike"]
 
@@ -120,12 +122,17 @@ class Cache:
 
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
 
-        def work(cancel: Cancel) -> Path:
-            request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
-            return _fetch(store, request, asked, cancel)
+        def check() -> Request:
+            return Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
 
+        def work(cancel: Cancel) -> Path:
+            return _fetch(store, check(), asked, cancel)
+
+        key = ("afetch", store.base, artifact, rehash, max_age, offline)
+        if not rehash and not flights.running(key) and (path := _find(store, check(), asked)) is not None:
+            return path
         with callback_errors():
-            return await tasks.share_async(("afetch", store.base, artifact, rehash, max_age, offline), work)
+            return await tasks.share_async(key, work)
 
     def fetch_many(
         self,
@@ -181,9 +188,28 @@ class Cache:
 
 
 def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
+    ref = _ref_stamp(store, request)
+    return _answer(store, request, asked, ref, Fetch(store, request, cancel).run())
+
+
+def _find(store: Store, request: Request, asked: Hashable | None) -> Path | None:
+    """The answer if it is a hit, though this process may not have answered it before: a stat, and a ref to read."""
+    ref = _ref_stamp(store, request)
+    with faults.named(store.base):
+        found = Fetch(store, request).find()
+    return None if found is None else _answer(store, request, asked, ref, found)
+
+
+def _ref_stamp(store: Store, request: Request) -> RefStamp | None:
+    """Of the ref that the answer may rest on."""
+    if request.artifact.sha256 is not None:
+        return None
     path = store.ref(request.url_key)
-    ref = None if request.artifact.sha256 is not None else (path, files.stamp(path))
-    found = Fetch(store, request, cancel).run()
+    return path, files.stamp(path)
+
+
+def _answer(store: Store, request: Request, asked: Hashable | None, ref: RefStamp | None, found: Found) -> Path:
+    """The path that was found, remembered for the next call. `ref`: its stamp from before."""
     store.recency.mark(found.digest)
     # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
     if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):

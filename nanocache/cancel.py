@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Cancel", "Cancelled", "ambient", "within"]
+__all__ = ["Cancel", "Cancelled", "ambient", "hook_depth", "within"]
 
 
 class Cancelled(Exception):
@@ -72,12 +72,21 @@ def ambient() -> Cancel:
     return cancel or Cancel()
 
 
+def hook_depth() -> int:
+    """How many hooks this thread is in: each waits for what it calls."""
+    depth: int = getattr(_thread, "depth", 0)
+    return depth
+
+
 @contextmanager
 def within(cancel: Cancel) -> Iterator[None]:
     """Run the block, which is the caller's code, under `cancel`: a hook takes no argument that could carry it."""
     outer: Cancel | None = getattr(_thread, "cancel", None)
+    depth = hook_depth()
     _thread.cancel = cancel
+    _thread.depth = depth + 1
     try:
         yield
     finally:
         _thread.cancel = outer
+        _thread.depth = depth

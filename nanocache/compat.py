@@ -22,7 +22,7 @@ from .artifact import arguments, hooks
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache
-from .cancel import Cancel
+from .cancel import Cancel, ambient
 from .coordination.flights import share
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk import durable, faults, files, hashing
@@ -86,7 +86,7 @@ class _Placement:
     request: Request
     relative: str
     hook: Callable[[str], Any] | None
-    cancel: Cancel = field(default_factory=Cancel)
+    cancel: Cancel = field(default_factory=ambient)
 
     @property
     def target(self) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 import nanocache
 from nanocache.coordination import threads as pool
+from nanocache.engine.steps import Fetch
 from tests.servers.misbehave import Misbehaving, silent, stalled
 from tests.servers.origin import Origin, content, digest
 
@@ -87,6 +88,35 @@ def test_a_hit_makes_no_hop(base: Path, origin: Origin, monkeypatch: pytest.Monk
             await nanocache.afetch(url, sha256=digest(1000, 1))
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_hit_that_another_process_left_makes_no_hop(
+    base: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, spawn: Callable[..., Any], pinned: bool
+) -> None:
+    url = origin.url("/bytes/1000/1/x.bin")
+    sha256 = digest(1000, 1) if pinned else None
+    path = spawn("print(nanocache.fetch(url, sha256=sha256))", 1, url=url, sha256=sha256).outputs()
+    monkeypatch.setattr(pool, "submit", None)
+    assert [str(asyncio.run(nanocache.afetch(url, sha256=sha256)))] == path
+    monkeypatch.setattr(Fetch, "find", None)  # from now on it is remembered
+    assert [str(asyncio.run(nanocache.afetch(url, sha256=sha256)))] == path
+
+
+def test_hooks_that_await_other_artifacts_end_however_many_they_are(base: Path, origin: Origin) -> None:
+    def build(src: Path, dst: Path) -> None:
+        asyncio.run(nanocache.afetch(origin.url(f"/bytes/{len(src.read_bytes())}/3/part.bin")))
+        dst.write_bytes(b"x")
+
+    build.key = "build"  # type: ignore[attr-defined]
+
+    async def main() -> list[Path]:
+        urls = [origin.url(f"/bytes/{1000 + n}/2/x.bin?delay=0.3") for n in range(pool.LIMIT)]
+        tasks = [nanocache.afetch(url, postprocess=build) for url in urls]
+        return await asyncio.wait_for(asyncio.gather(*tasks), 20)
+
+    assert len(asyncio.run(main())) == pool.LIMIT
+    assert origin.gets() == 2 * pool.LIMIT
 
 
 def wait_for_no_threads() -> None:
@@ -207,18 +237,30 @@ def test_cancelling_stops_an_unpacking_and_a_fetch_inside_a_hook(base: Path, tmp
     with archive.open("r+b") as file:
         file.truncate((1 << 33) + 10_240)  # a hole: eight GiB to unpack that nobody had to write
 
-    def nested(src: Path, dst: Path) -> None:
-        nanocache.fetch(origin.url(f"/bytes/{MIB}/2/x.bin?rate=1000"))
+    slow = origin.url(f"/bytes/{MIB}/2/x.bin?rate=1000")
+    nested_calls: dict[str, Callable[[], object]] = {
+        "fetch": lambda: nanocache.fetch(slow + "&n=1"),
+        "afetch": lambda: asyncio.run(nanocache.afetch(slow + "&n=2")),
+        "fetch_many": lambda: nanocache.fetch_many([slow + "&n=3"]),
+        "fetch_many in place": lambda: nanocache.fetch_many([slow + "&n=4"], return_exceptions=True),
+        "the seed's": lambda: nanocache.download_file_with_lock(slow + "&n=5", "part.bin"),
+    }
 
-    nested.key = "nested"  # type: ignore[attr-defined]
+    def nested(name: str) -> Callable[[Path, Path], None]:
+        def hook(src: Path, dst: Path) -> None:
+            nested_calls[name]()
+
+        hook.key = f"nested {name}"  # type: ignore[attr-defined]
+        return hook
 
     async def cancelled(postprocess: Any) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(nanocache.afetch(url, postprocess=postprocess), 0.5)
 
     url = origin.url(f"/bytes/{MIB}/1/x.bin")
-    asyncio.run(cancelled(nested))
-    wait_for_no_threads()
+    for name in nested_calls:
+        asyncio.run(cancelled(nested(name)))
+        wait_for_no_threads()
     nanocache.fetch(url)
     hook = nanocache.Unpack()
     stop = threading.Event()

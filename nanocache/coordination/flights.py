@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from ..cancel import Cancel, Cancelled
 from ..progress import CallbackError
 
-__all__ = ["Flight", "Interrupted", "Waiter", "share"]
+__all__ = ["Flight", "Interrupted", "Waiter", "running", "share"]
 
 T = TypeVar("T")
 Job = Callable[[Cancel], T]  # given the flight's own Cancel, which is set once the last waiter has left
@@ -38,7 +38,7 @@ class Flight(Generic[T]):
         self._job = job
         self._started = False
         self.ended = False
-        self.submitted = False  # a thread of the pool was told to run it
+        self.submitted = -1  # the deepest pool (see `threads`) whose threads were told to run it
         self.thread = 0  # the one that runs it
         self._delivered = False
         self._callbacks: list[Callable[[], None]] = []
@@ -140,6 +140,11 @@ class Waiter(Generic[T]):
 
 _lock = threading.Lock()
 _table: dict[Hashable, Flight[Any]] = {}
+
+
+def running(key: Hashable) -> bool:
+    """Whether there is a flight of `key` to join."""
+    return key in _table
 
 
 def _drop(flight: Flight[T]) -> None:

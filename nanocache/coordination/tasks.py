@@ -7,8 +7,11 @@ thread while it waits; the loop is never held; only the last task to be cancelle
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..cancel import ambient, hook_depth
 from . import threads
 from .flights import Flight, Interrupted, Job, Waiter
 
@@ -37,13 +40,44 @@ def _end_of(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> asyncio.Fut
 def _tell(flight: Flight[Any], loop: asyncio.AbstractEventLoop) -> None:
     def settle() -> None:
         for done in _waiting.pop((loop, flight), ()):
-            if not done.done():
-                done.set_result(None)
+            _settle(done)
 
     try:
         loop.call_soon_threadsafe(settle)
     except RuntimeError:  # the loop was closed with tasks still waiting: no one of them runs any more
         _waiting.pop((loop, flight), None)
+
+
+def _submit(flight: Flight[Any]) -> None:
+    """Have a thread run it: the first task does, or the next one if Ctrl-C kept the first from it.
+
+    A task of a hook submits it again: where it was submitted first, all threads may wait for hooks like this one.
+    """
+    depth = hook_depth()
+    if flight.submitted < depth:
+        threads.submit(flight.run)
+        flight.submitted = depth
+
+
+async def _ended(done: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+    """Wait for `done`. In a loop that a hook runs: raises Cancelled as soon as the hook's caller is cancelled."""
+    if hook_depth() == 0:
+        await done
+        return
+    outer = ambient()
+    with outer.watch(partial(_wake, done, loop)):
+        await done
+    outer.check()
+
+
+def _wake(done: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+    with suppress(RuntimeError):  # the loop was closed
+        loop.call_soon_threadsafe(_settle, done)
+
+
+def _settle(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 async def share_async(key: Hashable, job: Job[T]) -> T:
@@ -56,10 +90,8 @@ async def share_async(key: Hashable, job: Job[T]) -> T:
         try:
             flight = waiter.take(key, key, job)
             done = _end_of(flight, loop)
-            if not flight.submitted:  # by the first task, or by the next one if Ctrl-C kept the first from it
-                threads.submit(flight.run)
-                flight.submitted = True
-            await done
+            _submit(flight)
+            await _ended(done, loop)
             return flight.result(key, waiter)
         except Interrupted:
             continue

@@ -3,7 +3,10 @@
 Python runs one thread at a time. A second one helps while the first waits for a disk or a server; once they keep a core
 busy between them, each further one only has the others wait for the interpreter at every call that lets go of it:
 16 threads took 1.5 times as long as two for 500 small files on a fast disk. So a pool begins with a few, and doubles
-as long as jobs wait and its threads do, too.
+as long as jobs wait and its threads do, too, or are all at long jobs.
+
+A hook may use `afetch`, and then its thread waits for another one. Each depth of hooks has a pool of its own, so that
+sixteen hooks do not wait for the sixteen threads that they keep busy.
 
 Not concurrent.futures: its threads idle until the process ends, so every later fork warns (Python 3.12), and they are
 joined before `atexit` runs, so that a stalled download would hold the interpreter. Invariants: at most `limit` threads,
@@ -20,12 +23,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from ..cancel import hook_depth
+
 __all__ = ["ThreadPool", "submit"]
 
 LIMIT = 16  # threads that `afetch` hops to
 FEW = 2  # threads to begin with
 LOOK = 0.03  # seconds between two looks at how busy they are
 BUSY = 0.5  # of a core: beyond it more threads are no help
+STUCK = 0.1  # seconds in which no job begins: then all threads are at long jobs, busy or not
 IDLE_THREAD = 0.5  # seconds
 
 
@@ -38,6 +44,7 @@ class ThreadPool:
         self._jobs: deque[Callable[[], None]] = deque()
         self.threads: set[threading.Thread] = set()
         self.idle = 0
+        self._taken = 0.0  # when a thread took its last job, in seconds of the monotonic clock
         self._steward: threading.Thread | None = None
         self._closed = threading.Event()
 
@@ -83,6 +90,7 @@ class ThreadPool:
             self._ready.wait_for(lambda: bool(self._jobs) or self._closed.is_set(), timeout=IDLE_THREAD)
             self.idle -= 1
             if self._jobs:
+                self._taken = time.monotonic()
                 return self._jobs.popleft()
             # In this step, or a job could wait for a thread that leaves.
             self.threads.discard(threading.current_thread())
@@ -114,9 +122,7 @@ class ThreadPool:
             while self._add_if_idle(self._busy()):
                 pass
         except RuntimeError:
-            pass  # there can be no more threads: those that are there do it
-        finally:
-            self._steward = None
+            self._steward = None  # there can be no more threads: those that are there do it
 
     def _busy(self) -> float:
         """The share of a core that the threads keep busy together, over the next `LOOK` seconds."""
@@ -130,9 +136,11 @@ class ThreadPool:
         with self._ready:
             count = len(self.threads)
             waiting = len(self._jobs)
-        if not waiting or count >= self.limit:
-            return False
-        if busy < BUSY:
+            if not waiting or count >= self.limit:
+                self._steward = None  # in this step, or a job that comes now would find a steward that leaves
+                return False
+            stuck = time.monotonic() - self._taken >= STUCK
+        if busy < BUSY or stuck:
             for _ in range(min(count, waiting)):
                 self._add(self.limit)
         return True
@@ -146,17 +154,18 @@ class ThreadPool:
             return sum(time.clock_gettime(time.pthread_getcpuclockid(ident)) for ident in idents)
 
 
-_shared = ThreadPool(LIMIT)
+_pools: dict[int, ThreadPool] = {}  # by the depth of hooks in which their jobs are submitted
 
 
 def submit(job: Callable[[], None]) -> None:
-    """Have `job`, which raises nothing, run in a thread of the process's own pool."""
-    _shared.submit(job)
+    """Have `job`, which raises nothing, run in a thread of the process's own pools."""
+    depth = hook_depth()
+    pool = _pools.get(depth) or _pools.setdefault(depth, ThreadPool(LIMIT))
+    pool.submit(job)
 
 
 def _reset() -> None:
-    global _shared
-    _shared = ThreadPool(LIMIT)
+    _pools.clear()  # the threads are the parent's
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..artifact import arguments
 from ..artifact.artifact import Artifact
-from ..cancel import Cancel, Cancelled
+from ..cancel import Cancel, Cancelled, ambient
 from ..config import Settings
 from ..coordination.threads import ThreadPool
 from ..progress import CallbackError, Display, Progress, ProgressOption, shown
@@ -105,12 +105,16 @@ class _Set:
         self._outcomes = outcomes
         self._tally = tally
         self._cancel = Cancel()
+        self._outer = ambient()  # set if the hook that calls this is cancelled
 
     def run(self, pool: ThreadPool) -> list[Any]:
         try:
-            for n in range(len(self._artifacts)):
-                pool.submit(partial(self._settle, n))
-            return self._outcomes.wait()
+            with self._outer.watch(self._cancel.set):
+                for n in range(len(self._artifacts)):
+                    pool.submit(partial(self._settle, n))
+                outcomes = self._outcomes.wait()
+            self._outer.check()
+            return outcomes
         except BaseException:  # an error, or Ctrl-C: the threads must not go on behind the caller's back
             self._cancel.set()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -29,6 +30,10 @@ def in_threads(n: int, call: Callable[[int], object]) -> list[object]:
     for thread in threads:
         thread.join()
     return results
+
+
+def wait_for(event: threading.Event) -> None:
+    event.wait(10)
 
 
 def seat(work: Callable[[Cancel], object]) -> Waiter[object]:
@@ -171,7 +176,7 @@ def test_pool_threads_are_few_and_gone_when_idle() -> None:
 
     def job() -> None:
         nonlocal most
-        most = max(most, len(pool._shared.threads))
+        most = max(most, len(pool._pools[0].threads))
         time.sleep(0.01)
         done.release()
 
@@ -207,6 +212,40 @@ def test_a_pool_has_more_threads_only_where_they_wait(monkeypatch: pytest.Monkey
     assert threads_for(100) == 8
     monkeypatch.setattr(pool.ThreadPool, "_used", lambda self: time.monotonic())  # as if they kept a core busy
     assert threads_for(100) == pool.FEW
+
+
+def test_a_pool_whose_threads_are_all_at_long_jobs_gets_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool.ThreadPool, "_used", lambda self: time.monotonic())  # as if they kept a core busy
+    crowd = pool.ThreadPool(8)
+    over, ran = threading.Event(), threading.Event()
+    for _ in range(pool.FEW):
+        crowd.submit(partial(wait_for, over))
+    crowd.submit(ran.set)
+    assert ran.wait(5)
+    over.set()
+    crowd.close()
+
+
+def test_a_job_that_comes_as_the_steward_leaves_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = pool.ThreadPool(8)
+    leaving, over, late = threading.Event(), threading.Event(), threading.Event()
+    look = pool.ThreadPool._add_if_idle
+
+    def slow_to_leave(self: pool.ThreadPool, busy: float) -> bool:
+        stays = look(self, busy)
+        if not stays:
+            leaving.set()
+            time.sleep(0.05)
+        return stays
+
+    monkeypatch.setattr(pool.ThreadPool, "_add_if_idle", slow_to_leave)
+    for _ in range(3):  # the third calls for a steward, which adds a thread and then finds nothing waiting
+        crowd.submit(partial(wait_for, over))
+    assert leaving.wait(5)
+    crowd.submit(late.set)
+    assert late.wait(5)
+    over.set()
+    crowd.close()
 
 
 def test_cancel_wakes_a_sleeper_and_runs_each_callback_once() -> None:

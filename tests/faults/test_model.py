@@ -238,7 +238,7 @@ class Machine(RuleBasedStateMachine):
 
         asyncio.run(main())
         deadline = time.monotonic() + 5
-        while len(threads._shared.threads) > threads._shared.idle:  # it works no more
+        while any(len(pool.threads) > pool.idle for pool in threads._pools.values()):  # it works no more
             assert time.monotonic() < deadline
             time.sleep(0.001)
         self.cancelled += 1
