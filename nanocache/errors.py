@@ -67,6 +67,13 @@ def _short(digest: str) -> str:
     return digest[:12] + "..."
 
 
+def _quoted(text: str, *, always: bool = False) -> str:
+    """`text` as a shell takes it for one word, so that the line can be pasted."""
+    from shlex import quote  # here: no module that is imported with every error should cost 5 ms
+
+    return quote(text) if not always or "'" in text else f"'{text}'"
+
+
 class ChecksumMismatch(NanocacheError, ValueError):
     """The bytes that came have another SHA-256. Attributes: url, expected, got (64 hex digits), size (bytes), note."""
 
@@ -105,10 +112,12 @@ class NotCached(NanocacheError, FileNotFoundError):
 
     def __init__(self, *, url: str, base_dir: str, sha256: str | None = None, reason: str = "offline") -> None:
         self.url, self.base_dir, self.sha256, self.reason = url, base_dir, sha256, reason
+        elsewhere = "" if reason == "offline" else "set NANOCACHE_DIR to a folder that this user can write; or "
         pin = f" --sha256 {sha256}" if sha256 else ""
         super().__init__(
-            f"{url} is not cached in {base_dir} and cannot be fetched ({reason}); "
-            f"to fill the cache, run where both are possible: NANOCACHE_DIR={base_dir} nanocache fetch '{url}'{pin}"
+            f"{url} is not cached in {base_dir} and cannot be fetched ({reason}); {elsewhere}"
+            f"to fill the cache, run this on a machine that can: "
+            f"NANOCACHE_DIR={_quoted(base_dir)} nanocache fetch {_quoted(url, always=True)}{pin}"
         )
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -569,6 +570,16 @@ def test_offline_of_the_call_wins_over_the_environment(
     assert origin.gets() == 0
     path = fetch(url, offline=False)
     assert fetch(url) == path
+
+
+def test_the_line_that_fills_the_cache_can_be_pasted() -> None:
+    error = nanocache.NotCached(url="https://host/it's", base_dir="/my data/$cache", reason="/my data is not writable")
+    line = str(error).split("a machine that can: ")[1]
+    variable, *words = shlex.split(line)
+    assert variable == "NANOCACHE_DIR=/my data/$cache"
+    assert words == ["nanocache", "fetch", "https://host/it's"]
+    assert "set NANOCACHE_DIR to a folder" in str(error)
+    assert "set NANOCACHE_DIR" not in str(nanocache.NotCached(url="https://host/a", base_dir="/data"))
 
 
 # --- the environment --------------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ __all__ = ["Fetch", "Found"]
 
 logger = logging.getLogger("nanocache")
 
+CLOCKS_DIFFER = 5.0  # seconds by which another host's clock may be ahead and what it just fetched is fresh all the same
+
 
 class Found(NamedTuple):
     """What a fetch ends with: the path of the artifact or its product, and the artifact's digest."""
@@ -110,9 +112,12 @@ class Fetch:
     def _fresh(self, ref: Ref) -> bool:
         if self._is_file:  # asking costs one stat
             return ref.source == self._file_stamp()
-        if self.request.max_age is None or ref.fetched_at >= self.request.began:
+        if self.request.max_age is None:
             return True
-        return 0 <= time.time() - ref.fetched_at < self.request.max_age
+        age = time.time() - ref.fetched_at
+        if age < -CLOCKS_DIFFER:  # a clock was wrong, and this would be fresh until that time comes
+            return False
+        return age < self.request.max_age or ref.fetched_at >= self.request.began
 
     # --- a miss -------------------------------------------------------------------------------------------------------
 

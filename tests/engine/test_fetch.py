@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -192,6 +193,18 @@ def test_max_age_asks_again_and_keeps_what_did_not_change(base: Path, origin: Or
     assert origin.gets() == 1
     assert fetch(url, max_age=0) == path
     assert [request.status for request in origin.requests()] == [200, 304]
+
+
+def test_a_ref_from_the_future_is_not_fresh(base: Path, origin: Origin, fetch: Fetch) -> None:
+    url = origin.add("/x.bin", b"old", etag='"1"')
+    fetch(url)
+    (ref,) = (base / "refs-v1").rglob("*.json")
+    ref.write_text(json.dumps(json.loads(ref.read_text()) | {"fetched_at": time.time() + 86_400}))
+    origin.add("/x.bin", b"new", etag='"2"')
+    assert fetch(url).read_bytes() == b"old"  # without `max_age` what was remembered is trusted for ever
+    assert fetch(url, max_age=3600).read_bytes() == b"new"
+    assert fetch(url, max_age=3600).read_bytes() == b"new"
+    assert origin.gets() == 2
 
 
 def test_new_content_moves_the_ref_and_the_old_path_stays_valid(base: Path, origin: Origin, fetch: Fetch) -> None:
