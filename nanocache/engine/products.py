@@ -2,6 +2,8 @@
 
     products-v1/<digest>/<hook key>/<name>
 
+`contents` keeps beside it how much it holds, so that a product from which files were purged is built again.
+
 Invariants: one build under contention; a failed hook publishes nothing and runs again next time; a product is built in
 a private folder and renamed; if another process published it meanwhile, ours goes to trash. Not
 sealed: a write into one changes it for all.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from ..artifact import hooks
@@ -26,12 +28,13 @@ from ..errors import UnsafeCache
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
 from ..store.partials import private_folder
+from . import contents
 
 __all__ = ["build", "find"]
 
 
 def find(store: Store, digest: str, hook: Hook, artifact_name: str) -> Path | None:
-    """The product if it is there: one lstat. UnsafeCache for a symlink or a stranger's."""
+    """The product if it is there, with all its files. UnsafeCache for a symlink or a stranger's."""
     path = store.product(digest, hook.key, hook.product_name(artifact_name))
     try:
         st = os.lstat(path)
@@ -40,7 +43,7 @@ def find(store: Store, digest: str, hook: Hook, artifact_name: str) -> Path | No
     if not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
         raise UnsafeCache(path=path, reason=f"a product should be there, not {files.kind(st.st_mode)}")
     store.check_trusted(path, st)
-    return Path(path)
+    return None if contents.was_purged(store, path) else Path(path)
 
 
 def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cancel) -> Path | None:
@@ -49,17 +52,26 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
     Raises PostprocessFailed and what else the hook raises of ours, LockTimeout, Cancelled, OSError.
     """
     product = _Build(store, request, hook, digest)
-    return share(("product", store.base, product.key), product.identity, product.lead, cancel)
+    product = replace(product, stale=_inode(product.path))
+    return share(("product", store.base, product.key, request.rehash), product.identity, product.lead, cancel)
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class _Build:
-    """One product that is missing, and the steps to it."""
+    """One product that is missing, lacks files, or is to be built again; and the steps to it."""
 
     store: Store
     request: Request
     hook: Hook
     digest: str
+    stale: int | None = None  # the inode of the product that is to be replaced
 
     @property
     def path(self) -> str:
@@ -79,7 +91,8 @@ class _Build:
         options = WaitOptions(self._published, self.identity, cancel, timeout, lambda *_: None)
         with hold_lock(self.store.lock_place(self.key), options) as writer:
             look_again(self.path, below=self.store.base)
-            if (there := find(self.store, self.digest, self.hook, self.request.name)) is not None:
+            there = find(self.store, self.digest, self.hook, self.request.name)
+            if there is not None and not (self.request.rehash and _inode(self.path) == self.stale):
                 return there
             source = self.store.hit(self.digest, self.request.name)
             if writer is None or source is None:
@@ -88,32 +101,35 @@ class _Build:
                 return self._run(source, cancel)
 
     def _published(self) -> bool:
-        return os.path.lexists(self.path)
+        return _inode(self.path) not in (None, self.stale)
 
     def _run(self, source: Path, cancel: Cancel) -> Path:
         path = Path(self.path)
         with private_folder(self.store, self.key) as folder:
             built = os.path.join(folder, path.name)
             hooks.run(self.hook, source, Path(built), cancel)
-            publish(self.store, built, self.path)
+            publish(self.store, built, self.path, self.stale)
         return path
 
 
-def publish(store: Store, built: str, path: str) -> None:
-    """Rename what was built to `path`, durable. What another published there meanwhile stays."""
+def publish(store: Store, built: str, path: str, stale: int | None) -> None:
+    """Rename what was built to `path`, durable. The inode `stale` gives way; what was published meanwhile stays."""
     _share(built, store.modes)
     durable.sync_tree(built)
     parent = os.path.dirname(path)
     grown = store.folder(parent)
-    if os.path.lexists(path):
+    if _inode(path) not in (None, stale):
         store.set_aside(built)
         return
+    if stale is not None:
+        store.set_aside(path)
     try:
         files.move(built, path, base=store.base)
     except OSError as e:
         if isinstance(e, UnsafeCache) or not os.path.lexists(path):
             raise
         store.set_aside(built)
+    contents.remember(store, path)
     for folder in (parent, *grown):
         durable.sync_folder(folder)
 

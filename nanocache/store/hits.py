@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Hashable
+from itertools import islice
 from pathlib import Path
 
 from ..disk import files
@@ -20,13 +21,14 @@ __all__ = ["Hits", "RefStamp"]
 
 RefStamp = tuple[str, tuple[int, int] | None]  # the path of a ref, and its stamp
 
+WATCHED_FOLDERS = 16  # of a product; their mtimes are looked at at each hit, and move when a file in them is purged
 MOST_REMEMBERED = 1 << 16  # hits remembered; beyond it the memory starts anew rather than keep an order
 
 
 class _Hit:
     """One answer, and what must still be so for it to be the answer again."""
 
-    __slots__ = ("digest", "instant", "kind", "path", "ref", "spelled", "stamp")
+    __slots__ = ("digest", "folders", "instant", "kind", "path", "ref", "spelled", "stamp")
 
     def __init__(self, path: Path, digest: str, kind: int, instant: int | None, ref: RefStamp | None) -> None:
         self.path = path
@@ -34,6 +36,7 @@ class _Hit:
         self.digest = digest
         self.kind = kind
         self.instant = instant  # the seal's; None for a product, which has none
+        self.folders = _folders(self.spelled) if instant is None and stat.S_ISDIR(kind) else ()
         self.ref = None if ref is None else ref[0]
         self.stamp = None if ref is None else ref[1]
 
@@ -43,8 +46,15 @@ class _Hit:
         return self.instant is None or self.instant == st.st_mtime_ns % seal.DAY_NS
 
     def moved(self) -> bool:
-        """Whether the URL's ref is another one by now."""
-        return self.ref is not None and files.stamp(self.ref) != self.stamp
+        """Whether the URL's ref is another one by now, or a folder of the product lost or gained a name."""
+        if self.ref is not None and files.stamp(self.ref) != self.stamp:
+            return True
+        return any(files.stamp(folder) != stamp for folder, stamp in self.folders)
+
+
+def _folders(product: str) -> tuple[tuple[str, tuple[int, int] | None], ...]:
+    found = (folder for folder, _, _ in os.walk(product))
+    return tuple((folder, files.stamp(folder)) for folder in islice(found, WATCHED_FOLDERS))
 
 
 class Hits:

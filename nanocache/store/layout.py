@@ -4,6 +4,7 @@
     ├── blobs-v1/sha256/9f/9f86d0…/weights.safetensors    published, sealed, mode 0444 at most
     ├── refs-v1/3a/<sha256 of the URL's key>.json         url -> digest, size, etag, last-modified, fetched-at
     ├── products-v1/<digest>/<hook key>/<name>            what postprocess built
+    ├── products-v1/<digest>/<hook key>-<hash>.json       how many files and bytes that is
     ├── partials-v1/new-<random>                          the bytes of a transfer that has saved nothing yet
     ├── partials-v1/<key>/<random>/{data,state.json,lock} the same bytes from the first save on; private to one transfer
     ├── locks-v1/9f/<key>.lock, <key>.json                the lock; its holder, progress and failure

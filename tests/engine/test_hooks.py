@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 import nanocache
-from nanocache import Artifact, Decompress, PostprocessFailed, Unpack, UnsafeArchive
+from nanocache import Artifact, Decompress, PostprocessFailed, Unpack, UnsafeArchive, cache
 from nanocache.artifact.hooks import identify
 from tests.servers.origin import Origin
 
@@ -673,3 +673,82 @@ def test_a_damaged_archive_publishes_nothing(fetch: Fetch, base: Path, origin: O
     assert not products(base)
     assert not left(base)
     assert fetch(url).exists()
+
+
+# --- a product that lost files ----------------------------------------------------------------------------------------
+
+
+def three_files(src: Path, dst: Path) -> None:
+    (dst / "train").mkdir(parents=True)
+    for n in range(3):
+        (dst / "train" / f"{n}.txt").write_text("data")
+
+
+def texts(product: Path) -> list[str]:
+    return sorted(path.read_text() for path in product.rglob("*.txt"))
+
+
+@pytest.mark.parametrize("process", ["same", "another"])
+@pytest.mark.parametrize("loss", ["one file", "a folder", "cut"])
+def test_a_product_from_which_files_were_purged_is_built_again(
+    base: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, process: str, loss: str
+) -> None:
+    url = origin.add("/w.bin", b"weights")
+    product = nanocache.fetch(url, postprocess=three_files)
+    if loss == "one file":
+        (product / "train" / "1.txt").unlink()
+    elif loss == "a folder":
+        shutil.rmtree(product / "train")
+    else:
+        (product / "train" / "1.txt").write_text("")
+    if process == "another" or loss == "cut":
+        monkeypatch.setattr(cache, "_bases", {})
+        monkeypatch.setattr(cache, "_spelled", {})
+    assert texts(nanocache.fetch(url, postprocess=three_files)) == ["data"] * 3
+    assert origin.gets() == 1
+
+
+def test_what_others_write_beside_a_product_is_no_loss(base: Path, origin: Origin) -> None:
+    url = origin.add("/w.bin", b"weights")
+    product = nanocache.fetch(url, postprocess=three_files)
+    (product / "index.cache").write_text("a loader's own")
+    assert nanocache.fetch(url, postprocess=three_files) == product
+    assert (product / "index.cache").exists()
+
+
+def test_rehash_builds_a_product_anew_and_a_failing_hook_keeps_the_old_one(base: Path, origin: Origin) -> None:
+    url, runs = origin.add("/w.bin", b"weights"), []
+
+    def build(src: Path, dst: Path) -> None:
+        runs.append(dst)
+        if len(runs) == 3:
+            raise ValueError("not today")
+        dst.write_text(str(len(runs)))
+
+    build.key = "build-v1"  # type: ignore[attr-defined]
+    product = nanocache.fetch(url, postprocess=build)
+    assert nanocache.fetch(url, postprocess=build, rehash=True).read_text() == "2"
+    with pytest.raises(nanocache.PostprocessFailed):
+        nanocache.fetch(url, postprocess=build, rehash=True)
+    assert product.read_text() == "2"
+    assert nanocache.fetch(url, postprocess=build) == product
+    assert not [path for name in ("partials-v1", "trash-v1") for path in (base / name).glob("*") if path.is_dir()]
+
+
+def test_processes_that_meet_a_purged_product_build_it_once(
+    base: Path, origin: Origin, spawn: Callable[..., Any]
+) -> None:
+    url = origin.add("/w.bin", b"weights")
+    setup = (
+        "import nanocache, os, time\n"
+        "def build(src, dst):\n"
+        "    time.sleep(0.3); dst.mkdir(); (dst / 'x').write_text('x'); open(log, 'a').write('.')\n"
+        "build.key = 'build-v1'"
+    )
+    log = str(base / "log")
+    code = "print((nanocache.fetch(url, postprocess=build) / 'x').read_text())"
+    assert spawn(code, setup=setup, url=url, log=log).outputs() == ["x"]
+    for path in base.glob("products-v1/*/*/*/x"):
+        path.unlink()
+    assert spawn(code, n=4, setup=setup, url=url, log=log).outputs() == ["x"] * 4
+    assert (base / "log").read_text() == ".."
