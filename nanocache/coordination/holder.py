@@ -154,12 +154,14 @@ class HolderWriter:
                 self._rewrite()
 
         thread = Thread(target=beat, name="nanocache-heartbeat", daemon=True)
-        thread.start()
+        with suppress(RuntimeError):  # no thread can be started: the block goes on without signs of life
+            thread.start()
         try:
             yield
         finally:
             over.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def _end(self) -> None:
         # Also here: Ctrl-C during `alive`'s cleanup once left the heartbeat running for ever.

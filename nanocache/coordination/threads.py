@@ -56,8 +56,20 @@ class ThreadPool:
                 self._ready.notify()
                 return
             steward = self._steward
-        if not self._add(FEW) and steward is None and len(self.threads) < self.limit:
-            self._look_after()
+        try:
+            if not self._add(FEW) and steward is None and len(self.threads) < self.limit:
+                self._look_after()
+        except RuntimeError:  # no thread can be started: a limit of the user or the container
+            self._do_without()
+
+    def _do_without(self) -> None:
+        """Run what waits in the calling thread, if there is no other."""
+        while not self.threads:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return
+            job()
 
     def close(self) -> None:
         """Forget what has not begun, and return once all that has is over. Again is harmless."""

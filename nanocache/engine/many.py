@@ -78,6 +78,11 @@ class _Outcomes:
         if (failed and self._first_error_ends) or len(self._by_place) == self._count:
             self._over.set()
 
+    @property
+    def over(self) -> bool:
+        """Whether no more are waited for."""
+        return self._over.is_set()
+
     def wait(self) -> list[Any]:
         """All of them, in order, once the last one is there; raises the first error if an error ends the set."""
         if self._count:
@@ -111,6 +116,8 @@ class _Set:
         try:
             with self._outer.watch(self._cancel.set):
                 for n in range(len(self._artifacts)):
+                    if self._outcomes.over:
+                        break
                     pool.submit(partial(self._settle, n))
                 outcomes = self._outcomes.wait()
             self._outer.check()
