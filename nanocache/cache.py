@@ -72,7 +72,7 @@ class Cache:
         A hit with `sha256` is one stat: no network, no lock, no read. Without it the first download is remembered and
         trusted (`max_age` seconds, then the server is asked again; None: for ever). The path is a function of base
         directory, digest and filename, and ends in a name with the right extension. It is read-only; do not write to
-        it. It stays valid until somebody deletes it.
+        it. It stays valid until it is deleted.
 
         `url`: http, https or file; or an Artifact, without its own keywords. `mirrors`: tried in order.
         `headers`: sent to the URL's own origin only. `postprocess(src, dst)` builds a file or folder at `dst`, and its
@@ -125,14 +125,14 @@ class Cache:
         def check() -> Request:
             return Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
 
-        def work(cancel: Cancel) -> Path:
+        def job(cancel: Cancel) -> Path:
             return _fetch(store, check(), asked, cancel)
 
         key = ("afetch", store.base, artifact, rehash, max_age, offline)
         if not rehash and not flights.running(key) and (path := _find(store, check(), asked)) is not None:
             return path
         with callback_errors():
-            return await tasks.share_async(key, work)
+            return await tasks.share_async(key, job)
 
     def fetch_many(
         self,

@@ -1,7 +1,7 @@
 """nanodist.fetch: one rank downloads, and every rank gets the file, or the same error.
 
     job        one rank of the job downloads; the base directory is shared by all nodes
-    disk       the lock on the disk decides who downloads, and no rank asks the store: nanocache.fetch itself
+    disk       the lock on the disk decides which rank downloads, and none asks the store: nanocache.fetch itself
     broadcast  one rank of the job downloads, and sends the bytes to one rank on each other disk (`broadcast`)
     auto       one rank per disk, which find each other by its name (`disk`); and on several nodes, broadcast
 

@@ -80,7 +80,7 @@ class NotVisible(NanodistError, FileNotFoundError):
         self.errno = errno.ENOENT
 
 
-_OURS: dict[str, Any] = {cls.__name__: cls for cls in (LeaderError, LeaderLost, CoordinatorLost, NotVisible)}
+_CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (LeaderError, LeaderLost, CoordinatorLost, NotVisible)}
 
 
 def to_record(error: BaseException, *, rank: int, host: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def from_record(record: dict[str, Any]) -> Exception:
     try:
         if record["error"] == TypeError.__name__:
             return TypeError(record["facts"]["text"])
-        if cls := _OURS.get(record["error"]):
+        if cls := _CLASSES.get(record["error"]):
             error: Exception = cls(**record["facts"])
             return error
     except (KeyError, TypeError) as e:
@@ -113,7 +113,7 @@ def from_record(record: dict[str, Any]) -> Exception:
 
 
 def _rebuilds(record: dict[str, Any]) -> bool:
-    # A subclass that somebody made of our root has a name that no other rank knows.
+    # A user's subclass of the root has a name that no other rank knows.
     try:
         from_record(record)
     except ValueError:

@@ -24,7 +24,7 @@ __all__ = ["disk_name", "wait_visible"]
 FOLDER = "nanodist-v1"
 OLD = 7 * 86_400  # seconds after which a job's name of a disk is taken for forgotten
 VISIBLE = 65.0  # seconds: NFS clients believe in a missing name for up to 60 (acdirmax), Lustre and Ceph for less
-_OURS = re.compile(r"[0-9a-f]{32}(\.|$)")  # a job's name of the disk, or one that was never linked
+_DISK_NAME = re.compile(r"[0-9a-f]{32}(\.|$)")  # a job's name of the disk, or one that was never linked
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# https://bford.info/cachedir/\n"
 
 
@@ -55,7 +55,7 @@ def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    # As in the cache's own folders: the base directory says who may write, whatever the umask.
+    # As in the cache's own folders: the base directory decides which users may write, whatever the umask.
     with suppress(PermissionError):
         folder.chmod(folder.parent.stat().st_mode & 0o7777)
     (folder / "CACHEDIR.TAG").write_text(TAG)
@@ -66,7 +66,7 @@ def _forget_old(folder: Path) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # another rank was faster, or it belongs to another user
-                if _OURS.match(entry.name) and entry.stat().st_mtime < time.time() - OLD:
+                if _DISK_NAME.match(entry.name) and entry.stat().st_mtime < time.time() - OLD:
                     os.unlink(entry.path)
 
 

@@ -1,7 +1,7 @@
 """Looking again for a path that a mount may only remember to be absent.
 
 NFS clients and FUSE mounts keep answers of "no such file" for up to a minute, so a path that another host has made
-stays absent for who looked before. Not a poll. Invariant: nothing is created, in no folder.
+stays absent for the process that looked before. Not a poll. Invariant: nothing is created, in no folder.
 
 Sources: Linux, fs/nfs/dir.c (`nfs_neg_need_reval`, close-to-open of folders) and fs/fuse/dir.c
 (`fuse_dentry_revalidate`, LOOKUP_EXCL).

@@ -22,7 +22,7 @@ from ..progress import CallbackError, Display, Progress, ProgressOption, shown
 __all__ = ["FetchOne", "fetch"]
 
 FetchOne = Callable[[Artifact, Cancel, ProgressOption], Path]
-Outcome = Path | BaseException
+Settled = Path | BaseException
 
 
 class _Tally:
@@ -67,12 +67,12 @@ class _Outcomes:
     """What each of `count` artifacts gave: a path or an error, by its place."""
 
     def __init__(self, count: int, *, first_error_ends: bool) -> None:
-        self._by_place: dict[int, Outcome] = {}
+        self._by_place: dict[int, Settled] = {}
         self._count = count
         self._first_error_ends = first_error_ends
         self._over = threading.Event()
 
-    def put(self, n: int, outcome: Outcome) -> None:
+    def put(self, n: int, outcome: Settled) -> None:
         self._by_place[n] = outcome
         failed = isinstance(outcome, BaseException)
         if (failed and self._first_error_ends) or len(self._by_place) == self._count:
@@ -93,7 +93,7 @@ class _Outcomes:
         return outcomes
 
 
-def _raise_first(outcomes: Sequence[Outcome]) -> None:
+def _raise_first(outcomes: Sequence[Settled]) -> None:
     """Raise the first error; one of the set that was merely cancelled only if there is no other."""
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     causes = [failure for failure in failures if not isinstance(failure, Cancelled)]
@@ -133,7 +133,7 @@ class _Set:
     def _settle(self, n: int) -> None:
         """Fetch artifact `n` in a thread of the pool, and put down what came of it."""
         try:
-            outcome: Outcome = self._fetch(n)
+            outcome: Settled = self._fetch(n)
         except CallbackError as e:
             outcome = e.error
         except BaseException as e:  # noqa: BLE001 - the caller's thread raises it, or returns it in place

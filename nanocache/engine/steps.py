@@ -166,7 +166,7 @@ class Fetch:
         return Found(path, digest)
 
     def _verified(self, digest: str) -> Path | None:
-        """The blob, read once for all who ask at this moment."""
+        """The blob, read once for all callers of this moment."""
         key = ("verify", self.store.base, digest, self.request.name, self.request.rehash)
         return share(key, self.request.identity, partial(self._verify, digest), self.cancel)
 

@@ -16,7 +16,7 @@ from .failure import StartOver
 
 __all__ = ["ResponseInfo", "check_part", "parse_content_range", "part_headers", "read_info", "strong_validator"]
 
-Headers = Mapping[str, str]  # names in lower case
+ResponseHeaders = Mapping[str, str]  # names in lower case
 PLAIN = ("", "identity")  # encodings of a body that is the artifact itself
 PAGES = ("text/html", "application/xhtml+xml")
 CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")  # an error names them, and nothing else a server says
@@ -37,7 +37,7 @@ class ResponseInfo:
     page: bool = False  # HTML
 
 
-def read_info(headers: Headers) -> ResponseInfo:
+def read_info(headers: ResponseHeaders) -> ResponseInfo:
     """What the head of a 200 says."""
     chunked = "transfer-encoding" in headers
     length = headers.get("content-length", "").split(",")[0].strip()
@@ -62,7 +62,7 @@ def _known_coding(encoding: str) -> str:
     return encoding if encoding in CODINGS else "unknown"
 
 
-def strong_validator(headers: Headers) -> str | None:
+def strong_validator(headers: ResponseHeaders) -> str | None:
     """The validator that proves two parts to be of one version, or None: a strong ETag, else a Last-Modified that is
     at least a minute older than the answer (RFC 9110 8.8.2.2; within it the file may have changed twice)."""
     etag = headers.get("etag", "").strip()
@@ -93,7 +93,7 @@ def parse_content_range(text: str | None) -> tuple[int, int, int | None] | None:
     return start, end, total
 
 
-def check_part(headers: Headers, info: ResponseInfo, start: int, end: int | None) -> tuple[int, int | None]:
+def check_part(headers: ResponseHeaders, info: ResponseInfo, start: int, end: int | None) -> tuple[int, int | None]:
     """(where the part in a 206 ends, the artifact's size as far as known).
 
     Raises StartOver unless the part begins at `start` and is of the version that `info` tells of. It may be shorter
@@ -118,14 +118,14 @@ def _check_place(got_start: int, got_end: int, start: int, end: int | None) -> N
     raise StartOver(f"it sent bytes {got_start:,}-{got_end - 1:,} where {asked} was asked for")
 
 
-def _check_version(headers: Headers, info: ResponseInfo, total: int | None) -> None:
+def _check_version(headers: ResponseHeaders, info: ResponseInfo, total: int | None) -> None:
     if info.total is not None and total not in (None, info.total):
         raise StartOver(f"its size changed from {info.total:,} to {total:,} bytes")
     if info.validator is not None and not _same(headers, info.validator):
         raise StartOver("it changed meanwhile")
 
 
-def _check_body(headers: Headers, size: int) -> None:
+def _check_body(headers: ResponseHeaders, size: int) -> None:
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) != size:
         raise StartOver("it sent a part of another length than it said")
@@ -133,15 +133,15 @@ def _check_body(headers: Headers, size: int) -> None:
         raise StartOver("it sent a part in another encoding")
 
 
-def _media_type(headers: Headers) -> str:
+def _media_type(headers: ResponseHeaders) -> str:
     return headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-def _encoding(headers: Headers) -> str:
+def _encoding(headers: ResponseHeaders) -> str:
     return headers.get("content-encoding", "").strip().lower()
 
 
-def _same(headers: Headers, validator: str) -> bool:
+def _same(headers: ResponseHeaders, validator: str) -> bool:
     # A server that let If-Range pass may leave out what it had to repeat (RFC 9110 15.3.7); another value is a no.
     name = "etag" if validator.startswith('"') else "last-modified"
     return headers.get(name, validator).strip() == validator

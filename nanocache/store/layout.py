@@ -1,4 +1,4 @@
-"""The base directory: what lies where, who is trusted there, and how our folders are made.
+"""The base directory: what lies where, whose files are trusted there, and how its folders are made.
 
     <base>/                                              NANOCACHE_DIR
     ├── blobs-v1/sha256/9f/9f86d0…/weights.safetensors    published, sealed, mode 0444 at most
@@ -65,7 +65,7 @@ class BaseDirectory:
     def __init__(self, base: str) -> None:
         self.base = base
         self.modes = files.Modes.of(0o755)
-        self._owners: frozenset[int] | None = None  # whose files are used; None: anybody's
+        self._owners: frozenset[int] | None = None  # whose files are used; None: every user's
         self._prepared = False
         self._read_base()
 
@@ -78,7 +78,7 @@ class BaseDirectory:
         self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
 
     def trusts(self, st: os.stat_result) -> bool:
-        """Whether a file may be used: this user's, root's or the base's owner's; anybody's in a group-writable base."""
+        """Whether a file may be used: this user's, root's, the base's owner's; every user's in a group-writable base."""
         return self._owners is None or st.st_uid in self._owners
 
     def check_trusted(self, path: str, st: os.stat_result) -> None:
@@ -155,7 +155,9 @@ class BaseDirectory:
     def _warn_if_open(self) -> None:
         mode = os.stat(self.base).st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            logger.warning("anybody can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode))
+            logger.warning(
+                "every user can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode)
+            )
 
     def writable(self) -> bool:
         """Whether this user may make files there. A base directory that was just deleted is made again."""

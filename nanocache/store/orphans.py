@@ -1,7 +1,7 @@
-"""Partials without an owner: who may take one over, and when it is swept.
+"""Partials without an owner: which process may take one over, and when one is swept.
 
-Invariants: a partial is taken over only if its owner is provably gone, or let go of it; of all who try, one gets it,
-also where locks let everybody in; bytes of another boot or host are trusted only if a digest will judge them.
+Invariants: a partial is taken over only if its owner is provably gone, or let go of it; of all claimers one gets it,
+also where locks let every process in; bytes of another boot or host are trusted only if a digest will judge them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _take_over(directory: BaseDirectory, key: str, path: str, record: _OwnerReco
     mine = os.path.join(directory.partials(key), files.random_name())
     try:
         _check_data(fd, path, directory)
-        os.unlink(os.path.join(path, STATE))  # succeeds for one of all who read it, even where locks let everybody in
+        os.unlink(os.path.join(path, STATE))  # succeeds for one of its readers, even where locks let every process in
         os.rename(path, mine)
     except BaseException:  # Ctrl-C, too
         os.close(fd)

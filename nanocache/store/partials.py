@@ -2,7 +2,7 @@
 
     partials-v1/new-<random>                the bytes so far, mode 0600
     partials-v1/<key>/<random>/data         the same file, once something was saved
-    partials-v1/<key>/<random>/state.json   what of them is right, and whose they are
+    partials-v1/<key>/<random>/state.json   what of them is right, and which process owns them
     partials-v1/<key>/<random>/lock         held by the owner
     partials-v1/<key>/<random>/private      instead of `data`: where a hook builds
 

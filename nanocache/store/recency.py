@@ -1,4 +1,4 @@
-"""When a blob was last used: a mark for whoever makes room later.
+"""When a blob was last used: a mark for a later eviction.
 
 The mark is the mtime of the blob's folder. Never the blob's own times: that would launder a write, and in a container
 it would copy the whole file up. Invariant: one mark an hour for each process and blob; errors are ignored.

@@ -30,7 +30,7 @@ from nanocache.peers import describe_blob, receive_blob
 from ..coordination.coordinator import Coordinator
 from ..errors import CoordinatorLost, LeaderError, to_record
 from .link import LinkUnreachable
-from .roll_call import ClosedRoll, RollCall, announce_complete
+from .roll_call import ClosedRollCall, RollCall, announce_complete
 from .tree import Item, TreePosition, receive, send
 
 __all__ = ["Broadcast"]
@@ -91,16 +91,16 @@ class Broadcast:
             missing = self._missing(failed)
             if not missing:
                 return
-            roll = roll_call.enter(missing)
-            if roll.size == 1 or self._round(roll, missing, failed):
+            called = roll_call.enter(missing)
+            if called.size == 1 or self._round(called, missing, failed):
                 return
 
-    def _round(self, roll: ClosedRoll, missing: set[int], failed: Errors) -> bool:
+    def _round(self, called: ClosedRollCall, missing: set[int], failed: Errors) -> bool:
         """Whether the stream came to its end."""
-        if roll.position == 0:
-            self._send(roll, failed)
+        if called.position == 0:
+            self._send(called, failed)
             return True
-        whole, errors = self._receive(roll, missing)
+        whole, errors = self._receive(called, missing)
         failed.update(errors)
         return whole
 
@@ -115,10 +115,10 @@ class Broadcast:
 
     # the source
 
-    def _send(self, roll: ClosedRoll, failed: Errors) -> None:
+    def _send(self, called: ClosedRollCall, failed: Errors) -> None:
         try:
-            with self._downloads(sorted(roll.needs)) as downloads:
-                send(self._tree(roll), self._items(downloads, failed))
+            with self._downloads(sorted(called.needs)) as downloads:
+                send(self._tree(called), self._items(downloads, failed))
         except (NanocacheError, OSError) as e:  # this machine's own fault: the others look for another source
             logger.warning("cannot download for all: %s", e)
 
@@ -155,15 +155,15 @@ class Broadcast:
             if found is not None:
                 yield n, *found
 
-    def _tree(self, roll: ClosedRoll) -> TreePosition:
-        return TreePosition(self.coordinator, roll.session, roll.position, roll.size)
+    def _tree(self, called: ClosedRollCall) -> TreePosition:
+        return TreePosition(self.coordinator, called.session, called.position, called.size)
 
     # the others
 
-    def _receive(self, roll: ClosedRoll, missing: set[int]) -> tuple[bool, Errors]:
+    def _receive(self, called: ClosedRollCall, missing: set[int]) -> tuple[bool, Errors]:
         wanted = {n: self.artifacts[n] for n in missing}
         progress = self.progress if len(missing) == 1 else False
-        return receive(self._tree(roll), wanted, partial(receive_blob, base_dir=self.base, progress=progress))
+        return receive(self._tree(called), wanted, partial(receive_blob, base_dir=self.base, progress=progress))
 
 
 def _without_hook(artifact: Artifact) -> Artifact:

@@ -1,15 +1,15 @@
-"""Which processes take part: each disk that needs something says so in the store, and one process closes the roll.
+"""Which processes take part: each disk that needs something says so in the store, and one process closes the roll call.
 
     <key>/have, <key>/have/<disk>         disks that have it all, once each for the job
     <key>/round, <key>/<round>/closings   how many rolls were closed
     <key>/<round>/needs, .../need/<n>     what each disk needs, in order of arrival, which is the order in the tree
-    <key>/<round>/plan                    the closed roll: decided by one process, and read by all
+    <key>/<round>/plan                    the closed roll call: decided by one process, and read by all
 
     disks/<n>/ranks, disks/<n>            ranks that said which disk they are on, and the disks they said
 
 Invariants: no process waits more than `SILENT_DISK_PATIENCE` for a disk that has said nothing, and not at all once all
-disks have spoken; a roll is closed once, and a process that comes later enters the next one; a hit is announced once,
-in one operation of the store, and waits for nothing.
+disks have spoken; a roll call is closed once, and a process that comes later enters the next one; a hit is announced
+once, in one operation of the store, and waits for nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ..coordination.coordinator import Coordinator, pauses
 from ..coordination.election import decide
 from ..shared_disk import disk_name
 
-__all__ = ["ClosedRoll", "RollCall", "announce_complete", "announced", "count_rank"]
+__all__ = ["ClosedRollCall", "RollCall", "announce_complete", "announced", "count_rank"]
 
 SILENT_DISK_PATIENCE = 2.0  # seconds
 SHORTEST_PATIENCE = 0.05  # seconds, after several calls without another disk: each rank seems to want its own files
-NEEDS_TIMEOUT = 1.0  # seconds between a process's entry in the roll and the list of what it needs
+NEEDS_TIMEOUT = 1.0  # seconds between a process's entry in the roll call and the list of what it needs
 
 _lonely: dict[str, int] = {}  # disk -> rolls in a row that no other disk was on
 _announced: set[tuple[str, str]] = set()  # (key, base directory)
@@ -38,7 +38,7 @@ _disks: dict[str, int] = {}  # the disks that this process has named, numbered
 
 
 def announce_complete(coordinator: Coordinator, key: str, base: Path) -> None:
-    """Say once that nothing is needed on the disk under `base`, to each process that closes a roll of `key`."""
+    """Say once that nothing is needed on the disk under `base`, to each process that closes a roll call of `key`."""
     _announced.add((key, str(base)))
     disk = disk_name(base, coordinator.job)
     if disk is None:
@@ -57,7 +57,7 @@ def count_rank(coordinator: Coordinator, disk: str) -> int:
     """Count this process among the ranks on `disk`, once; the number of the disk in this process.
 
     All ranks come to their first, second... base directory in the same order, as they do everything. Where they don't,
-    a roll is closed too early or too late, and the bytes come from the origin or two seconds later.
+    a roll call is closed too early or too late, and the bytes come from the origin or two seconds later.
     """
     if disk not in _disks:
         number = _disks[disk] = len(_disks)
@@ -68,8 +68,8 @@ def count_rank(coordinator: Coordinator, disk: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedRoll:
-    """A closed roll, and this process's place on it."""
+class ClosedRollCall:
+    """A closed roll call, and this process's place on it."""
 
     session: str
     position: int
@@ -87,8 +87,8 @@ class RollCall:
         self._disk = disk
         self._count = count
 
-    def enter(self, needs: set[int]) -> ClosedRoll:
-        """Say what this disk needs, and wait for the roll to be closed. Raises CoordinatorLost."""
+    def enter(self, needs: set[int]) -> ClosedRollCall:
+        """Say what this disk needs, and wait for the roll call to be closed. Raises CoordinatorLost."""
         disk_number = count_rank(self._coordinator, self._disk)
         while True:
             turn = f"{self._key}/{self._coordinator.add(f'{self._key}/round', 0)}"
@@ -97,10 +97,10 @@ class RollCall:
                 self._coordinator.set(f"{turn}/need/{mine}", json.dumps(sorted(needs)))
             plan = decide(self._coordinator, f"{turn}/plan", partial(self._close, turn, disk_number)).value
             if mine <= plan["size"]:
-                return ClosedRoll(plan["session"], mine - 1, plan["size"], frozenset(plan["needs"]))
+                return ClosedRollCall(plan["session"], mine - 1, plan["size"], frozenset(plan["needs"]))
 
     def _close(self, turn: str, disk_number: int) -> dict[str, Any]:
-        """The plan of the roll: what one process decides for all that are on it."""
+        """The plan of the roll call: what one process decides for all that are on it."""
         self._wait(turn, disk_number)
         # Closed first, counted then: a process that is not counted finds the next round open.
         if self._coordinator.add(f"{turn}/closings", 1) == 1:

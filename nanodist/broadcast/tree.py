@@ -150,8 +150,8 @@ class _DiskWriter(FrameThread):
 def send(tree: TreePosition, items: Iterable[Item]) -> None:
     """Send `items` down the tree, as they come; while the next one is not there yet, the edges stay alive.
 
-    Ends early if every child is lost. Whatever `items` raises ends the stream for all below, who then look for another
-    source.
+    Ends early if every child is lost. Whatever `items` raises ends the stream for all below, which then look for
+    another source.
     """
     pool = BufferPool()
     with _child_senders(tree) as senders:

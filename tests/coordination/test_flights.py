@@ -36,7 +36,7 @@ def wait_for(event: threading.Event) -> None:
     event.wait(10)
 
 
-def seat(work: Callable[[Cancel], object]) -> Waiter[object]:
+def waiter(work: Callable[[Cancel], object]) -> Waiter[object]:
     taken: Waiter[object] = Waiter()
     taken.take("k", "a", work)
     return taken
@@ -93,7 +93,7 @@ def test_last_waiter_to_leave_cancels_the_work_and_nobody_joins_it_any_more() ->
         time.sleep(0.2)  # dying
         cancel.check()
 
-    first, second = seat(work), seat(work)
+    first, second = waiter(work), waiter(work)
     pool.submit(first._flight.run)
     assert started.wait(5)
     first.leave()
@@ -101,7 +101,7 @@ def test_last_waiter_to_leave_cancels_the_work_and_nobody_joins_it_any_more() ->
     assert not cancelled.wait(0.05)
     second.leave()
     assert cancelled.wait(5)
-    third = seat(lambda cancel: None)
+    third = waiter(lambda cancel: None)
     assert third._flight is not first._flight
     third.leave()
 
@@ -157,7 +157,7 @@ def test_cancelling_one_caller_does_not_disturb_the_others() -> None:
 
 def test_a_joiner_runs_a_flight_that_nobody_has_started() -> None:
     # As when all threads of the pool wait for a flight that is queued behind them.
-    queued = seat(lambda cancel: "done")
+    queued = waiter(lambda cancel: "done")
     assert share("k", "a", lambda cancel: "own", Cancel()) == "done"
     queued.leave()
 

@@ -94,7 +94,7 @@ class Interrupt:
             self.places.append(Place(stack, self._times[stack]))
             if self.places[-1] == self._at:
                 self.struck = True
-                self.releasing = frame.f_code.co_name == "release" or self._at.text == "vigil.release()"
+                self.releasing = frame.f_code.co_name == "release" or self._at.text == "waiter.release()"
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return self._line

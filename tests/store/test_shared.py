@@ -371,7 +371,7 @@ def test_a_base_that_anybody_can_write_to_is_one_warning(
     with caplog.at_level(logging.WARNING, "nanocache"):
         for n in range(3):
             assert nanocache.fetch(origin.url(f"/bytes/9/{n}/{n}.bin")).exists()
-    assert caplog.text.count("anybody can replace files") == warnings
+    assert caplog.text.count("every user can replace files") == warnings
     assert len(caplog.records) == warnings
 
 
