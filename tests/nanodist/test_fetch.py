@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,30 @@ def test_error_binds_who_comes_a_moment_later(ranks: Ranks, origin: Origin, base
     assert origin.gets() <= 2
 
 
-def test_asking_again_is_a_new_try_for_all_who_do(ranks: Ranks, origin: Origin, base: Path) -> None:
+def test_asking_again_is_a_new_try_for_all_who_do(ranks: Ranks, origin: Origin, base: Path, tmp_path: Path) -> None:
     code = """
         failing(lambda: nanodist.fetch(url, sha256=sha256))
-        time.sleep(1)  # until the origin has the right bytes
+        open(f"{folder}/failed{RANK}", "w").close()
+        while not os.path.exists(f"{folder}/right"):
+            time.sleep(0.01)
         failing(lambda: nanodist.fetch(url, sha256=sha256))
     """
     url = origin.add("/f.bin", b"wrong")
-    right = content(SIZE, 1)
-    timer = threading.Timer(0.8, origin.add, ("/f.bin", right))
-    timer.start()
-    run = ranks(code, 4, url=url, sha256=digest(SIZE, 1))
-    timer.join()
+
+    def correct() -> None:
+        while len(list(tmp_path.glob("failed*"))) < 4 and not over.is_set():
+            time.sleep(0.01)
+        origin.add("/f.bin", content(SIZE, 1))
+        (tmp_path / "right").touch()
+
+    over = threading.Event()
+    correcting = threading.Thread(target=correct)
+    correcting.start()
+    try:
+        run = ranks(code, 4, url=url, sha256=digest(SIZE, 1), folder=str(tmp_path))
+    finally:
+        over.set()
+        correcting.join()
     assert run.last("error") == ["ChecksumMismatch"] * 4
     assert len(run.last("value")) == 4, run.err
     assert origin.gets() <= 3
