@@ -1,5 +1,6 @@
-"""A blob that comes from a peer and not from a server: what the peer says of it, and how its bytes get in.
+"""A blob that comes from a peer and not from a server: whether it is here, what the peer says, how its bytes get in.
 
+    is_listed       whether the artifact is here, without a look at its name before there is one
     describe_blob   on the peer that has the artifact: digest, size, and what its URL gave
     receive_blob    takes the bytes in order, and publishes them once what lies on disk has the digest
 
@@ -25,6 +26,7 @@ from .cancel import Cancel
 from .coordination.holder import HolderWriter
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk import faults
+from .disk.absence import listed, look_again
 from .disk.hashing import FileHasher
 from .engine.steps import Fetch
 from .progress import Display, ProgressOption, callback_errors
@@ -34,7 +36,15 @@ from .store.layout import lock_key
 from .store.partials import Abandoned, Partial
 from .store.refs import Ref
 
-__all__ = ["IncomingBlob", "BlobInfo", "BlobRefused", "receive_blob", "describe_blob"]
+__all__ = [
+    "BlobInfo",
+    "BlobRefused",
+    "IncomingBlob",
+    "describe_blob",
+    "forget_absence",
+    "is_listed",
+    "receive_blob",
+]
 
 
 class BlobRefused(Exception):
@@ -60,6 +70,31 @@ class BlobInfo:
             return cls(str(record["digest"]), int(record["size"]), None if ref is None else Ref(**ref))
         except (KeyError, TypeError, ValueError) as e:
             raise BlobRefused(f"not the record of a blob: {e!r}") from None
+
+
+def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:
+    """Whether folders on a disk that several hosts share list the artifact, so that a `lookup` may find it.
+
+    A look at a name that is absent would be remembered by NFS and FUSE clients, for up to a minute in which another
+    host may publish it. A listing is not.
+    """
+    store = Cache(base_dir).store
+    request = Request.of(artifact, progress=False)
+    if artifact.sha256 is None and not listed(store.ref(request.url_key), below=store.base):
+        return False
+    digest = Fetch(store, request).known()
+    if digest is None:
+        return False
+    if request.hook is not None:
+        product = store.product(digest, request.hook.key, request.hook.product_name(request.name))
+        return listed(product, below=store.base)
+    folder = os.path.dirname(store.blob(digest, request.name))
+    return listed(folder, below=store.base) and bool(store.names(digest))
+
+
+def forget_absence(path: Path, base: Path) -> None:
+    """Have the mount ask anew for `path`, which another host says it has published under `base`."""
+    look_again(str(path), below=str(base))
 
 
 def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInfo] | None:

@@ -40,10 +40,14 @@ SCOPES = ("auto", "job", "disk", "broadcast")
 FRESH = 60.0  # seconds for which an outcome binds the ranks that call later
 ARTIFACTS_PER_OUTCOME = 128  # a path takes some 200 bytes of the outcome
 
+REMEMBERED = 1 << 16  # artifacts
+
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 PathLike = str | os.PathLike[str]
 ProgressOption = bool | Callable[[Progress], object] | None
 Results = list[Path | BaseException]  # of a call's artifacts, in their order
+
+_found: set[tuple[PathLike | None, Artifact]] = set()  # what this process found on its disk
 
 
 def fetch(
@@ -188,12 +192,37 @@ class _Call:
             return []
         paths: Results = []
         for artifact in self.wanted:
-            path = nanocache.lookup(artifact, base_dir=self.base_dir)
+            path = self._find(artifact)
             if path is None:
                 return []
             paths.append(path)
         self._announce_hit()
         return paths
+
+    def _find(self, artifact: Artifact) -> Path | None:
+        """`lookup`, but on a disk that nodes may share no name is looked up that its folder does not list.
+
+        The mount would remember its absence, and hide for up to a minute what the leader publishes on another node.
+        Once a file was found, `lookup` alone is asked, which is one stat.
+        """
+        known = (self.base_dir, artifact)
+        if known not in _found and self._shares_disk_with_nodes():
+            from nanocache.peers import is_listed
+
+            if not is_listed(artifact, self.base_dir):
+                return None
+        path = nanocache.lookup(artifact, base_dir=self.base_dir)
+        if path is None:
+            _found.discard(known)
+        elif len(_found) < REMEMBERED:
+            _found.add(known)
+        return path
+
+    def _shares_disk_with_nodes(self) -> bool:
+        """Whether other nodes may publish on this disk."""
+        if self.scope == "disk" or topology().world_size == 1:
+            return False
+        return self.scope == "job" or topology().node_count != 1
 
     def _announce_hit(self) -> None:
         """Have the disks that need the artifacts not wait for this disk: one message to the store, once.
@@ -392,8 +421,13 @@ class _SharedCall:
         if path.exists():
             return True
         self._check_same_disk(path, verdict)
-        patience = 0.0 if verdict.leader.process.here else VISIBLE
-        return wait_visible(path, self._base, patience)
+        from nanocache.peers import forget_absence
+
+        forget_absence(path, self._base)
+        leader = verdict.leader.process
+        # Two pods of one machine are of one boot, and have mounts of their own.
+        same_mounts = leader.here and leader.space == me().space
+        return wait_visible(path, self._base, 0.0 if same_mounts else VISIBLE)
 
     def _check_same_disk(self, path: Path, verdict: Verdict) -> None:
         """Raise NotVisible if the disks' names differ: they tell at once what waiting could only suggest."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,3 +232,23 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
     finally:
         for group in groups:
             group.reap()
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Iterator[list[str]]:
+    """One folder, mounted several times so that each mount remembers for half a minute what was absent."""
+    if os.geteuid() or not shutil.which("bindfs") or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and bindfs")
+    (source := tmp_path / "source").mkdir()
+    places = [tmp_path / f"node{n}" for n in range(3)]
+    timeouts = "attr_timeout=30,entry_timeout=30,negative_timeout=30"
+    try:
+        for place in places:
+            place.mkdir()
+            command = ["bindfs", "--multithreaded", "--enable-lock-forwarding", "-o", timeouts, source, place]
+            if subprocess.run(command, capture_output=True).returncode:
+                pytest.skip("FUSE can't be mounted here")
+        yield [str(place) for place in places]
+    finally:
+        for place in places:
+            subprocess.run(["fusermount", "-uz", place], capture_output=True)

@@ -1,4 +1,4 @@
-"""Looking again for a path that a mount may only remember to be absent.
+"""Paths that a mount may only remember to be absent: how to look again, and how to leave no such memory.
 
 NFS clients and FUSE mounts keep answers of "no such file" for up to a minute, so a path that another host has made
 stays absent for the process that looked before. Not a poll. Invariant: nothing is created, in no folder.
@@ -14,7 +14,7 @@ import stat
 import sys
 from contextlib import suppress
 
-__all__ = ["look_again"]
+__all__ = ["listed", "look_again"]
 
 
 def look_again(path: str, *, below: str) -> None:
@@ -27,6 +27,20 @@ def look_again(path: str, *, below: str) -> None:
         if not stat.S_ISDIR(_mode(child) or 0):  # absent after all, or the end
             return
         parent = child
+
+
+def listed(path: str, *, below: str) -> bool:
+    """Whether the folders above `path`, from `below` on, list it. Unlike a look at it, this is remembered nowhere."""
+    folder = below
+    for name in path[len(below) + 1 :].split("/"):
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            return False
+        if name not in names:
+            return False
+        folder = f"{folder}/{name}"
+    return True
 
 
 def _mode(path: str) -> int | None:

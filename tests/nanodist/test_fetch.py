@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -173,6 +174,95 @@ def test_job_told_of_a_shared_disk_that_is_none_is_not_visible(ranks: Ranks, ori
     assert "NANODIST_SCOPE" in wrong["text"]
     ended = [one["at"] for one in run.all()]
     assert max(ended) - min(ended) < 2
+
+
+ABSENT = """
+absent = []
+def noting(name):
+    real = getattr(os, name)
+    def call(path, *args, **options):
+        try:
+            return real(path, *args, **options)
+        except FileNotFoundError:
+            if not options.get("dir_fd"):
+                absent.append(os.fsdecode(path))
+            raise
+    setattr(os, name, call)
+for name in ("stat", "lstat", "open", "listdir", "scandir"):
+    noting(name)
+"""
+
+
+@pytest.mark.parametrize("options", ["", "sha256=sha256, ", "postprocess=count, "], ids=["url", "digest", "product"])
+@pytest.mark.parametrize("scope", ["job", "auto"])
+def test_no_name_of_a_shared_disk_is_looked_up_before_the_leader_has_published_it(
+    ranks: Ranks, origin: Origin, base: Path, options: str, scope: str
+) -> None:
+    """NFS and FUSE remember for up to a minute that a name was absent."""
+    code = f"""
+        def count(src, dst):
+            dst.write_text("x")
+        count.key = "count"
+        if scope == "auto":
+            os.environ["LOCAL_WORLD_SIZE"] = "1"  # two nodes
+            os.environ["LOCAL_RANK"] = "0"
+        if RANK:
+            time.sleep(0.3)  # until the other one leads
+        path = nanodist.fetch(url, {options}scope=scope)
+        missing = [name for name in absent if "-v1/" in name and "nanodist-v1" not in name]
+        nanodist.fetch(url, {options}scope=scope)
+        report(path=str(path), missing=missing)
+    """
+    run = ranks(
+        ABSENT + textwrap.dedent(code), 2, url=url_of(origin, query="?delay=1"), sha256=digest(SIZE, 1), scope=scope
+    )
+    assert run.codes == [0] * 2, run.err
+    assert len(set(run.last("path"))) == 1
+    assert run.reports[1][0]["missing"] == []
+    assert origin.gets() == 1
+
+
+def test_pods_of_one_machine_are_as_patient_as_hosts(ranks: Ranks, origin: Origin, base: Path) -> None:
+    """They share its boot, but not its mounts."""
+    code = """
+        import pathlib
+        from nanocache.coordination import process
+        process._space, process._me = lambda: f"pid:[{RANK}]", None
+        exists, first = pathlib.Path.exists, []
+        def late(self):
+            first.append(time.monotonic())
+            return time.monotonic() - first[0] > 1 and exists(self)
+        if RANK:
+            time.sleep(0.3)
+            pathlib.Path.exists = late
+        failing(lambda: nanodist.fetch(url, scope="job"))
+    """
+    run = ranks(code, 2, url=url_of(origin, query="?delay=1"))
+    assert len(run.last("value")) == 2, run.err
+    assert origin.gets() == 1
+    [leader], [other] = run.reports
+    assert other["at"] - leader["at"] > 0.9, "it did not take what it could not see yet for gone"
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_job_sees_what_its_leader_published_where_absence_is_cached(
+    ranks: Ranks, origin: Origin, mounts: list[str], pinned: bool
+) -> None:
+    code = """
+        time.sleep(0.3 * RANK)
+        begun = time.monotonic()
+        path = nanodist.fetch(url, sha256=sha256, scope="job")
+        report(right=path.read_bytes() == open(expected, "rb").read(), took=time.monotonic() - begun)
+    """
+    (expected := Path(mounts[0]).parent / "expected").write_bytes(content(SIZE, 1))
+    env = [{"NANOCACHE_DIR": mount} for mount in mounts]
+    sha256 = digest(SIZE, 1) if pinned else None
+    url = url_of(origin, query="?delay=1.5")
+    run = ranks(code, 3, url=url, sha256=sha256, expected=str(expected), env=env)
+    assert run.codes == [0] * 3, run.err
+    assert run.last("right") == [True] * 3
+    assert max(run.last("took")) < 10
+    assert origin.gets() == 1
 
 
 @pytest.mark.parametrize("argument", ["", ", scope='disk'"])

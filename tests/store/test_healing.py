@@ -6,11 +6,9 @@ import errno
 import hashlib
 import logging
 import os
-import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -339,26 +337,6 @@ process._read = lambda path: f"boot-of-{INDEX}" if path.endswith("boot_id") else
 time.sleep(0.7 * bool(INDEX))
 print(nanocache.fetch(url, base_dir=mounts[INDEX], sha256=digest).read_bytes() == body)
 """
-
-
-@pytest.fixture
-def mounts(tmp_path: Path) -> Iterator[list[str]]:
-    """One folder, mounted several times so that each mount remembers for half a minute what was absent."""
-    if os.geteuid() or not shutil.which("bindfs") or not os.path.exists("/dev/fuse"):
-        pytest.skip("needs root and bindfs")
-    (source := tmp_path / "source").mkdir()
-    places = [tmp_path / f"node{n}" for n in range(3)]
-    timeouts = "attr_timeout=30,entry_timeout=30,negative_timeout=30"
-    try:
-        for place in places:
-            place.mkdir()
-            command = ["bindfs", "--multithreaded", "--enable-lock-forwarding", "-o", timeouts, source, place]
-            if subprocess.run(command, capture_output=True).returncode:
-                pytest.skip("FUSE can't be mounted here")
-        yield [str(place) for place in places]
-    finally:
-        for place in places:
-            subprocess.run(["fusermount", "-uz", place], capture_output=True)
 
 
 @pytest.mark.parametrize("pinned", [True, False])
