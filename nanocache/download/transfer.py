@@ -131,6 +131,7 @@ class Transfer:
         if claim is not None:
             headers += part_headers(claim.pos, claim.end, self._info.validator)
         with self._endpoint.ask(headers, cancel) as response:
+            self.partial.renew()
             yield self._accept(response, claim)
 
     def _condition(self) -> list[tuple[str, str]]:
@@ -202,6 +203,7 @@ class Transfer:
         claim.reach = body.ends
         for chunk in body.response.body:
             cancel.check()
+            self.partial.renew()
             with self.changed:
                 data = memoryview(chunk)[: claim.left]
                 claim.writing = True

@@ -97,6 +97,21 @@ class Partial:
             raise Abandoned
         self._written = now
 
+    def renew(self) -> None:
+        """After a wait for a server, which may be as long as it likes: Abandoned only if another process has it now.
+
+        A claim renames the folder, so that the name no longer leads to these bytes.
+        """
+        if boot_time() - self._written <= LONGEST_PAUSE:
+            return
+        try:
+            mine = os.path.samestat(os.lstat(self.data), os.fstat(self.fd))
+        except OSError:
+            mine = False
+        if not mine:
+            raise Abandoned
+        self._written = boot_time()
+
     def save(self, state: dict[str, Any]) -> None:
         """Record what a later owner may build on: 20 us, not synced. From now on another process can claim it."""
         self.check_owner()

@@ -9,7 +9,7 @@ import pickle
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import pytest
 
 import nanocache
 from nanocache.cancel import Cancel, Cancelled
+from nanocache.coordination.process import boot_time
 from nanocache.download.download import NotModified, Source
 from nanocache.errors import ChecksumMismatch, DownloadFailed, NoSpace, NotCached
+from nanocache.store import partials
 from tests.download.downloads import MIB, Download, body, download, sha, slept
 from tests.servers import misbehave as m
 from tests.servers.misbehave import Misbehaving
-from tests.servers.origin import LAST_MODIFIED, Origin
+from tests.servers.origin import LAST_MODIFIED, Origin, Request
 
 Servers = Callable[..., Misbehaving]
 SMALL, LARGE = body(10_000), body(3 * MIB + 17)
@@ -316,6 +318,65 @@ def test_a_setting_may_be_as_large_as_one_likes(
     monkeypatch.setenv(f"NANOCACHE_{name}", value)
     url = misbehaving().route("/f", m.in_turn(m.status(503), m.serve(data)))
     assert nanocache.fetch(url).read_bytes() == data
+
+
+# --- long waits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def minutes_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`minutes_pass(n)`: for the partial's clock it is n minutes later."""
+    ahead = [0.0]
+    monkeypatch.setattr(partials, "boot_time", lambda: boot_time() + ahead[0])
+
+    def later(minutes: float) -> None:
+        ahead[0] += 60 * minutes
+
+    return later
+
+
+@BOTH
+def test_a_first_byte_may_take_as_long_as_the_timeout_allows(
+    misbehaving: Servers, download: Download, minutes_pass: Callable[[float], None], data: bytes
+) -> None:
+    server = misbehaving()
+
+    def slow(request: Request) -> Iterator[m.Step]:
+        minutes_pass(20)
+        yield from m.serve(data)(request)
+
+    assert download(server.route("/f", slow)) == data
+    assert server.gets() == 1
+
+
+@BOTH
+def test_a_body_may_stand_still_as_long_as_the_timeout_allows(
+    misbehaving: Servers, download: Download, minutes_pass: Callable[[float], None], data: bytes
+) -> None:
+    server = misbehaving()
+
+    def slow(request: Request) -> Iterator[m.Step]:
+        for step in m.serve(data)(request):
+            yield step
+            time.sleep(0.05)
+            minutes_pass(20)
+
+    assert download(server.route("/f", slow)) == data
+    assert server.gets() == 1
+
+
+def test_a_partial_that_was_taken_over_meanwhile_is_left(
+    misbehaving: Servers, download: Download, minutes_pass: Callable[[float], None], slept: list[float]
+) -> None:
+    def taken(request: Request) -> Iterator[m.Step]:
+        if request.range:
+            (folder,) = (download.base / "partials-v1" / "key").iterdir()
+            folder.rename(folder.with_name("taken"))
+            minutes_pass(20)
+        yield from (m.serve(LARGE) if request.range else m.truncated(LARGE, MIB))(request)
+
+    with pytest.raises(partials.Abandoned):
+        download(misbehaving().route("/f", taken))
 
 
 # --- mirrors ----------------------------------------------------------------------------------------------------------
