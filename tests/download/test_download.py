@@ -349,19 +349,19 @@ def test_a_first_byte_may_take_as_long_as_the_timeout_allows(
     assert server.gets() == 1
 
 
-@BOTH
-def test_a_body_may_stand_still_as_long_as_the_timeout_allows(
-    misbehaving: Servers, download: Download, minutes_pass: Callable[[float], None], data: bytes
+def test_a_small_body_may_stand_still_as_long_as_the_timeout_allows(
+    misbehaving: Servers, download: Download, minutes_pass: Callable[[float], None]
 ) -> None:
+    """While a large one does, the calling thread looks at the partial all the time."""
     server = misbehaving()
 
     def slow(request: Request) -> Iterator[m.Step]:
-        for step in m.serve(data)(request):
+        for step in m.serve(SMALL)(request):
             yield step
             time.sleep(0.05)
             minutes_pass(20)
 
-    assert download(server.route("/f", slow)) == data
+    assert download(server.route("/f", slow)) == SMALL
     assert server.gets() == 1
 
 
