@@ -17,6 +17,7 @@ ranks; its message is one line: what, where, expected and got, the remedy. This 
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any, ClassVar
 
 __all__ = [
@@ -67,11 +68,15 @@ def _short(digest: str) -> str:
     return digest[:12] + "..."
 
 
+_PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+
+
 def _quoted(text: str, *, always: bool = False) -> str:
     """`text` as a shell takes it for one word, so that the line can be pasted."""
-    from shlex import quote  # here: no module that is imported with every error should cost 5 ms
-
-    return quote(text) if not always or "'" in text else f"'{text}'"
+    # As shlex.quote does: an error must not need a module that may be out of reach when it is raised.
+    if not always and _PLAIN.fullmatch(text):
+        return text
+    return "'" + text.replace("'", "'\"'\"'") + "'"
 
 
 class ChecksumMismatch(NanocacheError, ValueError):

@@ -78,7 +78,7 @@ class BaseDirectory:
         self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
 
     def trusts(self, st: os.stat_result) -> bool:
-        """Whether a file may be used: this user's, root's, the base's owner's; every user's in a group-writable base."""
+        """Whether a file may be used: this user's, root's, the base's owner's; any user's in a group-writable base."""
         return self._owners is None or st.st_uid in self._owners
 
     def check_trusted(self, path: str, st: os.stat_result) -> None:
