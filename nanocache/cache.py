@@ -38,11 +38,13 @@ class Cache:
     """
 
     def __init__(self, base_dir: PathLike | None = None) -> None:
-        self._base = None if base_dir is None else config.expand(base_dir, "base_dir")
-        self._fixed = None if self._base is None else _opened(self._base)
+        # One that is open already is spelled as it would be expanded: `base_dir=` on a hit must not cost as much again.
+        self._fixed = _bases.get(base_dir) if type(base_dir) is str else None
+        if self._fixed is None and base_dir is not None:
+            self._fixed = _opened(config.expand(base_dir, "base_dir"))
 
     def __repr__(self) -> str:
-        return f"Cache({self._base!r})" if self._base is not None else "Cache()"
+        return "Cache()" if self._fixed is None else f"Cache({self._fixed.base!r})"
 
     @property
     def base_dir(self) -> Path:
