@@ -16,6 +16,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
@@ -44,9 +45,14 @@ def create(
             written.spend(len(rest))
             while rest:
                 rest = rest[os.write(fd, rest) :]
-        os.fchmod(fd, 0o755 if executable else 0o644)
+        _set_mode(fd, 0o755 if executable else 0o644)
     finally:
         os.close(fd)
+
+
+def _set_mode(fd: int, mode: int) -> None:
+    with suppress(PermissionError):  # a mount with one permission for all (gcsfuse, SMB): it decides
+        os.fchmod(fd, mode)
 
 
 def _not_encodable(name: str) -> OSError:
@@ -60,7 +66,7 @@ def _open_folder(name: str | Path, *, dir_fd: int | None = None, fresh: bool) ->
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         if fresh:  # the set-group-id bit is the cache's own: it keeps what is in the folder in the group that shares it
-            os.fchmod(fd, 0o755 | (os.fstat(fd).st_mode & stat.S_ISGID))
+            _set_mode(fd, 0o755 | (os.fstat(fd).st_mode & stat.S_ISGID))
     except BaseException:  # Ctrl-C, too
         os.close(fd)
         raise

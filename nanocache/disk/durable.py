@@ -12,9 +12,22 @@ import stat
 import sys
 from pathlib import Path
 
-__all__ = ["sync_folder", "sync_tree"]
+from .files import warn_once
 
-NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # from file systems that cannot sync folders
+__all__ = ["sync_file", "sync_folder", "sync_tree"]
+
+# From file systems that cannot sync files, or, more often, folders.
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
+
+
+def sync_file(fd: int) -> None:
+    """Make a file durable. A file system that can't sync files costs one warning."""
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        if e.errno not in NO_SYNC:
+            raise
+        warn_once("fsync", "a power cut may lose what was just downloaded", e)
 
 
 def sync_folder(path: str) -> None:
@@ -35,7 +48,7 @@ def sync_tree(path: str) -> None:
     try:
         folder = stat.S_ISDIR(os.fstat(fd).st_mode)
         if not folder:
-            os.fsync(fd)
+            sync_file(fd)
         elif not _sync_file_system(fd):
             _sync_each(path)
     finally:
@@ -53,7 +66,7 @@ def _sync_file_system(fd: int) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(fd) == 0:
         return True
-    if (code := ctypes.get_errno()) != errno.ENOSYS:  # a failed sync is final: a second one would find nothing amiss
+    if (code := ctypes.get_errno()) not in NO_SYNC:  # a failed sync is final: a second one would find nothing amiss
         raise OSError(code, os.strerror(code))
     return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import stat
@@ -21,6 +22,7 @@ from ..errors import UnsafeCache
 
 __all__ = [
     "NEW",
+    "REFUSED",
     "Modes",
     "make_folder",
     "move",
@@ -31,11 +33,17 @@ __all__ = [
     "remove",
     "remove_empty",
     "same_file",
+    "set_mode",
     "stamp",
+    "warn_once",
 ]
+
+logger = logging.getLogger("nanocache")
 
 NEW = "new-"  # how the names of files begin that are on their way to their place
 RACES = 16  # rounds against another process that removes empty folders meanwhile
+# What chmod(2) and utimensat(2) say on mounts with one permission for all (gcsfuse, S3, SMB), and of others' files.
+REFUSED = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
 
 
@@ -51,6 +59,30 @@ class Modes:
     def of(cls, base_mode: int) -> Modes:
         bits = stat.S_IMODE(base_mode)
         return cls(folder=bits, lock=bits & 0o666, blob=bits & 0o444)
+
+
+_warned: set[str] = set()  # what this process has warned of
+
+
+def warn_once(what: str, consequence: str, error: OSError) -> None:
+    """Warn, once in this process, of something that a mount does not do. `error` says where it was met first."""
+    if what not in _warned:
+        _warned.add(what)
+        where = "" if error.filename is None else f" for {error.filename}"
+        logger.warning("%s is not possible here%s (%s): %s", what, where, error.strerror, consequence)
+
+
+def set_mode(target: int | str, mode: int) -> None:
+    """chmod(2), which some mounts refuse: they decide themselves who may read and write. Raises OSError."""
+    try:
+        if isinstance(target, int):
+            os.fchmod(target, mode)
+        else:
+            os.chmod(target, mode)
+    except OSError as e:
+        if e.errno not in REFUSED:
+            raise
+        warn_once("chmod", "files keep the mode that the mount gives them", e)
 
 
 def random_name() -> str:
@@ -96,7 +128,7 @@ def _make_one(path: str, mode: int) -> bool:
         _check_folder(path)
         return False
     with suppress(FileNotFoundError):  # the base directory was cleared by hand meanwhile
-        os.chmod(path, mode)
+        set_mode(path, mode)
     return True
 
 
@@ -180,7 +212,7 @@ def create(path: str, data: bytes, mode: int) -> None:
     fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
-            os.fchmod(fd, mode)
+            set_mode(fd, mode)
             if os.write(fd, data) < len(data):  # cut where the disk was full
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         finally:

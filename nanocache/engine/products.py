@@ -137,14 +137,14 @@ def publish(store: Store, built: str, path: str, stale: int | None) -> None:
 def _share(built: str, modes: files.Modes) -> None:
     """Give a product the base directory's modes: a hook made it with this user's umask."""
     if not os.path.isdir(built):
-        os.chmod(built, _file_mode(built, modes))
+        files.set_mode(built, _file_mode(built, modes))
         return
     for folder, _, names in os.walk(built):
-        os.chmod(folder, modes.folder)
+        files.set_mode(folder, modes.folder)
         for name in names:
             file = os.path.join(folder, name)
             if not os.path.islink(file):
-                os.chmod(file, _file_mode(file, modes))
+                files.set_mode(file, _file_mode(file, modes))
 
 
 def _file_mode(path: str, modes: files.Modes) -> int:

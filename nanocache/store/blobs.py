@@ -132,7 +132,7 @@ class Store(BaseDirectory):
         files.check_regular(path)
         wrong = self._wrong_names(digest)
         self._sync(partial)
-        os.fchmod(partial.fd, self.modes.blob)
+        files.set_mode(partial.fd, self.modes.blob)
         kept = seal.put(partial.fd, digest)
         if self._appear(partial, digest, path, cancel or Cancel()) and not kept:
             self._do_without_seal(path, digest)
@@ -145,7 +145,7 @@ class Store(BaseDirectory):
 
     def _sync(self, partial: Partial) -> None:
         try:
-            os.fsync(partial.fd)
+            durable.sync_file(partial.fd)
         except OSError:
             # Final: the kernel has marked the pages clean, so that a second one, and a read, would lie.
             # "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
@@ -231,7 +231,7 @@ class Store(BaseDirectory):
     def _seal_again(self, fd: int, digest: str) -> bool:
         if not self.writable():
             return False
-        with suppress(PermissionError):  # another user's file
+        with suppress(OSError):  # another user's file, or a mount that keeps no modes
             os.fchmod(fd, self.modes.blob)  # a power cut that took the seal took the mode along
         return seal.put(fd, digest)
 

@@ -16,6 +16,8 @@ import os
 import stat
 import time
 
+from ..disk import files
+
 __all__ = ["DAY_NS", "STEP_NS", "of", "holds", "put"]
 
 DAY_SECONDS = 86_400
@@ -39,6 +41,8 @@ def put(fd: int, digest: str) -> bool:
     instant = now - (now - of(digest)) % DAY_NS
     try:
         os.utime(fd, ns=(now, instant))
-    except PermissionError:  # another user's file: only its owner can
+    except OSError as e:
+        if e.errno not in files.REFUSED:  # another user's file, or a mount that keeps no times
+            raise
         return False
     return holds(os.fstat(fd), digest)
