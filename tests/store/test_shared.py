@@ -41,9 +41,10 @@ several_users = pytest.mark.skipif(
 BECOMING = """
 import importlib, logging, os, pkgutil, sys, tempfile, traceback
 import nanocache
-for module in pkgutil.iter_modules(nanocache.__path__):
-    if module.name != "__main__":
-        importlib.import_module("nanocache." + module.name)
+import shlex
+for module in pkgutil.walk_packages(nanocache.__path__, "nanocache."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 
 def become(user, group, warm):
     with tempfile.TemporaryDirectory() as folder:
