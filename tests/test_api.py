@@ -282,6 +282,7 @@ def test_an_artifacts_repr_shows_no_secret() -> None:
         ({"headers": {"A": 1}}, "headers must map"),
         ({"headers": ["A: b"]}, "headers must map"),
         ({"headers": {"A": "b\r\nX: y"}}, "line break"),
+        ({"headers": {"X-\u00e9": "y"}}, "no name may hold"),
         ({"headers": {"": "b"}}, "is empty"),
         ({"sha256": "9f86d081"}, "64 hex digits"),
         ({"sha256": "md5:098f6bcd4621d373cade4e832627b4f6"}, "got md5"),

@@ -27,7 +27,7 @@ from tests.servers import misbehave as m
 
 LOGIN = f"me:{OURS}-userinfo"
 HEADERS = {"X-Api-Key": f"{OURS}-header", "Cookie": f"session={OURS}-cookie", "Private-Token": f"{OURS}-token"}
-QUERY = f"?token={OURS}-query&X-Amz-Signature={OURS}-signature#{OURS}-fragment"
+QUERY = f"?token={OURS}-query&X-Amz-Signature={OURS}-signature"
 NETRC = f"machine elsewhere.invalid login me password {OURS}-netrc\ndefault login me password {OURS}-default\n"
 LONGEST_MESSAGE = 2000  # characters, whatever the server sends
 
