@@ -39,6 +39,7 @@ logger = logging.getLogger("nanocache")
 
 FICLONE = 0x40049409  # Linux: <linux/fs.h>
 COPY_BLOCK = 1 << 20  # bytes
+LONGEST_SEGMENT = 255  # bytes of one name, as on ext4, xfs, APFS and NTFS
 
 _adopted: dict[str, Witness] = {}  # files that the seed downloaded and this process returned, by path
 
@@ -69,9 +70,20 @@ def _check(given: object) -> str:
         raise _outside(filename)
     if "\0" in filename or "\\" in filename:
         raise _outside(filename)
+    _check_segments(filename, parts)
     if parts[0].lower() in FOLDERS:
         raise ValueError(f"filename must stay out of the cache's own folder {parts[0]}, got {filename!r}")
     return str(path)
+
+
+def _check_segments(filename: str, parts: tuple[str, ...]) -> None:
+    """What no disk takes would fail only after the download."""
+    try:
+        lengths = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        raise ValueError(f"filename must be text that UTF-8 can write, got {filename!r}") from None
+    if max(lengths) > LONGEST_SEGMENT:
+        raise ValueError(f"filename must have at most {LONGEST_SEGMENT} bytes between two slashes, got {filename!r}")
 
 
 def _outside(filename: str) -> ValueError:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .artifact import digest as digests
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache, PathLike
@@ -67,9 +68,12 @@ class BlobInfo:
         """Raises BlobRefused if it is no such record."""
         try:
             ref = record["ref"]
-            return cls(str(record["digest"]), int(record["size"]), None if ref is None else Ref(**ref))
-        except (KeyError, TypeError, ValueError) as e:
+            info = cls(digests.parse(record["digest"]), int(record["size"]), None if ref is None else Ref(**ref))
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise BlobRefused(f"not the record of a blob: {e!r}") from None
+        if info.size < 0:
+            raise BlobRefused(f"not the record of a blob: a size of {info.size} bytes")
+        return info
 
 
 def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:

@@ -345,6 +345,16 @@ def test_the_same_bytes_of_a_url_that_is_cached_are_taken_over(base: Path, url: 
     assert stat.S_IMODE((base / "words.txt").stat().st_mode) == 0o444
 
 
+@pytest.mark.parametrize("filename", ["n" * 256, "ü" * 128, "d" * 256 + "/words.txt", "a\udc80", "d\ud800/words.txt"])
+def test_a_filename_that_no_disk_takes_is_a_value_error_before_any_request(
+    base: Path, url: str, origin: Origin, filename: str
+) -> None:
+    with pytest.raises(ValueError, match="filename must") as raised:
+        download_file_with_lock(url, filename)
+    assert type(raised.value) is ValueError
+    assert not origin.requests()
+
+
 @pytest.mark.parametrize(
     "filename",
     [

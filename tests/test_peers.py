@@ -6,6 +6,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,9 +79,19 @@ def test_ref_of_another_digest_is_not_remembered(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [{}, {"digest": "ab", "size": "many", "ref": None}, {"digest": 1, "size": 1, "ref": 3}]
+    "record",
+    [
+        *({}, [], None, "text", 3),
+        {"digest": "ab", "size": "many", "ref": None},
+        {"digest": 1, "size": 1, "ref": 3},
+        {"digest": "../" * 21 + "x", "size": 1, "ref": None},
+        {"digest": "ab" * 32, "size": float("inf"), "ref": None},
+        {"digest": "ab" * 32, "size": -1, "ref": None},
+        {"digest": "ab" * 32, "size": 1, "ref": []},
+        {"digest": "ab" * 32, "size": 1, "ref": {"url": 1}},
+    ],
 )
-def test_record_that_is_no_parcel_is_refused(record: dict[str, object]) -> None:
+def test_record_that_describes_no_blob_is_refused(record: Any) -> None:
     with pytest.raises(BlobRefused):
         BlobInfo.from_json(record)
 
