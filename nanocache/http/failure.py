@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 
 __all__ = ["Failure", "Offline", "Pace", "Slow", "StartOver", "parse_retry_after", "retried"]
 
-LONGEST_RETRY_AFTER = 120.0  # seconds
+FAR_OFF = 1e9  # seconds, 31 years; a Retry-After is not taken for more
 LOWEST_SPEED = 1024  # bytes per second
 SPEED_WINDOW = 60.0  # seconds
 
@@ -57,12 +57,12 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
         return None
     text = text.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text), LONGEST_RETRY_AFTER)
+        return min(float(text), FAR_OFF)
     try:
         moment = parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):
         return None
-    return min(max(0.0, moment - now), LONGEST_RETRY_AFTER)
+    return min(max(0.0, moment - now), FAR_OFF)
 
 
 class Pace:

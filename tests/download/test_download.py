@@ -199,10 +199,25 @@ def test_retry_after_is_waited_for(misbehaving: Servers, download: Download, sle
     assert 16 <= sum(slept) <= 18.5
 
 
-def test_a_very_long_retry_after_is_capped_and_waiters_get_a_sign_of_life_each_second(
+@pytest.mark.parametrize("date", [False, True])
+def test_a_very_long_retry_after_fails_at_once_and_says_when_to_come_back(
+    misbehaving: Servers, download: Download, slept: list[float], date: bool
+) -> None:
+    server = misbehaving()
+    url = server.route("/f", m.retry_after(86_400, code=429, date=date))
+    with pytest.raises(
+        DownloadFailed, match=r"86,(400|399) s; try again after 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    ) as e:
+        download(url)
+    assert e.value.status == 429
+    assert (server.gets(), slept) == (1, [])
+    assert download(url, server.route("/mirror", m.serve(SMALL))) == SMALL
+
+
+def test_while_a_long_retry_after_runs_waiters_get_a_sign_of_life_each_second(
     misbehaving: Servers, download: Download, slept: list[float]
 ) -> None:
-    url = misbehaving().route("/f", m.in_turn(m.retry_after(86_400, code=429), m.serve(SMALL)))
+    url = misbehaving().route("/f", m.in_turn(m.retry_after(120, code=429), m.serve(SMALL)))
     assert download(url) == SMALL
     assert 120 <= sum(slept) <= 121.5
     assert max(slept) <= 1
