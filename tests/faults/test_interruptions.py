@@ -275,7 +275,7 @@ def consequences(
             assert took < 4, f"the next call took {took:.1f} s"
             del error, result
             gc.collect()
-            assert not any(slots._budget.used.values()), "it keeps a connection of the origin's"
+            assert not any(slots._slots.used.values()), "it keeps a connection of the origin's"
         check_visible(base, foreign="w")
         sweep_all(base)
         assert not orphans(base)
@@ -288,7 +288,7 @@ def consequences(
 def nothing_stays() -> None:
     """Nothing that the process keeps is still the interrupted call's: its flight, its places, its cancellation."""
     assert not flights._table, "its flight is still joined"
-    assert not +slots._budget.waiting, "it still counts as waiting for a connection"
+    assert not +slots._slots.waiting, "it still counts as waiting for a connection"
     alive = sum(thread.name == "nanocache-fetch" for thread in threading.enumerate())
     assert sum(len(each.threads) for each in pool._pools.values()) <= alive, "the pool shrank"
     assert getattr(cancel._thread, "cancel", None) is None, "its cancellation is the thread's"
@@ -395,7 +395,7 @@ def test_ctrl_c_where_a_connections_thread_starts_comes_out_and_keeps_no_place(
         assert right(in_time(call))
     del raised
     gc.collect()
-    assert not any(slots._budget.used.values())
+    assert not any(slots._slots.used.values())
     check_visible(base)
 
 
