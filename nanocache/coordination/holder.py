@@ -123,8 +123,7 @@ class HolderWriter:
             try:
                 files.create_json(self._place.record, record, mode=self._place.mode)
             except FileExistsError:  # of a holder that was killed, or failed
-                os.unlink(self._place.record)
-                files.create_json(self._place.record, record, mode=self._place.mode)
+                self._replace(record)
 
     def _rewrite(self) -> None:
         self._wrote = time.monotonic()
@@ -133,7 +132,13 @@ class HolderWriter:
     def _replace(self, record: dict[str, Any], mode: int | None = None) -> None:
         if self._place is not None and self._ours:
             with suppress(OSError):  # no reason to fail a download
-                files.write_json(self._place.record, record, scratch=self._place.scratch, mode=mode or self._place.mode)
+                try:
+                    files.write_json(
+                        self._place.record, record, scratch=self._place.scratch, mode=mode or self._place.mode
+                    )
+                except PermissionError:  # another user's, in a folder with the sticky bit
+                    if mode is None:
+                        files.overwrite_json(self._place.record, record)
 
     def report(self, done: int, total: int | None) -> None:
         """Say how far the work is; written at most once a second. Cheap enough for every chunk."""

@@ -8,6 +8,8 @@ never unlinked here. Correctness never rests on a lock: where it lets every proc
 from __future__ import annotations
 
 import logging
+import os
+import stat
 from typing import NamedTuple
 
 from ..disk import files
@@ -47,9 +49,14 @@ def try_lock(path: str, *, mode: int) -> Lock | None:
     Raises UnsafeCache if something other than a regular file stands there, and OSError where locks can't be had
     (ENOSYS, ENOLCK, EOPNOTSUPP...). EACCES from flock(2) reads as "not free": filelock takes it for contention.
     """
+    files.check_regular(path)
+    if os.stat(os.path.dirname(path)).st_mode & stat.S_ISVTX:
+        from .flock import try_flock
+
+        held = try_flock(path, mode=mode)
+        return None if held is None else Lock(held)
     from filelock import FileLock, Timeout
 
-    files.check_regular(path)
     lock = FileLock(path, mode=mode | 0o600, blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()

@@ -243,6 +243,16 @@ def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
         raise
 
 
+def overwrite_json(path: str, value: Any) -> None:
+    """Write `value` as JSON into a file that may be another user's. A reader may meet half of it. Raises OSError."""
+    fd = open_private(path, os.O_WRONLY)
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, json.dumps(value, separators=(",", ":")).encode())
+    finally:
+        os.close(fd)
+
+
 def read_json(path: str, *, trusts: Callable[[os.stat_result], bool] | None = None) -> dict[str, Any] | None:
     """The JSON object at `path`; None if it is absent, unreadable, unparsable, or of an owner that `trusts` denies.
 

@@ -27,7 +27,7 @@ from nanocache import UnsafeCache
 from nanocache.artifact import filenames, urls
 from nanocache.store.blobs import Store
 from nanocache.store.layout import FOLDERS
-from tests.servers.origin import MIB, Origin
+from tests.servers.origin import MIB, Origin, digest
 
 BODY = b"test" * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -179,6 +179,32 @@ def test_a_user_takes_over_when_another_ones_download_dies(
         time.sleep(0.01)
     first.processes[0].kill()
     assert said(user(BOB, "print(nanocache.fetch(url).stat().st_size)", url=url)) == str(8 * MIB)
+
+
+@several_users
+@pytest.mark.parametrize("mode", [0o3775, 0o1777])
+def test_users_share_locks_in_a_base_with_the_sticky_bit(
+    place: Path, monkeypatch: pytest.MonkeyPatch, user: Callable[..., Any], origin: Origin, mode: int
+) -> None:
+    """The lock file is another user's, whose process was killed; so is the folder that it lies in."""
+    base = _base(place / "base", monkeypatch, owner=0, mode=mode)
+    url = origin.url(f"/bytes/{2 * MIB}/1/weights.bin?rate={MIB}")
+    sha256 = digest(2 * MIB, 1)
+    for folder in (base / "locks-v1", base / "locks-v1" / sha256[:2]):
+        folder.mkdir()
+        os.chown(folder, BOB + 1, GROUP)
+        folder.chmod(mode)
+    first = user(ANN, "nanocache.fetch(url, sha256=sha256)", url=url, sha256=sha256)
+    while not list(base.glob("locks-v1/*/*.json")):
+        time.sleep(0.01)
+    first.processes[0].kill()
+    first.finish()
+    path = f"/bytes/{2 * MIB}/1/weights.bin"
+    before = origin.downloads(path)
+    told = user(BOB, "print(nanocache.fetch(url, sha256=sha256).stat().st_size)", n=3, url=url, sha256=sha256)
+    assert [text.splitlines()[0] for text in told.outputs()] == [str(2 * MIB)] * 3
+    assert not [ended.err for ended in told.finish() if "cannot lock" in ended.err or "going on without" in ended.err]
+    assert origin.downloads(path) - before <= 1
 
 
 @several_users
