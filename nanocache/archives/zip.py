@@ -14,24 +14,17 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 from zlib import crc32
 
 from .decoders import Stream, chunks, decoded
 from .names import segments
 from .refusal import Allowance, ArchiveRefused, refuse_if
 from .tree import ExtractedTree
+from .zip_directory import SATURATED, ZipEntry, entries, find_directory, wide
 
 __all__ = ["unpack_zip"]
 
 _LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR = struct.Struct("<4sIQI")
-_LONGEST_COMMENT = 0xFFFF  # bytes
-_LONGEST_END = _END.size + _LONGEST_COMMENT + _LOCATOR.size + _END64.size  # bytes
-_SATURATED = 0xFFFF_FFFF  # "see the zip64 record"
 
 # Flag bits.
 _ENCRYPTED = 1
@@ -44,33 +37,12 @@ _STORED = 0
 _METHODS = {_STORED: "stored", 8: "deflate", 12: "bz2", 93: "zst", 95: "xz"}
 
 
-class _Entry(NamedTuple):
-    name: bytes
-    flags: int
-    method: int
-    crc: int
-    packed: int  # bytes in the archive
-    size: int  # bytes that come out
-    offset: int  # of the local header
-    mode: int  # Unix mode, 0 where the archiver knows none
-
-    @property
-    def is_folder(self) -> bool:
-        return self.name.endswith(b"/")
-
-
-class _Directory(NamedTuple):
-    offset: int
-    end: int
-    members: int
-
-
 def unpack_zip(fd: int, size: int, tree: ExtractedTree, allowance: Allowance) -> None:
     """Every member of the zip in `fd` that `tree` wants. Raises ArchiveRefused and OSError."""
-    directory = _directory(fd, size)
+    directory = find_directory(fd, size)
     members = Stream(chunks(fd, 0, directory.offset))
     listing = Stream(chunks(fd, directory.offset, directory.end), directory.offset)
-    for entry, end in _spans(_entries(listing, directory.members), directory.offset):
+    for entry, end in _spans(entries(listing, directory.members), directory.offset):
         try:
             _unpack(members, entry, end, tree, allowance)
         except ArchiveRefused as e:
@@ -78,7 +50,7 @@ def unpack_zip(fd: int, size: int, tree: ExtractedTree, allowance: Allowance) ->
     refuse_if(members.position != directory.offset, "data that belongs to no member comes before the directory")
 
 
-def _spans(entries: Iterator[_Entry], end: int) -> Iterator[tuple[_Entry, int]]:
+def _spans(entries: Iterator[ZipEntry], end: int) -> Iterator[tuple[ZipEntry, int]]:
     """Each entry and the offset where it must end: where the next one begins, and the last one at `end`."""
     previous = None
     for entry in entries:
@@ -92,7 +64,7 @@ def _spans(entries: Iterator[_Entry], end: int) -> Iterator[tuple[_Entry, int]]:
 # --- one member -------------------------------------------------------------------------------------------------------
 
 
-def _unpack(members: Stream, entry: _Entry, end: int, tree: ExtractedTree, allowance: Allowance) -> None:
+def _unpack(members: Stream, entry: ZipEntry, end: int, tree: ExtractedTree, allowance: Allowance) -> None:
     refuse_if(
         members.position != entry.offset,
         "it overlaps with another member, or data that belongs to no member comes before it",
@@ -115,7 +87,7 @@ def _unpack(members: Stream, entry: _Entry, end: int, tree: ExtractedTree, allow
 
 
 def _write(
-    entry: _Entry, packed: Iterator[memoryview], parts: tuple[str, ...], tree: ExtractedTree, allowance: Allowance
+    entry: ZipEntry, packed: Iterator[memoryview], parts: tuple[str, ...], tree: ExtractedTree, allowance: Allowance
 ) -> None:
     _check_entry(entry)
     if entry.is_folder:
@@ -124,14 +96,14 @@ def _write(
         tree.file(parts, _checked(entry, packed, allowance), executable=bool(entry.mode & 0o100))
 
 
-def _check_entry(entry: _Entry) -> None:
+def _check_entry(entry: ZipEntry) -> None:
     _check_method(entry)
     _check_type(entry.mode)
     refuse_if(entry.is_folder and entry.size, "it is a folder and yet has data")
     refuse_if(entry.method == _STORED and entry.size != entry.packed, "it is stored, and yet its two sizes differ")
 
 
-def _check_method(entry: _Entry) -> None:
+def _check_method(entry: ZipEntry) -> None:
     refuse_if(entry.flags & _ENCRYPTED, "it is encrypted")
     unknown = entry.flags & ~_KNOWN_FLAGS
     if unknown:
@@ -146,14 +118,14 @@ def _check_type(mode: int) -> None:
         raise ArchiveRefused(f"it is {what}, and only files and folders are unpacked; choose others with members=")
 
 
-def _check_local(members: Stream, entry: _Entry) -> None:
+def _check_local(members: Stream, entry: ZipEntry) -> None:
     """Read the local header up to the data. Raises ArchiveRefused unless it agrees with the directory."""
     fields = _LOCAL.unpack(members.take(_LOCAL.size))
     signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
     refuse_if(signature != b"PK\3\4", "no local header where the directory says")
     name = members.take(name_length)
     extra = members.take(extra_length)
-    size, packed = _wide(extra, size, packed)
+    size, packed = wide(extra, size, packed)
     # The level bits may differ: they say how hard the archiver tried.
     stated = (name, method, flags & ~_LEVEL)
     refuse_if(
@@ -162,7 +134,7 @@ def _check_local(members: Stream, entry: _Entry) -> None:
     _check_sums((crc, packed, size), entry)
 
 
-def _check_sums(local: tuple[int, int, int], entry: _Entry) -> None:
+def _check_sums(local: tuple[int, int, int], entry: ZipEntry) -> None:
     central = (entry.crc, entry.packed, entry.size)
     if local == central:
         return
@@ -175,20 +147,20 @@ def _check_sums(local: tuple[int, int, int], entry: _Entry) -> None:
         )
 
 
-def _descriptors(entry: _Entry) -> tuple[bytes, ...]:
+def _descriptors(entry: ZipEntry) -> tuple[bytes, ...]:
     """What may stand between a member's data and the next one: the sums again, with or without signature, in 32 or 64
     bits (APPNOTE 4.3.9 leaves both open)."""
     if not entry.flags & _DESCRIPTOR:
         return (b"",)
     wide = struct.pack("<I2Q", entry.crc, entry.packed, entry.size)
-    if max(entry.packed, entry.size) > _SATURATED:
+    if max(entry.packed, entry.size) > SATURATED:
         return (b"PK\7\x08" + wide, wide)
     narrow = struct.pack("<3I", entry.crc, entry.packed, entry.size)
     return (b"PK\7\x08" + narrow, narrow, b"PK\7\x08" + wide, wide)
 
 
 def _checked(
-    entry: _Entry, packed: Iterator[memoryview], allowance: Allowance
+    entry: ZipEntry, packed: Iterator[memoryview], allowance: Allowance
 ) -> Iterator[bytes] | Iterator[memoryview]:
     """The member's bytes. Raises ArchiveRefused if they are more, or at the end others, than the archive declares."""
     size = 0
@@ -203,7 +175,9 @@ def _checked(
         raise ArchiveRefused(f"its checksum is wrong, or its size: {size:,} of {entry.size:,} bytes came out")
 
 
-def _plain(entry: _Entry, packed: Iterator[memoryview], allowance: Allowance) -> Iterator[bytes] | Iterator[memoryview]:
+def _plain(
+    entry: ZipEntry, packed: Iterator[memoryview], allowance: Allowance
+) -> Iterator[bytes] | Iterator[memoryview]:
     if entry.method == _STORED:
         return _stored(packed, allowance)
     return decoded(_METHODS[entry.method], packed, allowance)
@@ -215,7 +189,7 @@ def _stored(packed: Iterator[memoryview], allowance: Allowance) -> Iterator[memo
         yield piece
 
 
-def _name(entry: _Entry) -> str:
+def _name(entry: ZipEntry) -> str:
     # Without the flag it is cp437 by the book, and UTF-8 by macOS and many others; words in cp437 are never UTF-8.
     try:
         return entry.name.decode()
@@ -227,89 +201,3 @@ def _name(entry: _Entry) -> str:
 
 def _display(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
-
-
-# --- the directory ----------------------------------------------------------------------------------------------------
-
-
-def _entries(stream: Stream, count: int) -> Iterator[_Entry]:
-    for _ in range(count):
-        yield _entry(stream)
-    refuse_if(stream.some(1), "the directory holds more than the members it counts")
-
-
-def _entry(stream: Stream) -> _Entry:
-    fields = _CENTRAL.unpack(stream.take(_CENTRAL.size))
-    signature, _, _, flags, method, _, _, crc, packed, size, *rest = fields
-    name_length, extra_length, comment_length, disk, _, attributes, offset = rest
-    refuse_if(
-        signature != b"PK\1\2" or disk not in (0, 0xFFFF),
-        "the directory is damaged, or that of an archive in several parts",
-    )
-    name = stream.take(name_length)
-    extra = stream.take(extra_length)
-    stream.skip(comment_length)
-    size, packed, offset = _wide(extra, size, packed, offset)
-    return _Entry(name, flags, method, crc, packed, size, offset, attributes >> 16)
-
-
-def _wide(extra: bytes, *fields: int) -> list[int]:
-    """The fields, saturated ones replaced from the zip64 record in `extra`, which lists them in this order."""
-    if _SATURATED not in fields:
-        return list(fields)
-    saturated = fields.count(_SATURATED)
-    record = _zip64_record(extra)
-    if len(record) < 8 * saturated:
-        return list(fields)  # 4 GiB less a byte, to the byte; or it will not match
-    values = iter(struct.unpack_from(f"<{saturated}Q", record))
-    return [next(values) if field == _SATURATED else field for field in fields]
-
-
-def _zip64_record(extra: bytes) -> bytes:
-    """The zip64 record among the records of an extra field; empty if there is none."""
-    found = b""
-    offset = 0
-    while offset + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, offset)
-        record = extra[offset + 4 : offset + 4 + length]
-        offset += 4 + length
-        if kind == 1:
-            refuse_if(found or len(record) < length, "its zip64 sizes are damaged, or there twice")
-            found = record
-    return found
-
-
-def _directory(fd: int, size: int) -> _Directory:
-    """Where the central directory lies. Raises ArchiveRefused unless it alone leads up to the end of the file."""
-    start = max(0, size - _LONGEST_END)
-    tail = b"".join(chunks(fd, start, size))
-    index = tail.rfind(b"PK\5\6")
-    refuse_if(index < 0 or len(tail) - index < _END.size, "it has no end record: it is truncated, or no zip")
-    _, *narrow, comment = _END.unpack_from(tail, index)
-    refuse_if(len(tail) - index - _END.size != comment, "data follows the end of the zip, or its comment is truncated")
-    end = start + index
-    fields = tuple(narrow)
-    if tail[max(0, index - _LOCATOR.size) :].startswith(b"PK\6\7"):
-        end -= _LOCATOR.size + _END64.size
-        fields = _end64(tail, index, end, fields)
-    disk, first_disk, members_here, members, length, offset = fields
-    refuse_if((disk, first_disk, members_here) != (0, 0, members), "it is one part of several")
-    refuse_if(
-        offset + length != end,
-        "data comes before the zip, or between its directory and its end, or it is truncated",
-    )
-    return _Directory(offset, end, members)
-
-
-def _end64(tail: bytes, index: int, where: int, narrow: tuple[int, ...]) -> tuple[int, ...]:
-    """The end record's fields in 64 bits. `tail[index]` starts the narrow one; the wide one must stand at `where`."""
-    _, disk, offset, disks = _LOCATOR.unpack_from(tail, index - _LOCATOR.size)
-    start = index - _LOCATOR.size - _END64.size
-    # CVE-2025-8291: zipfile looked right before the locator, others where the locator points.
-    misplaced = start < 0 or offset != where
-    refuse_if(misplaced or disk or disks > 1, "its zip64 locator points elsewhere than right before itself")
-    signature, length, _, _, *wide = _END64.unpack_from(tail, start)
-    refuse_if((signature, length) != (b"PK\6\6", _END64.size - 12), "its zip64 end record is damaged")
-    for small, large, saturated in zip(narrow, wide, (0xFFFF,) * 4 + (_SATURATED,) * 2, strict=True):
-        refuse_if(small not in (large, saturated), "its two end records differ")
-    return tuple(wide)

@@ -1,0 +1,191 @@
+"""One call of `fetch` or `fetch_many`: what is asked, what is here already, and how this process alone gets it.
+
+Not what the ranks agree on (`sharing`). Invariants: a call's identity is the same on all ranks that mean the same; a
+hit is one stat, and asks no store; on a disk that nodes share no name is looked up that its folder does not list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nanocache
+from nanocache import Artifact, Cache, Progress
+
+from .broadcast import roll_call
+from .coordination.coordinator import Coordinator, coordination, joined
+from .errors import CoordinatorLost
+from .rank import topology
+
+__all__ = ["Call", "FetchMany", "FetchOne", "PathLike", "ProgressOption", "Results"]
+
+logger = logging.getLogger("nanodist")
+
+REMEMBERED = 1 << 16  # artifacts
+
+PathLike = str | os.PathLike[str]
+ProgressOption = bool | Callable[[Progress], object] | None
+Results = list[Path | BaseException]  # of a call's artifacts, in their order
+
+_found: set[tuple[PathLike | None, Artifact]] = set()  # what this process found on its disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What is asked, by all ranks alike, and how the rank that leads gets it."""
+
+    wanted: Sequence[Artifact]
+    base_dir: PathLike | None
+    scope: str
+    offline: bool | None
+    progress: ProgressOption
+    workers: int | None = None
+    return_exceptions: bool = False
+
+    @property
+    def identity(self) -> str:
+        """What the ranks that mean the same artifacts have in common."""
+        text = "\n".join(map(_artifact_identity, self.wanted))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def base(self) -> Path:
+        return Cache(self.base_dir).base_dir
+
+    @property
+    def roll_key(self) -> str:
+        return f"cast/{self.identity}"
+
+    @property
+    def revalidates(self) -> bool:
+        """Whether a file that is here is not yet the answer."""
+        return False
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether the bytes may go from disk to disk."""
+        if self.offline or self.revalidates:
+            return False
+        return self._spans_disks()
+
+    def _spans_disks(self) -> bool:
+        """Whether there may be another disk that wants the bytes."""
+        if self.scope == "auto":
+            return topology().node_count != 1
+        return self.scope == "broadcast"
+
+    def hits(self) -> Results:
+        """The paths, if all artifacts are here; else nothing."""
+        if self.revalidates:
+            return []
+        paths: Results = []
+        for artifact in self.wanted:
+            path = self._find(artifact)
+            if path is None:
+                return []
+            paths.append(path)
+        self._announce_hit()
+        return paths
+
+    def _find(self, artifact: Artifact) -> Path | None:
+        """`lookup`, but on a disk that nodes may share no name is looked up that its folder does not list.
+
+        The mount would remember its absence, and hide for up to a minute what the leader publishes on another node.
+        Once a file was found, `lookup` alone is asked, which is one stat.
+        """
+        known = (self.base_dir, artifact)
+        if known not in _found and self._shares_disk_with_nodes():
+            from nanocache.peers import is_listed
+
+            if not is_listed(artifact, self.base_dir):
+                return None
+        path = nanocache.lookup(artifact, base_dir=self.base_dir)
+        if path is None:
+            _found.discard(known)
+        elif len(_found) < REMEMBERED:
+            _found.add(known)
+        return path
+
+    def _shares_disk_with_nodes(self) -> bool:
+        """Whether other nodes may publish on this disk."""
+        if self.scope == "disk" or topology().world_size == 1:
+            return False
+        return self.scope == "job" or topology().node_count != 1
+
+    def _announce_hit(self) -> None:
+        """Have the disks that need the artifacts not wait for this disk: one message to the store, once.
+
+        With "auto" only if this process has a store already: to look for one is more than a hit may cost, and what the
+        other disks wait is bounded.
+        """
+        coordinator = self._listener()
+        if coordinator is None or roll_call.announced(self.roll_key, self.base) or not self._spans_disks():
+            return
+        try:
+            roll_call.announce_complete(coordinator, self.roll_key, self.base)
+        except CoordinatorLost as e:
+            logger.debug("%s", e)
+
+    def _listener(self) -> Coordinator | None:
+        coordinator = joined()
+        if coordinator is None and self.scope == "broadcast" and topology().world_size > 1:
+            return coordination()
+        return coordinator
+
+    def download(self, artifacts: Sequence[Artifact]) -> Results:
+        """Get `artifacts` as this process alone would."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOne(Call):
+    rehash: bool
+    max_age: float | None
+
+    @property
+    def revalidates(self) -> bool:
+        return self.rehash or self.max_age is not None
+
+    def download(self, artifacts: Sequence[Artifact]) -> Results:
+        return [
+            nanocache.fetch(
+                artifact,
+                rehash=self.rehash,
+                max_age=self.max_age,
+                offline=self.offline,
+                progress=self.progress,
+                base_dir=self.base_dir,
+            )
+            for artifact in artifacts
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchMany(Call):
+    def download(self, artifacts: Sequence[Artifact]) -> Results:
+        results: Results = []
+        results += nanocache.fetch_many(
+            artifacts,
+            workers=self.workers,
+            return_exceptions=self.return_exceptions,
+            progress=self.progress,
+            offline=self.offline,
+            base_dir=self.base_dir,
+        )
+        return results
+
+
+def _artifact_identity(artifact: Artifact) -> str:
+    """The same on all ranks that mean the same. Never shown: a URL may hold credentials."""
+    return repr((artifact.sha256 or artifact.url, artifact.name, _hook_label(artifact.postprocess)))
+
+
+def _hook_label(hook: object) -> str | None:
+    if hook is None:
+        return None
+    name = getattr(hook, "__qualname__", repr(type(hook)))
+    return str(getattr(hook, "key", None) or name)

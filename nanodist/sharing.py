@@ -1,0 +1,171 @@
+"""One call of all ranks: which rank leads, what it publishes for the others, and what they read.
+
+Not what is asked (`calls`), and not the election (`coordination`). Invariants: a rank that leads publishes paths below
+the base directory, or records of errors; the others open a path only then; where the ranks cannot agree, each downloads
+by itself, and the lock on its disk coordinates.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from nanocache.coordination.process import me
+
+from .broadcast import roll_call
+from .calls import Call, Results
+from .coordination.coordinator import Coordinator, coordination
+from .coordination.election import Verdict, decide
+from .errors import CoordinatorLost, NotVisible, from_record, to_record
+from .rank import topology
+from .shared_disk import VISIBLE, disk_name, wait_visible
+
+__all__ = ["share"]
+
+logger = logging.getLogger("nanodist")
+
+FRESH = 60.0  # seconds for which an outcome binds the ranks that call later
+
+
+def share(call: Call) -> Results:
+    """What `call.download` gives, from one rank where the ranks can agree, else from this one."""
+    coordinator = _coordinator(call)
+    if coordinator is None:
+        return call.download(call.wanted)
+    try:
+        return _agree(call, coordinator)
+    except CoordinatorLost as e:
+        if coordinator.lost is None:  # an error of the download itself, and not of this job's store
+            raise
+        logger.warning("%s; file locks alone coordinate from here on", e)
+    return call.download(call.wanted)
+
+
+def _coordinator(call: Call) -> Coordinator | None:
+    if call.scope == "disk" or topology().world_size == 1:
+        return None
+    return coordination()
+
+
+def _agree(call: Call, coordinator: Coordinator) -> Results:
+    domain = "job" if call.scope == "job" else disk_name(call.base, coordinator.job)
+    if domain is None:
+        return call.download(call.wanted)
+    return _SharedCall(call, coordinator, domain).results()
+
+
+class _SharedCall:
+    """One call of all ranks that have `domain` in common: one leads, the others read what it published."""
+
+    def __init__(self, call: Call, coordinator: Coordinator, domain: str) -> None:
+        self._call = call
+        self._base = call.base
+        self._coordinator = coordinator
+        self._domain = domain  # a disk's name, or "job"
+
+    def results(self) -> Results:
+        if self._call.broadcasts:  # each rank, so that the one that leads knows when it has heard of all disks
+            roll_call.count_rank(self._coordinator, self._domain)
+        verdict = self._decide()
+        if self._missing(verdict) is None:
+            return self._published(verdict)
+        # Published on this very disk, and deleted since, within the minute: once more.
+        verdict = self._decide()
+        missing = self._missing(verdict)
+        if missing is None:
+            return self._published(verdict)
+        raise _not_visible(missing, verdict, f"it was published twice and did not show within {VISIBLE:g} s")
+
+    def _decide(self) -> Verdict:
+        key = f"fetch/{self._domain}/{self._call.identity}"
+        return decide(self._coordinator, key, self._lead, fresh=FRESH)
+
+    # the rank that leads
+
+    def _lead(self) -> dict[str, Any]:
+        """Get the artifacts, and say where they are."""
+        items = [self._item(result) for result in self._get()]
+        return {"disk": self._disk(), "items": items}
+
+    def _get(self) -> Results:
+        wanted = self._call.wanted
+        failed = self._broadcast()
+        if failed and not self._call.return_exceptions:
+            raise failed[min(failed)]
+        rest = sorted(set(range(len(wanted))) - failed.keys())
+        downloaded = self._call.download([wanted[n] for n in rest])
+        results = dict(zip(rest, downloaded, strict=True)) | failed
+        return [result for _, result in sorted(results.items())]
+
+    def _broadcast(self) -> dict[int, Exception]:
+        """Have what other disks of the job can give; the errors that every rank would get, by number."""
+        if not self._call.broadcasts:
+            return {}
+        from .broadcast.broadcast import Broadcast  # loads much more of nanocache than a hit needs
+
+        return Broadcast(
+            coordinator=self._coordinator,
+            key=self._call.roll_key,
+            disk=self._domain,
+            artifacts=self._call.wanted,
+            base=self._base,
+            workers=self._call.workers,
+            return_exceptions=self._call.return_exceptions,
+            progress=self._call.progress,
+        ).bring()
+
+    def _item(self, result: Path | BaseException) -> dict[str, Any]:
+        if not isinstance(result, BaseException):
+            return {"path": os.path.relpath(result, self._base)}
+        record = to_record(result, rank=self._coordinator.rank, host=me().host)
+        as_it_arrives: dict[str, Any] = json.loads(json.dumps(record))  # facts may be tuples
+        return as_it_arrives
+
+    def _disk(self) -> str | None:
+        return disk_name(self._base, self._coordinator.job)
+
+    # the others
+
+    def _published(self, verdict: Verdict) -> Results:
+        return [self._result(item) for item in verdict.value["items"]]
+
+    def _result(self, item: dict[str, Any]) -> Path | BaseException:
+        """What `_item` described."""
+        if "path" not in item:
+            return from_record(item)
+        path: Path = self._base / item["path"]
+        return path
+
+    def _missing(self, verdict: Verdict) -> Path | None:
+        """The first published file that does not show here. Raises NotVisible if the leader's disk is not ours."""
+        if verdict.led:
+            return None
+        for path in self._published(verdict):
+            if isinstance(path, Path) and not self._shows(path, verdict):
+                return path
+        return None
+
+    def _shows(self, path: Path, verdict: Verdict) -> bool:
+        if path.exists():
+            return True
+        self._check_same_disk(path, verdict)
+        from nanocache.peers import forget_absence
+
+        forget_absence(path, self._base)
+        leader = verdict.leader.process
+        # Two pods of one machine are of one boot, and have mounts of their own.
+        same_mounts = leader.here and leader.space == me().space
+        return wait_visible(path, self._base, 0.0 if same_mounts else VISIBLE)
+
+    def _check_same_disk(self, path: Path, verdict: Verdict) -> None:
+        """Raise NotVisible if the disks' names differ: they tell at once what waiting could only suggest."""
+        names = {verdict.value["disk"], self._disk()}
+        if len(names - {None}) == 2:
+            raise _not_visible(path, verdict, "this is another disk")
+
+
+def _not_visible(path: Path, verdict: Verdict, reason: str) -> NotVisible:
+    return NotVisible(path=str(path), host=me().host, leader_host=verdict.leader.process.host, reason=reason)
