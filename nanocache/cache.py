@@ -131,7 +131,9 @@ class Cache:
             return _fetch(store, check(), asked, cancel)
 
         key = ("afetch", store.base, artifact, rehash, max_age, offline)
-        if not rehash and not flights.running(key) and (path := _find(store, check(), asked)) is not None:
+        # Of a product the files are counted first, which may be thousands: not on the loop.
+        inline = not rehash and artifact.postprocess is None and not flights.running(key)
+        if inline and (path := _find(store, check(), asked)) is not None:
             return path
         with callback_errors():
             return await tasks.share_async(key, job)

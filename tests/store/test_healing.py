@@ -377,3 +377,28 @@ def test_a_sweep_takes_no_living_hooks_folder_however_old_what_it_builds_looks(
     unpack.key = "unpack-v1"  # type: ignore[attr-defined]
     nanocache.fetch(origin.add("/first.bin", b"first"))
     assert (nanocache.fetch(url, postprocess=unpack) / "member").read_bytes() == b"x"
+
+
+def test_threads_of_a_read_only_cache_read_a_blob_without_its_seal_once(
+    base: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = nanocache.fetch(url, sha256=DIGEST)
+    os.utime(path)
+    monkeypatch.setattr(Store, "prepare", lambda self: False)
+    monkeypatch.setattr(Store, "writable", lambda self: False)
+    hash_file, hashed = hashing.hash_file, []
+
+    def slow(fd: int, cancel: Cancel | None = None) -> str:
+        hashed.append(fd)
+        time.sleep(0.2)
+        return hash_file(fd, cancel)
+
+    monkeypatch.setattr(hashing, "hash_file", slow)
+    got: list[Path] = []
+    threads = [threading.Thread(target=lambda: got.append(nanocache.fetch(url, sha256=DIGEST))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [path] * 8
+    assert len(hashed) == 1
