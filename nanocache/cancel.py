@@ -83,9 +83,9 @@ def within(cancel: Cancel) -> Iterator[None]:
     """Run the block, which is the caller's code, under `cancel`: a hook takes no argument that could carry it."""
     outer: Cancel | None = getattr(_thread, "cancel", None)
     depth = hook_depth()
-    _thread.cancel = cancel
-    _thread.depth = depth + 1
     try:
+        _thread.cancel = cancel
+        _thread.depth = depth + 1  # in the block, because Ctrl-C may come between the two
         yield
     finally:
         _thread.cancel = outer
