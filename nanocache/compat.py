@@ -31,7 +31,7 @@ from .progress import Display
 from .store import refs, seal
 from .store.blobs import Store, Witness, witness
 from .store.layout import FOLDERS, product_lock_key
-from .store.partials import private_folder
+from .store.private import private_folder
 
 __all__ = ["download_file_with_lock"]
 

@@ -27,7 +27,7 @@ from ..disk.absence import look_again
 from ..errors import UnsafeCache
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
-from ..store.partials import private_folder
+from ..store.private import private_folder
 from . import contents
 
 __all__ = ["build", "find"]

@@ -4,7 +4,6 @@
     partials-v1/<key>/<random>/data         the same file, once something was saved
     partials-v1/<key>/<random>/state.json   what of them is right, and which process owns them
     partials-v1/<key>/<random>/lock         held by the owner
-    partials-v1/<key>/<random>/private      instead of `data`: where a hook builds
 
 Invariants: a partial has one writer, since shared ones corrupt caches where locks do nothing; an owner that was stopped
 for long leaves its partial, because its descriptor outlives the rename by which another process claims it.
@@ -16,8 +15,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from ..coordination.lock import Lock, try_lock
@@ -25,7 +23,7 @@ from ..coordination.process import boot_time, me
 from ..disk import files
 from .layout import BaseDirectory
 
-__all__ = ["DATA", "STATE", "Abandoned", "Partial", "create", "lock_folder", "private_folder"]
+__all__ = ["DATA", "STATE", "Abandoned", "Partial", "create", "lock_folder", "lock_own", "owner_record"]
 
 logger = logging.getLogger("nanocache")
 
@@ -34,7 +32,6 @@ PAGE = 4096  # bytes, written as one
 DATA = "data"
 STATE = "state.json"
 LOCK = "lock"
-INNER = "private"  # what a hook builds in, so that no name of its choice meets one of ours
 
 
 class Abandoned(Exception):
@@ -125,7 +122,7 @@ class Partial:
         data = os.path.join(folder, DATA)
         try:
             self._directory.folder(folder)
-            self._lock = _lock_own(folder, self._directory)
+            self._lock = lock_own(folder, self._directory)
             os.rename(self.data, data)
         except OSError:
             files.remove(folder)
@@ -138,7 +135,7 @@ class Partial:
     def _record(self, folder: str, state: dict[str, Any], *, left: bool) -> None:
         # In place, in one write of a whole page, which no kill can split. A power cut can: then it is unparsable, which
         # counts as absent. A rename each time took ext4 0.5 to 9 ms, since it flushes what replaces another file.
-        text = _owned(state, left=left)
+        text = owner_record(state, left=left)
         if self._state_fd < 0:
             path = os.path.join(folder, STATE)
             files.remove(path)
@@ -230,7 +227,7 @@ def lock_folder(folder: str, directory: BaseDirectory) -> Lock | None:
     return try_lock(os.path.join(folder, LOCK), mode=directory.modes.lock)
 
 
-def _lock_own(folder: str, directory: BaseDirectory) -> Lock | None:
+def lock_own(folder: str, directory: BaseDirectory) -> Lock | None:
     try:
         return lock_folder(folder, directory)
     except OSError as e:
@@ -246,32 +243,6 @@ def create(directory: BaseDirectory, key: str) -> Partial:
     return Partial(directory, key, data, fd)
 
 
-def _owned(state: dict[str, Any], *, left: bool) -> bytes:
+def owner_record(state: dict[str, Any], *, left: bool) -> bytes:
     """A `state.json` of this process."""
     return json.dumps({"owner": me().to_json(), "left": left, "state": state}, separators=(",", ":")).encode()
-
-
-@contextmanager
-def private_folder(directory: BaseDirectory, key: str) -> Iterator[str]:
-    """A folder of this process's own, filed under `key`. It is deleted after the block.
-
-    Locked and recorded like a partial: what a hook builds in it may carry old times, and a sweep must not take it.
-    """
-    folder = os.path.join(directory.partials(key), files.random_name())
-    inner = os.path.join(folder, INNER)
-    lock: Lock | None = None
-    pid = os.getpid()
-    try:
-        directory.folder(folder)
-        lock = _lock_own(folder, directory)
-        files.create(os.path.join(folder, STATE), _owned({}, left=False), 0o600)
-        directory.folder(inner)
-        yield inner
-    finally:
-        try:
-            if os.getpid() == pid:  # not by a forked child that unwinds through it
-                files.remove(folder)
-                files.remove_empty(os.path.dirname(folder))
-        finally:
-            if lock is not None:
-                lock.release()
