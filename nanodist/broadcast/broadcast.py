@@ -30,8 +30,9 @@ from nanocache.peers import describe_blob, receive_blob
 from ..coordination.coordinator import Coordinator
 from ..errors import CoordinatorLost, LeaderError, to_record
 from .link import LinkUnreachable
+from .receiver import receive
 from .roll_call import ClosedRollCall, RollCall, announce_complete
-from .tree import Item, TreePosition, receive, send
+from .tree import Item, TreePosition, send
 
 __all__ = ["Broadcast"]
 
