@@ -101,6 +101,34 @@ def test_nothing_is_on_stderr_when_there_is_nothing_to_say(run: Run, base: Path,
     assert run("fetch", url, "-q").out == run("fetch", url, "--sha256", f"sha256:{DIGEST.upper()}").out
 
 
+def test_fetch_takes_several_urls(run: Run, base: Path, origin: Origin) -> None:
+    urls = [origin.add(f"/{name}.bin", name.encode()) for name in "abc"]
+    said = run("fetch", *urls)
+    assert (said.code, said.out) == (0, "".join(f"{nanocache.lookup(url)}\n" for url in urls))
+    assert [Path(line).read_text() for line in said.out.splitlines()] == ["a", "b", "c"]
+    assert said.err.count("to pin it") == 3
+    pinned = f"{urls[0]}#sha256={hashlib.sha256(b'a').hexdigest()}"
+    assert run("fetch", pinned, urls[1], "-q").out.splitlines() == said.out.splitlines()[:2]
+    assert run("fetch", f"{urls[0]}#sha256={DIGEST}").code == 4
+
+
+@pytest.mark.parametrize("option", [("--sha256", DIGEST), ("--filename", "x"), ("--mirror", "https://host/b")])
+def test_what_is_said_of_one_url_is_refused_for_several(
+    run: Run, base: Path, origin: Origin, url: str, option: tuple[str, str]
+) -> None:
+    said = run("fetch", url, "https://host/c", *option)
+    assert said.code == 2
+    assert f"{option[0]} is said of one URL" in said.err
+    assert run("fetch", url, "ftp://host/a").code == 2
+    assert not origin.requests()
+
+
+def test_lookup_takes_headers(run: Run, base: Path, origin: Origin, url: str) -> None:
+    fetched = run("fetch", url, "--header", "Accept: text/plain")
+    assert run("lookup", url).code == 3
+    assert run("lookup", url, "--header", "Accept: text/plain").out == fetched.out
+
+
 def test_fetch_takes_what_the_function_takes(run: Run, base: Path, origin: Origin, tmp_path: Path, url: str) -> None:
     mirrored = run("fetch", origin.url("/missing"), "--mirror", url, "--filename", "m.bin", "--sha256", DIGEST)
     assert (mirrored.code, Path(mirrored.out.strip()).name) == (0, "m.bin")
@@ -259,6 +287,35 @@ def _entry_points() -> Any:
     from importlib.metadata import entry_points
 
     return entry_points(group="console_scripts")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fetch", "URL"], ["fetch", "URL", "-q"], ["lookup", "URL"], ["dir"], ["--help"]]
+)
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", ">/dev/full", "2>/dev/full"])
+def test_no_stream_that_is_closed_or_full_makes_a_traceback(
+    base: Path, url: str, tmp_path: Path, arguments: list[str], streams: str
+) -> None:
+    path = nanocache.fetch(url)
+    words = [url if word == "URL" else word for word in arguments]
+    line = f"{shlex.join([sys.executable, '-m', 'nanocache', *words])} {streams}"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+    lost = streams == ">/dev/full" and arguments != ["-h"]  # argparse passes over help that cannot be written
+    assert ended.returncode == (1 if lost else 0)
+    assert path.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_name_is_printed_as_its_bytes_whatever_the_encoding(base: Path, origin: Origin, encoding: str) -> None:
+    url = origin.add("/gr%C3%BC%C3%9Fe-%E2%82%AC.bin", BODY)
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run(
+        [sys.executable, "-m", "nanocache", "fetch", url], capture_output=True, env=environment, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, os.fsencode(f"{nanocache.lookup(url)}\n"))
+    assert b"to pin it" in ended.stderr
 
 
 def test_a_reader_that_has_gone_is_no_traceback(base: Path, url: str) -> None:

@@ -1,22 +1,25 @@
-"""What the commands share: exit codes, arguments that say which artifact, and how a failure is told.
+"""What the commands share: exit codes, arguments that say which artifact, and what they make of them.
 
-No command is here. Invariant: what a command prints on stdout is data; `fail` writes to stderr.
+No command is here, and nothing is printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..archives.unpack import Decompress, Unpack
 
-__all__ = ["EXIT_CODES", "about_artifact", "about_base", "digest_of", "fail", "parser"]
+__all__ = ["EXIT_CODES", "about_artifact", "about_base", "digest_of", "header", "parser"]
 
-OK, FAILED, USAGE, NOT_CACHED, MISMATCH, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK = 0
+FAILED = 1
+USAGE = 2
+NOT_CACHED = 3
+MISMATCH = 4
+INTERRUPTED = 130
 
 EXIT_CODES = """\
 exit codes:
@@ -34,16 +37,13 @@ def parser(make: Callable[..., argparse.ArgumentParser], *names: str, **options:
     return make(*names, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
 
-def fail(error: object, code: int) -> int:
-    print(f"nanocache: {error}", file=sys.stderr)
-    return code
-
-
 def about_artifact(command: argparse.ArgumentParser) -> None:
     """The arguments that say which artifact is meant, and where it lies."""
-    command.add_argument("url", metavar="URL", help="http, https or file")
     command.add_argument("--sha256", metavar="HEX", help="the SHA-256 that it must have")
     command.add_argument("--filename", metavar="NAME", help="its name on disk (default: from URL)")
+    command.add_argument(
+        "--header", metavar="'NAME: VALUE'", action="append", default=[], help="sent to URL's own host only"
+    )
     hooks = command.add_mutually_exclusive_group()
     hooks.add_argument(
         "--unpack",
@@ -63,9 +63,15 @@ def about_artifact(command: argparse.ArgumentParser) -> None:
 
 
 def about_base(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--dir", metavar="DIR", type=os.path.expanduser, help="base directory (default: NANOCACHE_DIR)"
-    )
+    command.add_argument("--dir", metavar="DIR", help="base directory (default: NANOCACHE_DIR)")
+
+
+def header(text: str) -> tuple[str, str]:
+    """The header that `--header` says. Raises ValueError."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ValueError("a header is 'Name: value', with a colon")  # the text may be a secret: it is not quoted
+    return name.strip(), value.strip()
 
 
 def digest_of(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cache import Cache
 from .arguments import OK, about_base
+from .output import data
 
 __all__ = ["add_to"]
 
@@ -19,5 +20,5 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    print(Cache(options.dir).base_dir)
+    data(Cache(options.dir).base_dir)
     return OK

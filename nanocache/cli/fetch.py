@@ -1,21 +1,22 @@
-"""`nanocache fetch`: the path of an artifact, downloaded if it is not here."""
+"""`nanocache fetch`: the paths of artifacts, downloaded if they are not here."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from typing import Any
 
 from ..artifact import urls
+from ..artifact.artifact import Artifact
 from ..cache import Cache
-from .arguments import EXIT_CODES, OK, about_artifact, digest_of, parser
+from .arguments import EXIT_CODES, OK, about_artifact, digest_of, header, parser
+from .output import data, note
 
 __all__ = ["add_to"]
 
 DESCRIPTION = """\
-Download URL unless it is here, verified, and print its path. Another process that wants the same at this moment
-downloads nothing."""
+Download each URL unless it is here, verified, and print its path, one a line. Another process that wants the same at
+this moment downloads nothing. With --sha256, or #sha256=HEX at the end of a URL, it must have that digest."""
 
 
 def add_to(commands: Any) -> None:
@@ -23,15 +24,13 @@ def add_to(commands: Any) -> None:
     command = parser(
         commands.add_parser,
         "fetch",
-        help="download it unless it is here, and print its path",
+        help="download URLs unless they are here, and print their paths",
         description=DESCRIPTION,
         epilog=EXIT_CODES,
     )
+    command.add_argument("urls", metavar="URL", nargs="+", help="http, https or file")
     about_artifact(command)
     command.add_argument("--mirror", metavar="URL", action="append", default=[], help="another URL of the same bytes")
-    command.add_argument(
-        "--header", metavar="'NAME: VALUE'", action="append", default=[], help="sent to URL's own host only"
-    )
     command.add_argument("--max-age", metavar="SECONDS", type=float, help="ask the server again after so many seconds")
     command.add_argument(
         "--rehash", action="store_true", help="read the bytes even if nothing seems to have touched them"
@@ -42,27 +41,35 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    path = Cache(options.dir).fetch(
-        options.url,
-        sha256=options.sha256,
-        filename=options.filename,
-        mirrors=options.mirror,
-        headers=[_header(text) for text in options.header] or None,
-        postprocess=options.postprocess,
-        rehash=options.rehash,
-        max_age=options.max_age,
-        offline=options.offline or None,
-        progress=False if options.quiet else None,
-    )
-    print(path)
-    if options.sha256 is None and not options.quiet:
-        pinned = f"{shlex.quote(urls.redact(options.url))} --sha256 {digest_of(path)}"
-        print(f"to pin it: nanocache fetch {pinned}", file=sys.stderr)
+    artifacts = _artifacts(options)  # all are looked at before the first is fetched
+    cache = Cache(options.dir)
+    for artifact in artifacts:
+        path = cache.fetch(
+            artifact,
+            rehash=options.rehash,
+            max_age=options.max_age,
+            offline=options.offline or None,
+            progress=False if options.quiet else None,
+        )
+        data(path)
+        if artifact.sha256 is None and not options.quiet:
+            note(f"to pin it: nanocache fetch {shlex.quote(urls.redact(artifact.url))} --sha256 {digest_of(path)}")
     return OK
 
 
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise ValueError("a header is 'Name: value', with a colon")  # the text may be a secret: it is not quoted
-    return name.strip(), value.strip()
+def _artifacts(options: argparse.Namespace) -> list[Artifact]:
+    if len(options.urls) > 1:
+        for name in ("sha256", "filename", "mirror"):
+            if getattr(options, name):
+                raise ValueError(f"--{name} is said of one URL, and there are {len(options.urls)}: run it for each")
+    return [
+        Artifact(
+            url,
+            sha256=options.sha256,
+            filename=options.filename,
+            mirrors=options.mirror,
+            headers=[header(text) for text in options.header],
+            postprocess=options.postprocess,
+        )
+        for url in options.urls
+    ]

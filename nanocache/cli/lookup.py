@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from ..artifact import urls
 from ..cache import Cache
-from .arguments import EXIT_CODES, NOT_CACHED, OK, about_artifact, digest_of, fail, parser
+from .arguments import EXIT_CODES, NOT_CACHED, OK, about_artifact, digest_of, header, parser
+from .output import data, fail, note
 
 __all__ = ["add_to"]
 
@@ -22,16 +22,23 @@ def add_to(commands: Any) -> None:
         description="Print the path of URL's artifact if it is here and right. Never uses the network.",
         epilog=EXIT_CODES,
     )
+    command.add_argument("url", metavar="URL", help="http, https or file")
     about_artifact(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     cache = Cache(options.dir)
-    path = cache.lookup(options.url, sha256=options.sha256, filename=options.filename, postprocess=options.postprocess)
+    path = cache.lookup(
+        options.url,
+        sha256=options.sha256,
+        filename=options.filename,
+        headers=[header(text) for text in options.header] or None,
+        postprocess=options.postprocess,
+    )
     if path is None:
         return fail(f"{urls.redact(options.url)} is not cached in {cache.base_dir}", NOT_CACHED)
-    print(path)
+    data(path)
     size = f", {path.stat().st_size:,} bytes" if path.is_file() else ""
-    print(f"sha256 {digest_of(path)}{size}", file=sys.stderr)
+    note(f"sha256 {digest_of(path)}{size}")
     return OK

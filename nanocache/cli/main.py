@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from ..config import VARIABLES
 from ..errors import ChecksumMismatch, NanocacheError, NotCached
-from . import directory, fetch, lookup
-from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, fail, parser
+from . import directory, fetch, lookup, output
+from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, parser
 
 __all__ = ["main"]
 
@@ -24,24 +24,37 @@ WIDTH = 80  # characters of a line of help
 COLUMN = 26  # characters before the meaning of a variable
 
 
+# Error -> exit code: the first that fits.
+CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (NotCached, NOT_CACHED),
+    (ChecksumMismatch, MISMATCH),
+    (NanocacheError, FAILED),
+    (OSError, FAILED),
+    (ValueError, USAGE),
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(format="nanocache: %(message)s", stream=sys.stderr)
+    output.reserve()
     try:
-        code: int = options.run(options)
-        sys.stdout.flush()
-        return code
-    except NotCached as e:
-        return fail(e, NOT_CACHED)
-    except ChecksumMismatch as e:
-        return fail(e, MISMATCH)
-    except (NanocacheError, OSError) as e:
-        return fail(e, FAILED)
-    except ValueError as e:
-        return fail(e, USAGE)
+        return _run(arguments)
+    except (NanocacheError, OSError, ValueError) as e:
+        return output.fail(e, next(code for error, code in CODES if isinstance(e, error)))
     except KeyboardInterrupt:
-        return fail("interrupted; what had come is kept, and the next call goes on from there", INTERRUPTED)
+        return output.fail("interrupted; what had come is kept, and the next call goes on from there", INTERRUPTED)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit:  # help was printed, or what is wrong with the arguments
+        output.finish()
+        raise
+    logging.basicConfig(format="nanocache: %(message)s", stream=sys.stderr)
+    code: int = options.run(options)
+    output.finish()
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
