@@ -65,25 +65,29 @@ class Identity:
 
     @property
     def alive(self) -> bool | None:
-        """Whether it still runs; None if that can't be told (elsewhere, another pid namespace, stopped)."""
+        """Whether it still runs; None if that can't be told (elsewhere, another pid namespace, hidden, stopped)."""
         if not self.here or self.space != me().space:
             return None
-        if not _exists(self.pid):
+        exists = _exists(self.pid)
+        if exists is False:
             return False
         start, state = _stat(self.pid)
+        if exists is None and not start:  # hidepid=2 hides other users' processes: hidden is not dead
+            return None
         if start != self.start:
             return False
         # Stopped (SIGSTOP, a debugger): it may go on, or never. Its signs of life decide, as those of another host.
         return None if state in STOPPED else True
 
 
-def _exists(pid: int) -> bool:
+def _exists(pid: int) -> bool | None:
+    """Whether there is such a process; None if it is another user's."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's
-        return True
+    except PermissionError:
+        return None
     return True
 
 
