@@ -551,3 +551,9 @@ def test_another_form_of_a_digest_is_told_what_was_meant(wrong: Any, said: str) 
 def test_a_digest_is_a_str(form: object) -> None:
     with pytest.raises(ValueError, match="sha256 must be a str"):
         digest.parse(form)  # type: ignore[arg-type]
+
+
+def test_a_refused_fragment_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="#") as refused:
+        Artifact("https://host/a.bin#s3cret")
+    assert "s3cret" not in str(refused.value)

@@ -453,6 +453,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads VmHWM, which Linux keeps")
 def test_memory_stays_flat_with_sixteen_connections(origin: Origin, download: Download, spawn: Any) -> None:
     url = origin.add("/f", body(MIB) * 128, rate=20e6)

@@ -350,6 +350,7 @@ def test_after_a_kill_at_nine_tenths_the_next_process_asks_for_the_rest_and_a_pi
     assert None not in asked(origin)
 
 
+@pytest.mark.alone
 def test_twenty_random_kills_cost_less_than_a_seventh(misbehaving: Servers, download: Download, spawn: Any) -> None:
     data, origin = body(100 * MIB), misbehaving()
     url = origin.route("/f", paced(data, rate=40e6))
