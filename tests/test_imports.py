@@ -32,7 +32,7 @@ ROOMS = {
     "download": f"{GROUND} artifact disk http sources store.partials",
     "engine": f"{GROUND} artifact disk coordination store sources download",
 }
-DIST_GROUND = "errors rank shared_disk"
+DIST_GROUND = "errors launchers rank shared_disk"
 DIST_ROOMS = {
     "coordination": DIST_GROUND,
     "compute": f"{DIST_GROUND} coordination",

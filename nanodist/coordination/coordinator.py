@@ -28,7 +28,8 @@ from datetime import timedelta
 from typing import Any
 
 from ..errors import CoordinatorLost
-from ..rank import Topology, initialized_group, integer, is_ddp_initialized, topology
+from ..launchers import integer
+from ..rank import Topology, initialized_group, is_ddp_initialized, topology
 from .clock import process_age
 from .store_client import ANSWER, StoreClient, torch_distributed
 from .torch_calls import TorchCalls
