@@ -19,7 +19,7 @@ from nanocache import Artifact, Cache, Progress
 from .broadcast import roll_call
 from .coordination.coordinator import Coordinator, coordination, joined
 from .errors import CoordinatorLost
-from .rank import topology
+from .rank import has_other_ranks, may_span_nodes
 
 __all__ = ["Call", "FetchMany", "FetchOne", "PathLike", "ProgressOption", "Results"]
 
@@ -75,7 +75,7 @@ class Call:
     def _spans_disks(self) -> bool:
         """Whether there may be another disk that wants the bytes."""
         if self.scope == "auto":
-            return topology().node_count != 1
+            return may_span_nodes()
         return self.scope == "broadcast"
 
     def hits(self) -> Results:
@@ -112,9 +112,9 @@ class Call:
 
     def _shares_disk_with_nodes(self) -> bool:
         """Whether other nodes may publish on this disk."""
-        if self.scope == "disk" or topology().world_size == 1:
+        if self.scope == "disk" or not has_other_ranks():
             return False
-        return self.scope == "job" or topology().node_count != 1
+        return self.scope == "job" or may_span_nodes()
 
     def _announce_hit(self) -> None:
         """Have the disks that need the artifacts not wait for this disk: one message to the store, once.
@@ -132,7 +132,7 @@ class Call:
 
     def _listener(self) -> Coordinator | None:
         coordinator = joined()
-        if coordinator is None and self.scope == "broadcast" and topology().world_size > 1:
+        if coordinator is None and self.scope == "broadcast" and has_other_ranks():
             return coordination()
         return coordinator
 

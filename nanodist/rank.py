@@ -1,32 +1,40 @@
-"""Which rank is this, of how many, on which node: from the environment that a launcher made.
+"""Which rank is this, of how many, on which node.
 
-    explicit arguments > torchrun, or RANK/WORLD_SIZE/LOCAL_RANK > SLURM step > Open MPI > PMI > initialised group > one
+    explicit arguments > the environment that a launcher made (`launchers`) > initialised group > one process
 
-The first complete source is used alone; later ones are not compared, because torchrun inside srun differs from SLURM by
-right (SLURM then numbers the agents). Not a process group and not a device: this module never imports torch, it only
-looks whether the program has. Invariants: what is unknown is None and never guessed from a device count; a local rank
-of 0 does not mean "leader of the node" (`torchrun --virtual-local-rank` gives 0 to all).
+Not a process group and not a device: this module never imports torch, it only looks whether the program has.
+Invariants: what is unknown is None and never guessed from a device count; a local rank of 0 does not mean "leader of
+the node" (`torchrun --virtual-local-rank` gives 0 to all); what only prints or fetches never fails for an environment
+that does not say the rank.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .launchers import ENV, SLURM, integer, sources, tasks_on_node
+from .launchers import first_complete, integer, stated_rank
 
 __all__ = [
     "DistInfo",
     "Topology",
     "get_dist_info",
+    "has_other_ranks",
     "is_ddp",
     "is_ddp_initialized",
     "is_ddp_requested",
+    "is_rank_0",
+    "may_span_nodes",
     "print0",
     "topology",
+    "warn_once",
 ]
+
+logger = logging.getLogger("nanodist")
+
+_warned: set[str] = set()  # texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Topology:
     local_world_size: int | None
     node_rank: int | None
     node_count: int | None
-    launcher: str  # arguments, torchrun, env, slurm, openmpi, pmi, group, single
+    launcher: str  # arguments, torchrun, env, horovod, openmpi, mvapich2, pmi, slurm, group, single
 
     @property
     def distributed(self) -> bool:
@@ -67,8 +75,11 @@ def topology(
 ) -> Topology:
     """Where this process stands; arguments, if any are given, are the only source and need the first three.
 
-    Read anew with every call, in microseconds. Raises ValueError for a source with only some of its variables (naming
-    the missing ones), for numbers out of range, and if an initialised process group has another rank or world size.
+    Read anew with every call, in microseconds. A process group that is smaller than the launcher's world is a part of
+    it, and changes nothing here; one that is made by hand inside a single process's environment is the source.
+
+    Raises ValueError for a source of several processes with only some of its variables (naming the missing ones), for
+    numbers out of range, and if a process group of the launcher's size, or a larger one, disagrees with it.
     """
     given = {
         "rank": rank,
@@ -87,39 +98,37 @@ def topology(
 
 
 def _from_launcher() -> tuple[Topology | None, str]:
-    """The first complete source, and what the incomplete ones lack."""
-    lacking = []
-    for source in sources():
-        values, missing = source.read()
-        if not missing:
-            if source is SLURM:
-                values["local_world_size"] = tasks_on_node(values["node_rank"])
-            launcher = "torchrun" if source is ENV and "TORCHELASTIC_RUN_ID" in os.environ else source.launcher
-            return _checked(launcher, values), ""
-        if len(missing) < 3:
-            lacking.append(f"{source.launcher} has no {', no '.join(missing)}")
-    return None, "; ".join(lacking)
+    """What the launcher says, else what its environment lacks."""
+    reading, lacking = first_complete()
+    return (None if reading is None else _checked(reading.launcher, reading.values)), lacking
 
 
 def _with_group(launched: Topology | None, lacking: str) -> Topology:
     """What the launcher said, checked against an initialised group; or what the group says."""
     group = initialized_group()
-    if group is None:
-        if lacking:
-            raise ValueError(
-                f"the environment of a launcher is incomplete: {lacking}; set what is missing, or unset it"
-            )
-        return launched or _checked("single", {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1})
-    rank, world_size = group.get_rank(), group.get_world_size()
+    if group is not None:
+        return _beside_group(launched, group.get_rank(), group.get_world_size())
+    if lacking:
+        raise ValueError(f"the environment of a launcher is incomplete: {lacking}; set what is missing, or unset it")
+    return launched or _checked("single", {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1})
+
+
+def _beside_group(launched: Topology | None, rank: int, world_size: int) -> Topology:
     if launched is None:
         local = integer(("LOCAL_RANK",))
-        return _checked("group", {"rank": rank, "world_size": world_size, "local_rank": local})
-    if (rank, world_size) != (launched.rank, launched.world_size):
-        raise ValueError(
-            f"the process group says rank {rank} of {world_size}, the environment ({launched.launcher}) says "
-            f"rank {launched.rank} of {launched.world_size}; start the group from the environment, or unset it"
-        )
-    return launched
+        return _of_group(rank, world_size, None if local == -1 else local)
+    if launched.world_size == 1 < world_size:  # a launcher's one process, which started the ranks itself
+        return _of_group(rank, world_size, None)
+    if world_size < launched.world_size or (rank, world_size) == (launched.rank, launched.world_size):
+        return launched
+    raise ValueError(
+        f"the process group says rank {rank} of {world_size}, the environment ({launched.launcher}) says "
+        f"rank {launched.rank} of {launched.world_size}; start the group from the environment, or unset it"
+    )
+
+
+def _of_group(rank: int, world_size: int, local_rank: int | None) -> Topology:
+    return _checked("group", {"rank": rank, "world_size": world_size, "local_rank": local_rank})
 
 
 def _checked(launcher: str, values: dict[str, int | None]) -> Topology:
@@ -171,5 +180,38 @@ def get_dist_info() -> DistInfo:
 
 def print0(s: object = "", **kwargs: Any) -> None:
     """`print` on rank 0, under every launcher; nothing elsewhere."""
-    if topology().rank == 0:
+    if is_rank_0():
         print(s, **kwargs)  # noqa: T201
+
+
+def is_rank_0() -> bool:
+    """Whether this process speaks for the job. Never raises: what the environment states of the rank decides then."""
+    here = _topology_or_warning()
+    return not (stated_rank() if here is None else here.rank)
+
+
+def has_other_ranks() -> bool:
+    """Whether there are ranks to agree with. Never raises: where that cannot be told, this process is alone."""
+    here = _topology_or_warning()
+    return here is not None and here.world_size > 1
+
+
+def may_span_nodes() -> bool:
+    """Whether the job may have more than one node. Never raises: where that cannot be told, it may."""
+    here = _topology_or_warning()
+    return here is None or here.node_count != 1
+
+
+def _topology_or_warning() -> Topology | None:
+    try:
+        return topology()
+    except ValueError as e:
+        warn_once(f"the rank of this process is unknown ({e}); file locks alone coordinate")
+        return None
+
+
+def warn_once(text: str) -> None:
+    """Log a warning, unless this process has logged the same one."""
+    if text not in _warned:
+        _warned.add(text)
+        logger.warning("%s", text)

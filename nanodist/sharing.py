@@ -20,7 +20,7 @@ from .calls import Call, Results
 from .coordination.coordinator import Coordinator, coordination
 from .coordination.election import Verdict, decide
 from .errors import CoordinatorLost, NotVisible, from_record, to_record
-from .rank import topology
+from .rank import has_other_ranks
 from .shared_disk import VISIBLE, disk_name, wait_visible
 
 __all__ = ["share"]
@@ -45,7 +45,7 @@ def share(call: Call) -> Results:
 
 
 def _coordinator(call: Call) -> Coordinator | None:
-    if call.scope == "disk" or topology().world_size == 1:
+    if call.scope == "disk" or not has_other_ranks():
         return None
     return coordination()
 

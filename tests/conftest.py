@@ -31,6 +31,7 @@ from tests.servers.origin import Origin
 ROOT = Path(__file__).parent.parent
 FOREIGN = (
     *("NANOCACHE_", "NANOCHAT_", "NANODIST_", "TQDM_", "XDG_", "SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_"),
+    *("HOROVOD_", "MV2_", "MPI_LOCAL"),
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "NODE_RANK"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "NO_COLOR", "NETRC", "SSL_CERT_"),
 )

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..rank import Topology, topology
+from ..rank import Topology, is_rank_0
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def autodetect_device_type() -> str:
     """
     asked = os.environ.get("NANODIST_DEVICE", "").strip()
     device_type = resolve(asked) if asked else available()[0]
-    if topology().rank == 0:
+    if is_rank_0():
         logger.info("device type: %s%s", device_type, " (NANODIST_DEVICE)" if asked else "")
     return device_type
 

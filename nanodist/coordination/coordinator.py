@@ -29,7 +29,7 @@ from typing import Any
 
 from ..errors import CoordinatorLost
 from ..launchers import integer
-from ..rank import Topology, initialized_group, is_ddp_initialized, topology
+from ..rank import Topology, initialized_group, is_ddp_initialized, topology, warn_once
 from .clock import process_age
 from .store_client import ANSWER, StoreClient, torch_distributed
 from .torch_calls import TorchCalls
@@ -139,7 +139,11 @@ def coordination() -> Coordinator | None:
     with _lock:
         if _place is not None:
             return _place if _place.lost is None else None
-        asked = (address(), is_ddp_initialized())
+        try:
+            asked = (address(), is_ddp_initialized())
+        except ValueError as e:
+            warn_once(f"{e}; file locks alone coordinate")
+            return None
         if _refused != asked:
             _place = _join(asked[0])
             _refused = asked if _place is None else None
@@ -168,9 +172,14 @@ def _join(where: StoreAddress | None) -> Coordinator | None:
 
 
 def address() -> StoreAddress | None:
-    """Where the job's store is, by the environment, else by the initialised group; None if neither says."""
+    """Where the job's store is, by the environment, else by the initialised group; None if neither says.
+
+    Raises ValueError for a MASTER_PORT that is no port, and for a broken environment (`topology`).
+    """
     host = os.environ.get("MASTER_ADDR")
     port = integer(("MASTER_PORT",))
+    if port is not None and not 0 <= port < 1 << 16:
+        raise ValueError(f"MASTER_PORT must be in [0, 65535], got {port}")
     if host and port is not None:
         lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         return StoreAddress(host, port, hosting=not lasting and topology().rank == 0, lasting=lasting)

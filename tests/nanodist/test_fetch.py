@@ -40,6 +40,22 @@ def test_eight_ranks_download_once_and_all_have_the_file(ranks: Ranks, origin: O
     assert not run.err
 
 
+def test_groups_smaller_than_the_launchers_world_download_once(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        import torch.distributed as dist
+        dist.init_process_group("gloo", init_method=f"file://{meet}{RANK // 2}", rank=RANK % 2, world_size=2)
+        nanodist.print0("{}")
+        report(path=str(nanodist.fetch(url)), value=nanodist.leader_first("k", lambda: 1))
+        dist.destroy_process_group()
+    """
+    run = ranks(code, 4, url=url_of(origin, query="?delay=0.3"), meet=str(base.parent / "meet"))
+    assert run.codes == [0] * 4, run.err
+    assert run.last("value") == [1] * 4
+    assert len(set(run.last("path"))) == 1
+    assert origin.gets() == 1
+    assert not run.err
+
+
 def test_without_a_digest_too(ranks: Ranks, origin: Origin, base: Path) -> None:
     url = url_of(origin, query="?delay=0.3")
     run = ranks("for _ in range(2): report(path=str(nanodist.fetch(url)))", url=url)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import nanodist
+from nanodist import rank
 from nanodist.rank import Topology, topology
 
 TORCHRUN = {
@@ -37,6 +41,8 @@ OPENMPI = {
     "OMPI_COMM_WORLD_LOCAL_RANK": "1",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
 }
+HOROVOD = {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"}
+MVAPICH2 = {name.replace("OMPI", "MV2"): value for name, value in OPENMPI.items()}
 PMI = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
 
 
@@ -65,6 +71,8 @@ def test_no_launcher_is_one_process() -> None:
         (SLURM, Topology(9, 11, 1, 3, 2, 3, "slurm")),
         (OPENMPI, Topology(3, 4, 1, 2, None, None, "openmpi")),
         (PMI, Topology(3, 4, 1, 2, None, None, "pmi")),
+        (HOROVOD, Topology(3, 4, 1, 2, None, None, "horovod")),
+        (MVAPICH2, Topology(3, 4, 1, 2, None, None, "mvapich2")),
         (OPENMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, Topology(3, 4, 1, 4, 0, 1, "openmpi")),
     ],
 )
@@ -84,10 +92,105 @@ def test_incomplete_source_yields_to_a_complete_one(env) -> None:
     assert topology().launcher == "slurm"
 
 
-@pytest.mark.parametrize("name", ["bash", "interactive"])
-def test_interactive_slurm_shell_is_no_job(env, name: str) -> None:
+@pytest.mark.parametrize("source", [OPENMPI, PMI, HOROVOD, MVAPICH2])
+def test_ranks_of_mpirun_inside_a_slurm_step_are_those_of_mpirun(env, source: dict[str, str]) -> None:
+    env(SLURM, source)  # SLURM numbers the daemons that started them
+    assert (topology().rank, topology().world_size) == (3, 4)
+
+
+def test_srun_with_its_own_pmi_is_slurms(env) -> None:
+    env(SLURM, {"PMI_RANK": "9", "PMI_SIZE": "11"})  # --mpi=pmi2 says no local rank
+    assert topology() == Topology(9, 11, 1, 3, 2, 3, "slurm")
+
+
+@pytest.mark.parametrize("name", ["bash", "interactive", "train"])
+def test_slurm_step_is_one_whatever_the_job_is_called(env, name: str) -> None:
     env(SLURM | {"SLURM_JOB_NAME": name})
+    assert topology().launcher == "slurm"
+
+
+def test_shell_that_srun_gave_is_no_rank(env) -> None:
+    env(SLURM | {"SLURM_PTY_PORT": "34129", "SLURM_TASK_PID": str(os.getppid())})
     assert topology().launcher == "single"
+
+
+def test_program_that_srun_gave_a_terminal_is_a_rank(env) -> None:
+    env(SLURM | {"SLURM_PTY_PORT": "34129", "SLURM_TASK_PID": str(os.getpid())})
+    assert topology().launcher == "slurm"
+
+
+LEFTOVERS = [
+    {"MASTER_ADDR": "localhost", "MASTER_PORT": "23456", "RANK": "0", "WORLD_SIZE": "1"},  # a PyTorchJob of one pod
+    {"WORLD_SIZE": "1"},
+    {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0"},
+    {"LOCAL_RANK": "1", "NODE_RANK": "0"},  # Lightning's children
+    {"PMI_RANK": "0", "PMI_SIZE": "1"},  # flux
+    {"LOCAL_RANK": "-1"},
+    {"RANK": "-1", "WORLD_SIZE": "-1", "LOCAL_RANK": "-1"},
+    {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "-1"},
+    {"PMIX_RANK": "0"},
+]
+
+
+@pytest.mark.parametrize("variables", LEFTOVERS, ids=" ".join)
+def test_leftovers_of_one_process_are_one_process(env, variables: dict[str, str]) -> None:
+    env(variables)
+    assert topology() == Topology(0, 1, 0, 1, 0, 1, "single")
+
+
+@pytest.mark.parametrize("variables", LEFTOVERS, ids=" ".join)
+def test_leftovers_of_one_process_hide_no_rank_of_slurm(env, variables: dict[str, str]) -> None:
+    env(variables, SLURM)
+    assert topology().rank == 9
+
+
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "4"}, "env has no LOCAL_RANK"),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}, "env has no RANK"),
+        ({"PMIX_RANK": "3"}, "pmi has no PMI_SIZE"),
+    ],
+)
+def test_one_of_several_processes_never_believes_to_be_alone(env, variables: dict[str, str], missing: str) -> None:
+    env(variables)
+    for call in (topology, nanodist.get_dist_info, lambda: nanodist.compute_init("cpu")):
+        with pytest.raises(ValueError, match=missing):
+            call()
+
+
+BROKEN = [
+    {"RANK": "0", "WORLD_SIZE": "4"},
+    {"WORLD_SIZE": "11"},
+    {"RANK": "one", "WORLD_SIZE": "4"},
+    {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "5", "LOCAL_WORLD_SIZE": "2"},
+    {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "70000"},
+    {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "tcp://10.0.0.1:80"},
+]
+
+
+@pytest.mark.parametrize("scope", ["auto", "job", "broadcast"])
+@pytest.mark.parametrize("variables", BROKEN, ids=lambda variables: " ".join(variables.values()))
+def test_broken_environment_costs_one_warning_and_no_print_or_file(
+    env, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys, caplog, variables: dict[str, str], scope: str
+) -> None:
+    monkeypatch.setattr(rank, "_warned", set())
+    source = tmp_path / "a"
+    source.write_bytes(b"x")
+    env(variables)
+    with caplog.at_level(logging.WARNING, "nanodist"):
+        for _ in range(2):
+            nanodist.print0("hello")
+            assert nanodist.autodetect_device_type()
+            assert nanodist.fetch(source.as_uri(), base_dir=tmp_path / "base", scope=scope).read_bytes() == b"x"
+    assert capsys.readouterr().out == "hello\nhello\n"
+    assert [record.message.count("file locks alone coordinate") for record in caplog.records] == [1]
+
+
+def test_print0_is_silent_where_a_rank_above_0_is_all_that_is_known(env, capsys: pytest.CaptureFixture[str]) -> None:
+    env({"RANK": "3", "WORLD_SIZE": "4"})  # a PyTorchJob of four pods
+    nanodist.print0("hello")
+    assert capsys.readouterr().out == ""
 
 
 def test_batch_script_of_slurm_is_no_step(env, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +253,28 @@ def test_group_made_by_hand_is_a_source(env, monkeypatch: pytest.MonkeyPatch) ->
         nanodist.get_dist_info()
     env({"LOCAL_RANK": "1"})
     assert nanodist.get_dist_info() == (True, 1, 1, 2)
+
+
+def test_group_that_is_a_part_of_the_launchers_world_changes_nothing(env, monkeypatch: pytest.MonkeyPatch) -> None:
+    env(TORCHRUN)
+    monkeypatch.setitem(sys.modules, "torch.distributed", group(1, 4))
+    assert topology() == Topology(5, 8, 1, 4, 1, 2, "torchrun")
+
+
+def test_group_larger_than_the_launchers_world_is_an_error_naming_both(env, monkeypatch: pytest.MonkeyPatch) -> None:
+    env(TORCHRUN)
+    monkeypatch.setitem(sys.modules, "torch.distributed", group(5, 16))
+    with pytest.raises(ValueError, match=r"rank 5 of 16.*rank 5 of 8"):
+        topology()
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, *LEFTOVERS[5:7]])
+def test_ranks_that_one_process_started_are_those_of_their_group(
+    env, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    env(variables)
+    monkeypatch.setitem(sys.modules, "torch.distributed", group(1, 4))
+    assert topology() == Topology(1, 4, None, None, None, None, "group")
 
 
 def test_print0_knows_the_rank_under_every_launcher(env, capsys: pytest.CaptureFixture[str]) -> None:
