@@ -165,8 +165,9 @@ def _user_agent() -> str:
 
 
 def _login(source: Source, address: Address) -> tuple[str, str] | None:
-    parts = urlsplit(source.url if address.own else address.url)
-    if parts.username is not None:
+    # Of the caller's URL alone: a redirect must not choose the login that another server is shown.
+    parts = urlsplit(source.url)
+    if address.own and parts.username is not None:
         return unquote(parts.username), unquote(parts.password or "")
     return _from_netrc(urlsplit(address.url).hostname or "")
 

@@ -31,9 +31,23 @@ def read(url: str) -> Iterator[Response]:
         st = os.fstat(fd)
         if not stat.S_ISREG(st.st_mode):
             raise Failure("it is not a regular file", lasting=True)
-        yield Response(200, url, {"content-length": str(st.st_size)}, _blocks(fd, st))
+        yield _response(url, fd, st)
     finally:
         os.close(fd)
+
+
+def _response(url: str, fd: int, st: os.stat_result) -> Response:
+    first = os.read(fd, BLOCK) if st.st_size == 0 else b""
+    if first:  # in /proc and /sys: 0 bytes by their size, and readable to an end of their own
+        return Response(200, url, {"transfer-encoding": "chunked"}, _to_the_end(fd, first))
+    return Response(200, url, {"content-length": str(st.st_size)}, _blocks(fd, st))
+
+
+def _to_the_end(fd: int, first: bytes) -> Iterator[bytes]:
+    block = first
+    while block:
+        yield block
+        block = os.read(fd, BLOCK)
 
 
 def _blocks(fd: int, before: os.stat_result) -> Iterator[bytes]:

@@ -140,6 +140,17 @@ def test_no_credential_crosses_to_another_origin_nor_comes_back(misbehaving: Ser
             assert "hunter2" not in str(request)
 
 
+def test_userinfo_in_a_redirect_is_not_sent(misbehaving: Servers, download: Download) -> None:
+    """A server must not choose the login that this process shows to another one."""
+    here, there = misbehaving(), misbehaving()
+    elsewhere = there.route("/real", m.serve(DATA)).replace("://", "://me:hunter2@")
+    within = here.route("/own", m.serve(DATA)).replace("://", "://me:hunter2@")
+    assert download(here.route("/f", m.redirect(elsewhere))) == DATA
+    assert download(here.route("/g", m.redirect(within))) == DATA
+    assert "authorization" not in sent(there, "/real")
+    assert "authorization" not in sent(here, "/own")
+
+
 def test_userinfo_in_the_url_is_sent_decoded_and_never_shown(misbehaving: Servers, download: Download) -> None:
     server = misbehaving()
     url = server.route("/f", m.serve(DATA)).replace("://", "://m%40e:p%3Aw%C3%A9@")
