@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import logging
 import os
 import time
@@ -271,6 +272,9 @@ def _proxy(url: str) -> Any:
     except (httpx.InvalidURL, ValueError):
         raise Failure("the proxy in the environment is not a valid URL", lasting=True) from None
     target = proxy.url
+    if target.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        remedy = "pip install socksio, or unset the proxy"
+        raise Failure("the proxy in the environment speaks SOCKS, which needs a package", lasting=True, remedy=remedy)
     return httpcore.Proxy(
         httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path),
         auth=proxy.raw_auth,
@@ -286,6 +290,11 @@ def _trust(file: str | None, folder: str | None) -> Any:
 
     import httpx
 
-    if file or folder:
+    if not file and not folder:
+        return httpx.create_ssl_context(trust_env=False)
+    try:
         return ssl.create_default_context(cafile=file or None, capath=None if file else folder)
-    return httpx.create_ssl_context(trust_env=False)
+    except OSError as e:  # ssl.SSLError is one: no PEM. An environment that is gone leaves its SSL_CERT_FILE behind
+        reason = "holds no certificates" if isinstance(e, ssl.SSLError) else e.strerror or str(e)
+        remedy = "let it name a file of certificates in PEM, or unset it"
+        raise Failure(f"SSL_CERT_FILE ({file}) cannot be used: {reason}", lasting=True, remedy=remedy) from None

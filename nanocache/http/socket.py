@@ -122,7 +122,9 @@ class CancellableSocket:
         """Whether a read would return at once: with bytes, or with the end."""
         if self._sock.fileno() < 0 or (self._pending is not None and self._pending()):
             return True
-        poll = select.poll()
+        if not hasattr(select, "poll"):  # eventlet takes it away, since it knows no green one
+            return bool(select.select([self._sock], [], [], 0)[0])
+        poll = select.poll()  # unlike select(2), it takes descriptors above 1,023
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(0))
 

@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -333,6 +334,35 @@ def test_https_goes_through_a_proxy_in_a_tunnel(
             assert download(Source(url, TOKEN)) == DATA
             assert [r.method for r in proxy.requests()] == ["CONNECT"]
             assert "hunter2" not in str(proxy.requests())
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"], ids=["missing", "no PEM"])
+def test_certificates_that_cannot_be_read_are_an_error_that_names_the_variable(
+    misbehaving: Servers, download: Download, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(DownloadFailed, match=f"SSL_CERT_FILE .{file}. cannot be used.*unset it"):
+        download(misbehaving(tls=True).route("/f", m.serve(DATA)))
+
+
+def test_a_socks_proxy_without_its_package_is_an_error_that_names_it(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("ALL_PROXY", "socks5://me:hunter2@127.0.0.1:9")
+    with pytest.raises(DownloadFailed, match=r"SOCKS.*pip install socksio") as e:
+        download("http://127.0.0.1/f")
+    assert "hunter2" not in str(e.value)
+
+
+def test_no_poll_is_needed(misbehaving: Servers, download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    """eventlet removes select.poll."""
+    monkeypatch.delattr(select, "poll")
+    assert download(misbehaving().route("/f", m.serve(DATA))) == DATA
 
 
 @pytest.mark.parametrize(("proxy", "reason"), [("http://h:port", "not a valid URL"), ("ftp://h", "not a valid URL")])
