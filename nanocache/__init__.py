@@ -80,12 +80,9 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from .config import version
 
-        try:
-            return version("nanocache")
-        except PackageNotFoundError:  # a checkout that was not installed
-            return "0+unknown"
+        return version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -26,6 +26,7 @@ from .cancel import Cancel, ambient
 from .coordination.flights import share
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk import durable, faults, files, hashing
+from .engine.remembered import Remembered
 from .engine.steps import Fetch
 from .progress import Display
 from .store import refs, seal
@@ -118,7 +119,7 @@ class _Placement:
 
     def run(self) -> str:
         standing = _lstat(self.target)  # before the ref is read, which is written before the target is placed
-        digest = Fetch(self.store, self.request).known()
+        digest = Remembered(self.store, self.request).known()
         if digest is None and standing is not None and self._adopt(standing):
             return self.target
         if digest is None or not self._placed(digest):

@@ -11,9 +11,10 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
-__all__ = ["VARIABLES", "Settings", "base_dir", "local_rank", "offline", "progress"]
+__all__ = ["VARIABLES", "Settings", "base_dir", "local_rank", "offline", "progress", "version"]
 
 # name, default, meaning
 VARIABLES = (
@@ -166,3 +167,14 @@ class Settings:
             max_artifact=_number("NANOCACHE_MAX_ARTIFACT", int, None, 0),
             offline=_boolean("NANOCACHE_OFFLINE") if offline is None else offline,
         )
+
+
+@cache
+def version() -> str:
+    """The version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("nanocache")
+    except PackageNotFoundError:  # a checkout that was not installed
+        return "0+unknown"

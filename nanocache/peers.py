@@ -29,6 +29,7 @@ from .coordination.waiting import WaitOptions, hold_lock
 from .disk import faults
 from .disk.absence import listed, look_again
 from .disk.hashing import FileHasher
+from .engine.remembered import Remembered
 from .engine.steps import Fetch
 from .progress import Display, ProgressOption, callback_errors
 from .store import partials, refs
@@ -86,7 +87,7 @@ def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:
     request = Request.of(artifact, progress=False)
     if artifact.sha256 is None and not listed(store.ref(request.url_key), below=store.base):
         return False
-    digest = Fetch(store, request).known()
+    digest = Remembered(store, request).known()
     if digest is None:
         return False
     if request.hook is not None:

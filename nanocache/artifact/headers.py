@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Headers", "Pairs", "check", "choosing"]
+__all__ = ["Headers", "Pairs", "check", "choosing", "refusal"]
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 Pairs = tuple[tuple[str, str], ...]
@@ -62,12 +62,13 @@ def _check(name: object, value: object) -> tuple[str, str]:
         raise ValueError(f"the value of the header {name!r} holds a line break; strip() it")
     if value != value.strip(" \t") or not value.isprintable():
         raise ValueError(f"the value of the header {name!r} begins or ends with a space, or holds a control character")
-    if (why := _refused(name.lower())) is not None:
+    if (why := refusal(name.lower())) is not None:
         raise ValueError(f"the header {name!r} can't be set: {why}; leave it off")
     return name, value
 
 
-def _refused(name: str) -> str | None:
+def refusal(name: str) -> str | None:
+    """Why no caller may set the header `name`, in lower case; None if one may."""
     return _CONDITION if name.startswith("if-") else _OURS.get(name)
 
 

@@ -8,16 +8,13 @@ artifact and the lock of its product are never held together; what is returned i
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..artifact import urls
 from ..artifact.request import Request
 from ..cancel import Cancel
 from ..coordination.flights import share
@@ -27,20 +24,19 @@ from ..disk import faults
 from ..disk.absence import look_again
 from ..download.download import Downloaded, DownloadRequest, NotModified, Source, download
 from ..download.retry import retried
-from ..errors import DownloadFailed, NotCached, UnsafeCache
+from ..errors import DownloadFailed, NotCached
 from ..progress import Display
-from ..store import healing, orphans, refs, sweep
+from ..store import healing, orphans, sweep
 from ..store.blobs import Store
 from ..store.layout import lock_key
 from ..store.partials import Abandoned
 from ..store.refs import Ref
 from . import products
+from .remembered import Remembered
 
 __all__ = ["Fetch", "Found"]
 
 logger = logging.getLogger("nanocache")
-
-CLOCKS_DIFFER = 5.0  # seconds by which another host's clock may be ahead and what it just fetched is fresh all the same
 
 
 class Found(NamedTuple):
@@ -70,6 +66,11 @@ class Fetch:
     request: Request
     cancel: Cancel = field(default_factory=Cancel)
 
+    @property
+    def memory(self) -> Remembered:
+        """What the request's URL gave the last time."""
+        return Remembered(self.store, self.request)
+
     def run(self) -> Found:
         """The path of the artifact or its product, verified, however it has to be had.
 
@@ -84,7 +85,7 @@ class Fetch:
 
     def find(self) -> Found | None:
         """What is here already: no network, no lock, nothing hashed. Raises UnsafeCache."""
-        digest = self.known()
+        digest = self.memory.known()
         if digest is None:
             return None
         if self.request.hook is not None:
@@ -97,27 +98,10 @@ class Fetch:
         """`find`, and a blob with a broken seal is read and compared. Never downloads, never waits."""
         if (found := self.find()) is not None:
             return found.path
-        digest = self.known()
+        digest = self.memory.known()
         if digest is None or self.request.hook is not None:
             return None
         return healing.verify(self.store, digest, self.request.name, self.cancel)
-
-    def known(self) -> str | None:
-        """The digest that the request means, as far as this machine knows: the caller's, or a fresh ref's."""
-        if self.request.artifact.sha256 is not None:
-            return self.request.artifact.sha256
-        ref = refs.read(self.store, self.request.url_key)
-        return ref.digest if ref is not None and self._fresh(ref) else None
-
-    def _fresh(self, ref: Ref) -> bool:
-        if self._is_file:  # asking costs one stat
-            return ref.source == self._file_stamp()
-        if self.request.max_age is None:
-            return True
-        age = time.time() - ref.fetched_at
-        if age < -CLOCKS_DIFFER:  # a clock was wrong, and this would be fresh until that time comes
-            return False
-        return age < self.request.max_age or ref.fetched_at >= self.request.began
 
     # --- a miss -------------------------------------------------------------------------------------------------------
 
@@ -159,7 +143,7 @@ class Fetch:
         return found
 
     def _read_only(self) -> Found:
-        digest = self.known()
+        digest = self.memory.known()
         path = None if digest is None else self._verified(digest)
         if digest is None or path is None:
             raise self._not_cached(f"{self.store.base} is not writable for this user")
@@ -194,7 +178,7 @@ class Fetch:
 
     def _published(self) -> bool:
         """Whether another process published meanwhile what this one waits for."""
-        digest = self.known()
+        digest = self.memory.known()
         return digest is not None and self._intact(digest)
 
     def _intact(self, digest: str) -> bool:
@@ -202,7 +186,7 @@ class Fetch:
 
     def _hit(self) -> Found | None:
         """The intact blob that the request means, if it is here, under whatever name."""
-        digest = self.known()
+        digest = self.memory.known()
         path = None if digest is None else self.store.any_intact(digest, self.request.name)
         return None if digest is None or path is None else Found(Path(path), digest)
 
@@ -211,7 +195,7 @@ class Fetch:
     def _bring(self, report: _Report) -> Found:
         """What is here after all, healed; what the server says is unchanged; or a download."""
         self._look_again()
-        digest = self.known()
+        digest = self.memory.known()
         if digest is not None and self._heal(digest) and (found := self._hit()) is not None:
             return found
         if (stale := self._stale()) is None:
@@ -228,7 +212,7 @@ class Fetch:
         """Have the mount forget that it saw nothing here: another host may have published meanwhile."""
         if self.request.artifact.sha256 is None:
             look_again(self.store.ref(self.request.url_key), below=self.store.base)
-        digest = self.known()
+        digest = self.memory.known()
         if digest is not None:
             look_again(self.store.blob(digest, self.request.name), below=self.store.base)
 
@@ -259,9 +243,7 @@ class Fetch:
 
     def _stale(self) -> Ref | None:
         """The ref to revalidate: not fresh, and its blob intact."""
-        if self.request.artifact.sha256 is not None or self._is_file:
-            return None
-        ref = refs.read(self.store, self.request.url_key)
+        ref = self.memory.stale()
         return ref if ref is not None and self._heal(ref.digest) else None
 
     def _kept(self, ref: Ref) -> Found:
@@ -273,16 +255,16 @@ class Fetch:
         if self.request.settings.offline:
             raise self._not_cached("offline")
         while True:
-            stamp = self._file_stamp()
+            stamp = self.memory.file_stamp()
             try:
                 result, path = self._receive(self._asked(stale), report)
             except Abandoned:
                 continue
             if isinstance(result, Downloaded):
-                self._remember(result, stamp)
+                self.memory.keep(result, stamp)
                 return Found(path, result.digest)
             if stale is not None:
-                self._write_ref(replace(stale, fetched_at=time.time()))
+                self.memory.renew(stale)
                 return self._kept(stale)
 
     def _asked(self, stale: Ref | None) -> DownloadRequest:
@@ -307,55 +289,12 @@ class Fetch:
             private.state = None  # the same bytes were here already: not worth keeping twice
         return result, path
 
-    # --- what the URL gave --------------------------------------------------------------------------------------------
-
-    def _remember(self, downloaded: Downloaded, stamp: list[int] | None) -> None:
-        if not downloaded.remember:
-            logger.warning(
-                "%s ended without saying how long it is: returned, but not remembered; give its sha256",
-                self.request.shown_url,
-            )
-            return
-        own = downloaded.url == self.request.artifact.url  # a mirror's validators say nothing about the URL
-        ref = Ref(
-            url=self.request.shown_url,
-            digest=downloaded.digest,
-            size=downloaded.size,
-            etag=downloaded.etag if own else None,
-            last_modified=downloaded.last_modified if own else None,
-            fetched_at=time.time(),
-            source=stamp,
-        )
-        self._write_ref(ref)
-
-    def _write_ref(self, ref: Ref) -> None:
-        try:
-            refs.write(self.store, self.request.url_key, ref)
-        except UnsafeCache:
-            raise
-        except OSError as e:  # a full disk, say: what was asked for is there all the same
-            logger.warning("cannot remember what %s gave (%s): the next call asks again", self.request.shown_url, e)
-
     # --- small answers ------------------------------------------------------------------------------------------------
 
     @property
     def _key(self) -> str:
         """What the lock and the partials are filed under."""
         return lock_key(self.request.artifact.sha256, self.request.url_key)
-
-    @property
-    def _is_file(self) -> bool:
-        return urls.is_file(self.request.artifact.url)
-
-    def _file_stamp(self) -> list[int] | None:
-        """Size and mtime of a `file:` URL's file; None for other URLs, and if it can't be seen."""
-        if not self._is_file:
-            return None
-        try:
-            st = os.stat(urls.file_path(self.request.artifact.url))
-        except OSError:
-            return None
-        return [st.st_size, st.st_mtime_ns]
 
     def _not_cached(self, reason: str) -> NotCached:
         request = self.request

@@ -95,7 +95,7 @@ class _KeptConnection:
             "network_backend": self.network,
         }
         self._open: Callable[[], Any]
-        if proxy is None:  # without the pool of connections around it, which costs a small artifact a tenth of its time
+        if proxy is None:  # without a pool around it: there is one connection, and nothing to share out
             self._open = lambda: httpcore.HTTPConnection(target, **options)
         else:
             through = _proxy(proxy)

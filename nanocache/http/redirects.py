@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote, urljoin, urlsplit
 
+from ..artifact.headers import refusal
 from ..artifact.urls import origin, redact
 from ..cancel import Cancel
-from ..config import Settings
+from ..config import Settings, version
 from . import slots
 from .exchange import Response, exchange
 from .failure import Failure, parse_retry_after, retried
@@ -32,11 +33,6 @@ logger = logging.getLogger("nanocache")
 MOST_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 ANSWERS = (200, 206, 304, 416)  # what a transfer knows how to take; all else is a failure
-
-# This library's to say: with another Accept-Encoding lengths and offsets would not be the file's.
-_RESERVED = frozenset(
-    ("accept-encoding", "connection", "content-length", "range", "te", "transfer-encoding", "upgrade")
-) | {"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +138,16 @@ def _remedy(source: Source, address: Address, status: int) -> str:
 
 
 def _headers(source: Source, address: Address, asked: Iterable[tuple[str, str]]) -> Sequence[tuple[str, str]]:
-    given = [(name, value) for name, value in source.headers if name.lower() not in _RESERVED] if address.own else []
+    given = [pair for pair in source.headers if refusal(pair[0].lower()) is None] if address.own else []
     names = {name.lower() for name, _ in given}
     headers = [("Accept-Encoding", "identity"), *given, *asked]
     if "accept" not in names:
         headers.append(("Accept", "*/*"))
     if "user-agent" not in names:
-        headers.append(("User-Agent", _user_agent()))
+        headers.append(("User-Agent", f"nanocache/{version()}"))
     if "authorization" not in names and (login := _login(source, address)):
         headers.append(("Authorization", "Basic " + base64.b64encode(":".join(login).encode()).decode()))
     return headers
-
-
-@functools.cache
-def _user_agent() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"nanocache/{version('nanocache')}"
-    except PackageNotFoundError:  # run from a bare checkout
-        return "nanocache/0"
 
 
 def _login(source: Source, address: Address) -> tuple[str, str] | None:

@@ -61,13 +61,13 @@ class Store(BaseDirectory):
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def paths(self, digest: str, first: str = "") -> list[str]:
+        """The paths of what is published for `digest`; the one under the name `first` before the others."""
+        return [self.blob(digest, name) for name in sorted(self.names(digest), key=lambda name: name != first)]
+
     def any_intact(self, digest: str, name: str) -> str | None:
         """The path of an intact blob of `digest`, under `name` if possible."""
-        for other in sorted(self.names(digest), key=lambda other: other != name):
-            path = self.blob(digest, other)
-            if self.intact(digest, path):
-                return path
-        return None
+        return next((path for path in self.paths(digest, name) if self.intact(digest, path)), None)
 
     def hit(self, digest: str, name: str) -> Path | None:
         """The intact blob under `name`. A second name is made at once if a hard link can be; see `copy_name`."""
@@ -180,7 +180,7 @@ class Store(BaseDirectory):
         """The paths of `digest` that are known to be wrong."""
         if not self._wrong:
             return {}
-        found = {path: files.check_regular(path) for path in (self.blob(digest, name) for name in self.names(digest))}
+        found = {path: files.check_regular(path) for path in self.paths(digest)}
         return {path: st for path, st in found.items() if st is not None and self._is(self._wrong, st)}
 
     def _set_aside_inode(self, path: str, st: os.stat_result) -> None:

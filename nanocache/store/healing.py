@@ -19,7 +19,7 @@ __all__ = ["heal", "needs_healing", "verify"]
 
 def needs_healing(store: Store, digest: str) -> bool:
     """Whether something is published for `digest` that only reading can judge."""
-    return any(not store.intact(digest, store.blob(digest, name)) for name in store.names(digest))
+    return any(not store.intact(digest, path) for path in store.paths(digest))
 
 
 def heal(store: Store, digest: str, *, everything: bool, replaceable: bool, cancel: Cancel) -> bool:
@@ -28,8 +28,7 @@ def heal(store: Store, digest: str, *, everything: bool, replaceable: bool, canc
     Right bytes are sealed again. `replaceable`: a fresh copy may be had, so what can't be read is no error. Raises
     Cancelled, UnsafeCache, OSError.
     """
-    for name in store.names(digest):
-        path = store.blob(digest, name)
+    for path in store.paths(digest):
         if not everything and store.intact(digest, path):
             continue
         try:
@@ -46,8 +45,7 @@ def verify(store: Store, digest: str, name: str, cancel: Cancel) -> Path | None:
     Raises Cancelled, UnsafeCache, and OSError if no name is right and one of them can't be read.
     """
     unreadable: OSError | None = None
-    for other in sorted(store.names(digest), key=lambda other: other != name):
-        path = store.blob(digest, other)
+    for path in store.paths(digest, name):
         try:
             with reading.read(path, digest, cancel) as read:
                 if read.right:

@@ -361,6 +361,15 @@ def test_an_address_that_is_refused_again_is_an_error(misbehaving: Servers, down
 # --- one limit for each host ------------------------------------------------------------------------------------------
 
 
+def at_once(threads: int, urls: list[str], folder: Path, *, connections: int) -> list[bytes]:
+    """What downloads into as many caches give, `threads` of them at a time."""
+    downloads = [Download(folder / f"base{i}") for i in range(len(urls))]
+    for each in downloads:
+        each.base.mkdir()
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda each, url: each(url, connections=connections), downloads, urls))
+
+
 def test_all_transfers_of_a_process_share_one_limit_per_host(
     misbehaving: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,12 +383,7 @@ def test_all_transfers_of_a_process_share_one_limit_per_host(
 
     monkeypatch.setattr(slots._Slots, "leave", spied)
     urls = [server.route(f"/{i}", paced(DATA, RATE)) for i in range(6)]
-    downloads = [Download(tmp_path / f"base{i}") for i in range(6)]
-    for each in downloads:
-        each.base.mkdir()
-    with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(lambda each, url: each(url, connections=4) == DATA, downloads, urls))
-    assert all(results)
+    assert at_once(6, urls, tmp_path, connections=4) == [DATA] * 6
     assert max(used) == 4
 
 
@@ -387,12 +391,7 @@ def test_small_files_use_the_same_connections_again(misbehaving: Servers, tmp_pa
     server = misbehaving()
     small = body(100_000)
     urls = [server.route(f"/{i}", paced(small, 5e6)) for i in range(24)]
-    downloads = [Download(tmp_path / f"base{i}") for i in range(24)]
-    for each in downloads:
-        each.base.mkdir()
-    with ThreadPoolExecutor(12) as pool:
-        results = list(pool.map(lambda each, url: each(url, connections=3) == small, downloads, urls))
-    assert all(results)
+    assert at_once(12, urls, tmp_path, connections=3) == [small] * 24
     assert len({r.connection for r in server.requests()}) == 3
 
 

@@ -25,13 +25,6 @@ BODY = b"weights" * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
-@pytest.fixture
-def store(base: Path) -> Store:
-    store = Store(str(base))
-    assert store.prepare()
-    return store
-
-
 def heal(store: Store, *, everything: bool = False) -> bool:
     return healing.heal(store, DIGEST, everything=everything, replaceable=True, cancel=Cancel())
 

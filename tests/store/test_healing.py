@@ -26,13 +26,6 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 @pytest.fixture
-def store(base: Path) -> Store:
-    store = Store(str(base))
-    assert store.prepare()
-    return store
-
-
-@pytest.fixture
 def url(origin: Origin) -> str:
     return origin.add("/w.bin", BODY)
 
