@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         UnsafeCache,
     )
     from .progress import Progress
+    from .sources.protocol import Described, Reader, Resolved, Source
+    from .sources.registry import register_source
 
     __version__: str
 
@@ -40,6 +42,11 @@ _HOMES = {
     "Artifact": "artifact.artifact",
     "Cache": "cache",
     "Progress": "progress",
+    "Described": "sources.protocol",
+    "Reader": "sources.protocol",
+    "Resolved": "sources.protocol",
+    "Source": "sources.protocol",
+    "register_source": "sources.registry",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",
     "download_file_with_lock": "compat",
@@ -66,6 +73,11 @@ __all__ = [
     "Unpack",
     "Decompress",
     "Progress",
+    "register_source",
+    "Resolved",
+    "Source",
+    "Described",
+    "Reader",
     "NanocacheError",
     "ChecksumMismatch",
     "DownloadFailed",

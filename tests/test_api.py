@@ -383,7 +383,7 @@ def test_bad_arguments_of_a_hit_are_a_value_error_too(
 
 
 @pytest.mark.parametrize(
-    "url", [None, b"https://host/a", Path("/data/a"), "s3://bucket/a", "www.host/a", ["https://h/a"]]
+    "url", [None, b"https://host/a", Path("/data/a"), "s3://bucket", "www.host/a", ["https://h/a"]]
 )
 def test_what_is_no_url_is_refused_by_each_function(nowhere: Path, url: Any) -> None:
     calls: list[Callable[[], object]] = [

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
+from .schemes import is_address
+
 __all__ = ["check", "from_url", "stem"]
 
 LONGEST_GIVEN = 200  # bytes of a name that the caller chose
@@ -58,7 +60,10 @@ def check(name: object) -> str:
 
 def from_url(url: str) -> str:
     """The name that an artifact of `url` gets: its last segment made safe; `artifact` if nothing is left of it."""
-    segment = urlsplit(url).path.rsplit("/", 1)[-1]
+    parts = urlsplit(url)
+    segment = parts.path.rsplit("/", 1)[-1]
+    if not parts.path and not is_address(url):  # memory://weights.bin
+        segment = parts.netloc
     text = unicodedata.normalize("NFC", unquote(segment, errors="replace"))
     name = "".join(map(_legal, text)).lstrip(".-").rstrip(".")
     if name.split(".", 1)[0].lower() in _DEVICES:

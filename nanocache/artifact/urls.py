@@ -9,22 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import ParseResult, SplitResult, quote, unquote_to_bytes, urlsplit
 
+from . import buckets, hub, schemes
 from . import headers as request_headers
+from .schemes import is_address
 from .signing import without_signature
 
-__all__ = ["check", "file_path", "is_file", "origin", "parse", "redact", "url_key"]
+__all__ = ["check", "file_path", "is_address", "is_file", "origin", "parse", "redact", "url_key"]
 
-SCHEMES = ("http", "https", "file")
 LONGEST_SHOWN = 500  # characters
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DIGEST_MARK = "sha256="  # pip's form of a fragment
+_ADDRESSES: dict[str, Callable[[str], object]] = {"hf": hub.parse, **dict.fromkeys(buckets.VERSIONS, buckets.parse)}
 
 # What was passed instead of a URL -> what was meant. The first that fits.
 _NO_URLS: tuple[tuple[Any, str], ...] = (
@@ -35,15 +37,6 @@ _NO_URLS: tuple[tuple[Any, str], ...] = (
     (list | tuple | set | frozenset | dict, "one URL is a str, and fetch_many takes several"),
     (type, "give a str, or an instance of it"),
 )
-# A scheme that is not ours -> where the same bytes can be asked for.
-_ELSEWHERE = {
-    "s3": "an object of S3 is https://BUCKET.s3.amazonaws.com/KEY, presigned if it is private",
-    "gs": "an object of Google Cloud Storage is https://storage.googleapis.com/BUCKET/KEY",
-    "hf": "a file of the Hub is https://huggingface.co/OWNER/NAME/resolve/main/PATH",
-    "az": "a blob of Azure is https://ACCOUNT.blob.core.windows.net/CONTAINER/KEY",
-    "ftp": "ask its host for an https address",
-    "": "write the whole address, with https:// before it",
-}
 
 
 def _split(url: str) -> SplitResult:
@@ -67,16 +60,27 @@ def check(url: object) -> str:
     if _BLANK.search(text):
         raise ValueError(f"not a URL: {redact(text)!r} holds a space or a control character; percent-encode it")
     parts = _split(text)
-    if parts.scheme not in SCHEMES:  # urlsplit lowers the scheme
-        raise ValueError(f"cannot fetch {redact(text)!r}: the scheme must be http, https or file{_meant(parts)}")
+    if (reason := schemes.refusal_of(parts.scheme)) is not None:  # urlsplit lowers the scheme
+        raise ValueError(f"cannot fetch {redact(text)!r}: {reason}{_meant(parts)}")
     address, mark, fragment = text.partition("#")
     if mark and not fragment.startswith(_DIGEST_MARK):
         raise ValueError(_with_fragment(text, parts))
+    _check_place(address, parts)
+    return text
+
+
+def _check_place(address: str, parts: SplitResult) -> None:
+    """Raise ValueError unless `address` says where its artifact is, as far as its scheme is known here."""
     if parts.scheme == "file":
         file_path(address)
-    elif not (parts.hostname or "").rstrip("."):
-        raise ValueError(f"cannot fetch {redact(text)!r}: it names no host")
-    return text
+    elif parts.scheme in schemes.WEB:
+        if not (parts.hostname or "").rstrip("."):
+            raise ValueError(f"cannot fetch {redact(address)!r}: it names no host")
+    elif (parse_address := _ADDRESSES.get(parts.scheme)) is not None:
+        try:
+            parse_address(address)
+        except ValueError as e:
+            raise ValueError(f"cannot fetch {redact(address)!r}: {e}") from None
 
 
 def _text(url: object) -> str:
@@ -89,8 +93,7 @@ def _text(url: object) -> str:
 def _meant(parts: SplitResult) -> str:
     if not parts.scheme and parts.path.startswith(("/", ".", "~")):
         return "; a file on this machine is file:///absolute/path, as pathlib.Path(path).absolute().as_uri() writes it"
-    hint = _ELSEWHERE.get(parts.scheme)
-    return f"; {hint}" if hint else ""
+    return "" if parts.scheme else "; write the whole address, with https:// before it"
 
 
 def _with_fragment(text: str, parts: SplitResult) -> str:
@@ -123,7 +126,19 @@ def file_path(url: str) -> str:
 def origin(url: str) -> tuple[str, str, int]:
     """(scheme, host, port): credentials never cross from one origin to another."""
     parts = _split(url)
-    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    return parts.scheme, _host(parts), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+
+
+def _host(parts: SplitResult) -> str:
+    """Without userinfo and port. A bucket, or an owner on a Hub, may be told from another by its capitals alone."""
+    if parts.scheme in schemes.WEB:
+        return (parts.hostname or "").rstrip(".")
+    return _place(parts).rpartition("@")[2].partition(":")[0]
+
+
+def _place(parts: SplitResult) -> str:
+    """What of an address before its path may be seen: no login, but the place that some schemes write like one."""
+    return parts.netloc if parts.scheme in schemes.PLACE_IN_USERINFO else parts.netloc.rpartition("@")[2]
 
 
 def redact(url: str) -> str:
@@ -133,7 +148,7 @@ def redact(url: str) -> str:
         _ = parts.port
     except ValueError:  # often a password with a / or a # in it, whose end cannot be known
         return _shown(url.split("//")[0] + "//..." if "@" in url else re.split("[?#]", url)[0])
-    host = parts.netloc.rsplit("@", 1)[-1]
+    host = _place(parts)
     path = parts.path if host or parts.scheme == "file" else parts.path.rsplit("@", 1)[-1]  # me:password@host/a
     query = "&".join(_without_value(item) for item in parts.query.split("&") if item)
     return _shown(parts._replace(netloc=host, path=path, query=query, fragment="").geturl())
@@ -164,8 +179,15 @@ def url_key(url: str, headers: Iterable[tuple[str, str]] = ()) -> str:
     credentials are part of it: the same address with another `Accept` is another file.
     """
     parts = _split(url)
-    default = parts.port in (None, _DEFAULT_PORTS.get(parts.scheme))
-    host = (parts.hostname or "").rstrip(".") + ("" if default else f":{parts.port}")
-    canonical = f"{parts.scheme}://{host}{parts.path or '/'}?{without_signature(parts.query)}"
+    canonical = f"{parts.scheme}://{_authority(parts)}{parts.path or '/'}?{without_signature(parts.query)}"
     text = "\n".join([canonical, *request_headers.choosing(headers)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _authority(parts: SplitResult) -> str:
+    """Host and port as one artifact's addresses have them in common. Beyond the web a user's name chooses the file."""
+    if parts.scheme in schemes.PLACE_IN_USERINFO:
+        return parts.netloc
+    default = parts.port in (None, _DEFAULT_PORTS.get(parts.scheme))
+    user = "" if parts.scheme in schemes.WEB or not parts.username else f"{parts.username}@"
+    return user + _host(parts) + ("" if default else f":{parts.port}")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from ..cancel import Cancel
 
-__all__ = ["HASH_BLOCK", "FileHasher", "Vanished", "hash_file"]
+__all__ = ["HASH_BLOCK", "FileHasher", "Vanished", "git_sha1", "hash_file"]
 
 HASH_BLOCK = 1 << 20  # bytes; hashlib lets other threads run while it hashes that much, 0.5 ms with SHA instructions
 WRITEBACK = 8 << 20  # bytes between two nudges to the disk
@@ -83,7 +83,15 @@ class FileHasher:
 
 def hash_file(fd: int, cancel: Cancel | None = None) -> str:
     """The SHA-256 of the whole file behind `fd`; its offset stays. Raises Cancelled, OSError."""
-    hasher = hashlib.sha256()
+    return _feed(hashlib.sha256(), fd, cancel)
+
+
+def git_sha1(fd: int, size: int, cancel: Cancel) -> str:
+    """What git calls a file of these bytes. Raises Cancelled, OSError."""
+    return _feed(hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False), fd, cancel)
+
+
+def _feed(hasher: hashlib._Hash, fd: int, cancel: Cancel | None) -> str:
     offset = 0
     buffer = memoryview(bytearray(HASH_BLOCK))
     while count := os.preadv(fd, [buffer], offset):

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 
 from ..artifact.urls import redact
 from ..cancel import Cancel
-from ..disk.hashing import Vanished
+from ..disk.hashing import Vanished, git_sha1
 from ..errors import ChecksumMismatch
 from ..http.failure import Failure, Slow, StartOver
 from ..http.slots import Busy
@@ -48,16 +48,18 @@ class Attempts:
         request: DownloadRequest,
         cancel: Cancel,
         report: Callable[[int, int | None], None],
+        *,
+        started_over: bool = False,
     ) -> None:
         self._transfer = transfer
         self._request = request
         self._cancel = cancel
         self._report = report
         self._tries = Tries(request.settings.retries)
-        self._started_over = False
+        self._started_over = started_over
 
     def run(self) -> Downloaded | NotModified:
-        """Raises Failure or ChecksumMismatch if this source does not give the artifact."""
+        """Raises Failure or ChecksumMismatch if this source does not give the artifact, StartOver to ask it anew."""
         outcome = None
         self._transfer.resume()
         try:
@@ -95,6 +97,8 @@ class Attempts:
         self._started_over = True
         logger.info("%s: %s; it is fetched from the first byte on", self._transfer.shown_url, reason)
         self._transfer.restart()
+        if self._transfer.is_resolved:  # its source may say something else of it by now
+            raise StartOver(reason)
 
     def _pause(self, failure: Failure, gained: int) -> None:
         progress = gained >= least_progress(self._transfer.ledger.total) and not isinstance(failure, Slow)
@@ -201,7 +205,15 @@ class Attempts:
             self._look_at(came)
         elif came.digest != self._request.digest:
             self._refuse(came, self._request.digest)
+        self._check_git_sha1(came)
         return came
+
+    def _check_git_sha1(self, came: Downloaded) -> None:
+        """An extra check, where a Hub says what git calls the file."""
+        expected = self._request.git_sha1
+        if expected is None or (got := git_sha1(self._transfer.partial.fd, came.size, self._cancel)) == expected:
+            return
+        raise StartOver(f"git calls it {expected}, and what came {got}")
 
     def _look_at(self, came: Downloaded) -> None:
         """What a digest would have judged."""

@@ -1,6 +1,7 @@
-"""One source, asked where its last answer came from: a redirect is followed once, not for each range.
+"""One URL, asked where its last answer came from: it is resolved and redirected once, not for each range.
 
-Invariant: an address that a redirect led to and that is refused is resolved again from the source's own URL, once.
+Invariant: an address that gave bytes, was not the caller's own, and is refused now is taken to have expired: it is
+had anew from where it came, once.
 """
 
 from __future__ import annotations
@@ -13,59 +14,92 @@ from ..cancel import Cancel
 from ..config import Settings
 from ..http import redirects
 from ..http.exchange import Response
-from ..http.failure import Failure
-from ..http.redirects import Address
-from ..sources import file
-from .request import Source
+from ..http.failure import Failure, StartOver
+from ..http.redirects import Address, Target
+from ..sources import file, reading
+from ..sources.protocol import Resolved
+from ..sources.resolver import Resolver
 
 __all__ = ["Endpoint"]
 
+Asked = Sequence[tuple[str, str]]
+
 EXPIRED = (401, 403, 404, 410)  # what a signed address answers when its time is over
+EXPIRED_SIGNATURE = (400, *EXPIRED)  # 400: Cloudflare R2 until 2026, and rclone
+CHANGED = 412  # what an If-Match is answered once the version has gone
 
 
 class Endpoint:
     """Shared by all connections of a transfer."""
 
-    def __init__(self, source: Source, settings: Settings) -> None:
-        self._source = source
+    def __init__(self, target: Target, settings: Settings) -> None:
+        self.url = target.url
         self._settings = settings
-        self._address: Address | None = None  # where the last answer came from
+        self._resolver = Resolver(target.url, target.headers)
+        self._answered: tuple[Resolved, Address] | None = None  # what gave the last answer
         self._expired: set[str] = set()
 
+    def resolved(self, cancel: Cancel) -> Resolved:
+        """Where the artifact is now. Raises Failure."""
+        return self._resolver.current(cancel)
+
     @contextmanager
-    def ask(self, headers: Sequence[tuple[str, str]], cancel: Cancel, *, patient: bool = True) -> Iterator[Response]:
+    def ask(self, headers: Asked, cancel: Cancel, *, patient: bool = True) -> Iterator[Response]:
         """The answer to a request with `headers`, while the block runs. Raises Failure; Busy unless `patient`."""
+        resolved = self.resolved(cancel)
         with ExitStack() as stack:
             try:
-                response = stack.enter_context(self._get(headers, self._address, cancel, patient))
+                response = stack.enter_context(self._get(resolved, headers, cancel, patient))
             except Failure as e:
-                if not self._has_expired(e):
+                if e.status == CHANGED and resolved.condition == "if-match":
+                    raise StartOver("it changed meanwhile") from None
+                again = self._another(resolved, e, cancel)
+                if again is None:
                     raise
-                response = stack.enter_context(self._get(headers, None, cancel, patient))
+                response = stack.enter_context(self._get(again, headers, cancel, patient))
             yield response
 
     @contextmanager
-    def _get(
-        self, headers: Sequence[tuple[str, str]], address: Address | None, cancel: Cancel, patient: bool
-    ) -> Iterator[Response]:
-        if urls.is_file(self._source.url):
-            with file.read(self._source.url) as response:
+    def _get(self, resolved: Resolved, headers: Asked, cancel: Cancel, patient: bool) -> Iterator[Response]:
+        if self._resolver.reader is not None:
+            with reading.read(self._resolver.reader, resolved, headers) as response:
                 yield response
-            return
+        elif urls.is_file(resolved.url):
+            with file.read(resolved.url) as response:
+                yield response
+        else:
+            with self._ask_server(resolved, headers, cancel, patient) as response:
+                yield response
+
+    @contextmanager
+    def _ask_server(self, resolved: Resolved, headers: Asked, cancel: Cancel, patient: bool) -> Iterator[Response]:
+        target = Target(resolved.url, resolved.headers)
         with redirects.get(
-            self._source, headers, at=address, settings=self._settings, cancel=cancel, patient=patient
+            target, headers, at=self._address(resolved), settings=self._settings, cancel=cancel, patient=patient
         ) as answer:
             if answer.response.status in (200, 206):
-                self._address = answer.address
+                self._answered = (resolved, answer.address)
             yield answer.response
 
-    def _has_expired(self, refusal: Failure) -> bool:
-        address = self._address
-        if address is None or not address.hops or refusal.status not in EXPIRED or address.url in self._expired:
-            return False
-        self._expired.add(address.url)
-        return True
+    def _address(self, resolved: Resolved) -> Address | None:
+        """Where the redirects from `resolved` led the last time."""
+        answered = self._answered
+        return answered[1] if answered is not None and answered[0] is resolved else None
+
+    def _another(self, resolved: Resolved, refusal: Failure, cancel: Cancel) -> Resolved | None:
+        """What to ask instead of an address that has expired; None for one that is refused for another reason."""
+        address = self._address(resolved)
+        if address is None:
+            return None
+        if address.hops and refusal.status in EXPIRED and address.url not in self._expired:
+            self._expired.add(address.url)
+            self._answered = None
+            return resolved
+        if not self._resolver.is_literal and refusal.status in EXPIRED_SIGNATURE:
+            return self._resolver.renew(resolved, cancel)
+        return None
 
     def forget(self) -> None:
-        """Ask the source's own URL the next time."""
-        self._address = None
+        """Ask the URL itself the next time."""
+        self._answered = None
+        self._resolver.forget()

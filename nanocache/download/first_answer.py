@@ -14,7 +14,7 @@ from ..http.failure import Failure
 from ..http.validation import ResponseInfo
 from ..store.partials import Partial
 from . import instead
-from .request import DownloadRequest, Source
+from .request import DownloadRequest, Target
 
 __all__ = ["check", "check_condition", "too_long"]
 
@@ -27,20 +27,20 @@ def check_condition(request: DownloadRequest) -> None:
         raise Failure("it answered 304 to a request without a condition", lasting=True)
 
 
-def check(total: int | None, info: ResponseInfo, source: Source, request: DownloadRequest, partial: Partial) -> float:
+def check(total: int | None, info: ResponseInfo, target: Target, request: DownloadRequest, partial: Partial) -> float:
     """The bytes that the body may have, infinite without a limit. Raises Failure, NoSpace for what is not to be had."""
-    _check_page(info, source, request)
+    _check_page(info, target, request)
     if total is not None:
         _check_size(total, info, request, partial)
     bounds = (request.size, request.settings.max_artifact)
     return min((bound for bound in bounds if bound is not None), default=math.inf)
 
 
-def _check_page(info: ResponseInfo, source: Source, request: DownloadRequest) -> None:
+def _check_page(info: ResponseInfo, target: Target, request: DownloadRequest) -> None:
     """Raise Failure for a web page that was not asked for."""
     if not info.page or request.known or request.name.lower().endswith(instead.PAGE_ENDINGS):
         return
-    if "text/html" in (source.header("accept") or ""):
+    if "text/html" in (target.header("accept") or ""):
         return
     raise Failure(f"{instead.WEB_PAGE}; Accept: text/html takes it", lasting=True)
 

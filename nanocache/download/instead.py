@@ -1,6 +1,6 @@
 """What came instead of the file, as far as its first bytes tell: a pointer, a page, an error message, nothing.
 
-Pure. A guess, which explains a verdict that a digest gave. Source: the Git LFS specification (a pointer is text below
+Pure. A guess, which explains a verdict that a digest gave. Target: the Git LFS specification (a pointer is text below
 1,024 bytes that begins with its version).
 """
 

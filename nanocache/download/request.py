@@ -1,29 +1,42 @@
 """What one download is asked for, and what it brings: plain values that never change.
 
-Not what the caller of `fetch` asked (`artifact.request`): there is no cache and no hook in it.
+Not what the caller of `fetch` asked (`artifact.request`): there is no cache and no hook in it, but for one question to
+the cache, whether a digest is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from ..config import Settings
-from ..http.redirects import Source
+from ..http.redirects import Target
+from ..sources.protocol import Resolved
 
-__all__ = ["DownloadRequest", "Downloaded", "NotModified", "Source"]
+__all__ = ["Condition", "DownloadRequest", "Downloaded", "NotModified", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What is here already, as its server and its source called it."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadRequest:
-    """The sources, at least one, are tried in order. `name` decides whether an HTML page can be meant."""
+    """The URLs, at least one, are tried in order. `name` decides whether an HTML page can be meant."""
 
-    sources: Sequence[Source]
+    urls: Sequence[Target]
     name: str
     settings: Settings
     digest: str | None = None
     size: int | None = None  # bytes
-    condition: tuple[str | None, str | None] | None = None  # (ETag, Last-Modified) of what is here already
+    git_sha1: str | None = None  # of the bytes as a git blob
+    condition: Condition | None = None
+    is_here: Callable[[str], bool] = lambda _: False  # whether the cache has the bytes of a digest
 
     @property
     def judged(self) -> bool:
@@ -35,6 +48,11 @@ class DownloadRequest:
         """Whether the digest or the size tells a cut body from a whole one."""
         return self.digest is not None or self.size is not None
 
+    def with_facts(self, resolved: Resolved) -> DownloadRequest:
+        """The same for one URL, with what its source says of it. What the caller says comes first."""
+        size = resolved.size if self.size is None else self.size
+        return replace(self, digest=self.digest or resolved.sha256, size=size, git_sha1=resolved.git_sha1)
+
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
@@ -42,11 +60,14 @@ class Downloaded:
 
     digest: str  # of what lies on disk
     size: int  # bytes
-    url: str  # of the source that gave it
-    etag: str | None
-    last_modified: str | None
-    remember: bool  # False: the answer did not say where its body ends, so a cut one looks like a whole one
-    content_encoding: str | None
+    url: str  # of those that were asked for, the one that gave it
+    etag: str | None = None
+    last_modified: str | None = None
+    remember: bool = True  # False: the answer did not say where its body ends, so a cut one looks like a whole one
+    content_encoding: str | None = None
+    version: str | None = None  # as its source calls it
+    pinned: str | None = None  # the URL that means this version for ever
+    came: bool = True  # False: the source said its digest, and the bytes were here
 
 
 class NotModified:

@@ -22,10 +22,13 @@ SAVE_AT_ONCE = 1 << 16  # bytes; so many are saved sooner, because a kill should
 SAVING_SHARE = 0.02  # of the time is spent saving at most: 100 us a save on a local disk, milliseconds on NFS
 
 
-def state(url_key: str, info: ResponseInfo, total: int | None, done: list[Range]) -> dict[str, Any]:
-    """What the next owner of the partial has to know."""
+def state(
+    url_key: str, info: ResponseInfo, total: int | None, done: list[Range], version: str | None
+) -> dict[str, Any]:
+    """What the next owner of the partial has to know. `version`: as the source calls it."""
     return {
         "url": url_key,
+        "version": version,
         "validator": info.validator,
         "etag": info.etag,
         "last-modified": info.last_modified,
@@ -34,14 +37,17 @@ def state(url_key: str, info: ResponseInfo, total: int | None, done: list[Range]
     }
 
 
-def parse(state: dict[str, Any], url_key: str, *, judged: bool, size: int) -> tuple[Ledger, ResponseInfo]:
+def parse(
+    state: dict[str, Any], url_key: str, version: str | None, *, judged: bool, size: int
+) -> tuple[Ledger, ResponseInfo]:
     """What an earlier owner, or an earlier source, left: the bytes that may be built on, and of which version they are.
 
-    `judged`: a digest will judge the bytes. `size`: of the file that holds them. Raises KeyError, TypeError, ValueError
-    for a state that makes no sense, or whose bytes may not be built on.
+    `version`: as the source calls what the URL gives now. `judged`: a digest will judge the bytes. `size`: of the file
+    that holds them. Raises KeyError, TypeError, ValueError for a state that makes no sense, or whose bytes may not be
+    built on.
     """
-    info = _same_version(state) if state["url"] == url_key else ResponseInfo(ranges=True)
-    if not judged and info.validator is None:
+    info = _known(state, url_key, version)
+    if not judged and info.validator is None and info.version is None:
         raise ValueError("nothing tells whether these bytes and those to come belong together")
     ledger = _ledger(state, size)
     if ledger.complete and not judged:  # leave a byte to ask for, so that the server says whether it is current
@@ -56,6 +62,15 @@ def _ledger(state: dict[str, Any], size: int) -> Ledger:
     if any(end > longest for _, end in done):
         raise ValueError("the state claims more than there is")
     return Ledger(total, done)
+
+
+def _known(state: dict[str, Any], url_key: str, version: str | None) -> ResponseInfo:
+    if state["url"] != url_key:
+        return ResponseInfo(ranges=True)
+    if version is None:
+        return _same_version(state)
+    # The address of today may call the same bytes otherwise than that of yesterday, so its server is not asked.
+    return ResponseInfo(ranges=True, version=version if state.get("version") == version else None)
 
 
 def _same_version(state: dict[str, Any]) -> ResponseInfo:

@@ -20,12 +20,13 @@ from ..cancel import Cancel
 from ..disk.hashing import FileHasher
 from ..http.exchange import Response
 from ..http.failure import Failure, StartOver
-from ..http.validation import ResponseInfo, check_part, part_headers, read_info
+from ..http.validation import ResponseInfo, check_part, is_part, part_headers, read_info
+from ..sources.protocol import Resolved
 from ..store.partials import Partial
 from . import first_answer, instead, resume
 from .endpoint import Endpoint
 from .ledger import Claim, Ledger
-from .request import Downloaded, DownloadRequest, Source
+from .request import Condition, Downloaded, DownloadRequest, Target
 
 __all__ = ["Body", "Transfer"]
 
@@ -43,19 +44,22 @@ class Body:
 class Transfer:
     """One source's transfer. Made for one call; `resume` comes first."""
 
-    def __init__(self, source: Source, request: DownloadRequest, partial: Partial) -> None:
+    def __init__(
+        self, endpoint: Endpoint, target: Target, resolved: Resolved, request: DownloadRequest, partial: Partial
+    ) -> None:
         self.partial = partial
         self.ledger = Ledger()
         self.changed = threading.Condition()
         self.found = 0  # bytes that were here when it began
         self.waited = 0.0  # seconds that all its connections together had nothing to read
-        self._source = source
+        self._endpoint = endpoint
+        self._target = target
+        self._resolved = resolved  # as it was at first
         self._request = request
         self._info = ResponseInfo()
         self._several = False  # bytes of more than one answer are in it
         self._hasher = FileHasher(partial.fd)
         self._longest = math.inf  # bytes that the body may have
-        self._endpoint = Endpoint(source, request.settings)
 
     # --- what was there before, and what is left ----------------------------------------------------------------------
 
@@ -66,7 +70,7 @@ class Transfer:
             return
         try:
             self.ledger, self._info = resume.parse(
-                self.partial.state or {}, self._url_key, judged=self._request.judged, size=size
+                self.partial.state or {}, self._url_key, self._version, judged=self._request.judged, size=size
             )
             self.found = self.ledger.received
             self._several = True
@@ -86,26 +90,41 @@ class Transfer:
         with self.changed:
             done, total = list(self.ledger.done), self.ledger.total
         if done and self.resumable:
-            self.partial.save(resume.state(self._url_key, self._info, total, done))
+            self.partial.save(resume.state(self._url_key, self._info, total, done, self._version))
 
     @property
     def shown_url(self) -> str:
         """The source's URL without what is secret in it."""
-        return urls.redact(self._source.url)
+        return urls.redact(self._target.url)
 
     @property
     def _url_key(self) -> str:
-        return urls.url_key(self._source.url, self._source.headers)
+        return urls.url_key(self._target.url, self._target.headers)
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the URL is no address, and a source said where the artifact is."""
+        return not urls.is_address(self._target.url)
+
+    @property
+    def _version(self) -> str | None:
+        """As the source calls the bytes, at whatever address they are."""
+        return self._resolved.validator
+
+    @property
+    def _is_versioned(self) -> bool:
+        """Whether two parts can be told to be of one version."""
+        return self._info.validator is not None or self._version is not None
 
     @property
     def resumable(self) -> bool:
         """Whether another answer may go on where this one breaks off."""
-        return self._info.encoding is None and (self._request.judged or self._info.validator is not None)
+        return self._info.encoding is None and (self._request.judged or self._is_versioned)
 
     @property
     def splittable(self) -> bool:
         """Whether several connections may bring it: the server serves ranges, and says of which version they are."""
-        return self._info.ranges and self._info.validator is not None and self.ledger.total is not None
+        return self._info.ranges and self._is_versioned and self.ledger.total is not None
 
     @property
     def doubtful(self) -> bool:
@@ -129,15 +148,19 @@ class Transfer:
         claim = self.ledger.claim_rest() if self.ledger.done else None
         headers = self._condition()
         if claim is not None:
-            headers += part_headers(claim.pos, claim.end, self._info.validator)
+            headers += self._part_headers(claim)
         with self._endpoint.ask(headers, cancel) as response:
             self.partial.renew()
             yield self._accept(response, claim)
 
     def _condition(self) -> list[tuple[str, str]]:
-        etag, modified = self._request.condition or (None, None)
-        values = {"If-None-Match": etag, "If-Modified-Since": modified}
+        here = self._request.condition or Condition()
+        values = {"If-None-Match": here.etag, "If-Modified-Since": here.last_modified}
         return [(name, value) for name, value in values.items() if value is not None]
+
+    def _part_headers(self, claim: Claim) -> list[tuple[str, str]]:
+        condition = "If-Match" if self._resolved.condition == "if-match" else "If-Range"
+        return part_headers(claim.pos, claim.end, self._info.validator, condition)
 
     def _accept(self, response: Response, claim: Claim | None) -> Body | None:
         """`claim`: the range that was asked for, None for a plain GET."""
@@ -146,14 +169,14 @@ class Transfer:
             return None
         ends: int | None
         total: int | None
-        if response.status == 206 and claim is not None:
+        if claim is not None and is_part(response.status, response.headers):
             ends, total = self._accept_part(response, claim)
         elif response.status == 200:
             claim = self._accept_whole(response, claim)
             ends = total = self._info.total
         else:
             raise StartOver(f"it answered {response.status} to a {'plain GET' if claim is None else 'range'}")
-        self._longest = first_answer.check(total, self._info, self._source, self._request, self.partial)
+        self._longest = first_answer.check(total, self._info, self._target, self._request, self.partial)
         if total is not None:
             self.ledger.set_total(total, claim)
         claim.moved = time.monotonic()
@@ -176,16 +199,15 @@ class Transfer:
 
     def fetch_part(self, claim: Claim, cancel: Cancel) -> None:
         """Fetch what is left of the claim, or the part of it that the server gives. Raises StartOver, Failure, Busy."""
-        headers = part_headers(claim.pos, claim.end, self._info.validator)
-        with self._endpoint.ask(headers, cancel, patient=False) as response:
-            if response.status != 206:
+        with self._endpoint.ask(self._part_headers(claim), cancel, patient=False) as response:
+            if not is_part(response.status, response.headers):
                 raise StartOver(f"it answered {response.status} to a range")
             ends, _ = check_part(response.headers, self._info, claim.pos, claim.end)
             self._several = True
             self.receive_all(Body(claim, response, ends), cancel)
 
     def ask_anew(self) -> None:
-        """Begin at the source's own URL again: what a redirect led to may be what is broken."""
+        """Begin at the URL itself again: what a redirect led to may be what is broken."""
         self._endpoint.forget()
 
     # --- receiving ----------------------------------------------------------------------------------------------------
@@ -249,11 +271,13 @@ class Transfer:
         return Downloaded(
             digest=self._hasher.digest(),
             size=total,
-            url=self._source.url,
+            url=self._target.url,
             etag=self._info.etag,
             last_modified=self._info.last_modified,
             remember=self._info.framed or self._request.known,
             content_encoding=self._info.encoding,
+            version=self._version,
+            pinned=self._resolved.pinned,
         )
 
     def _whole_size(self) -> int:

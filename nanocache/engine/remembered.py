@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 
-from ..artifact import urls
+from ..artifact import schemes, urls
 from ..artifact.request import Request
 from ..download.download import Downloaded
 from ..errors import UnsafeCache
@@ -70,6 +70,20 @@ class Remembered:
             return None
         return refs.read(self.store, self.request.url_key)
 
+    def pinned(self) -> str | None:
+        """The URL of the version that this URL gave, where its source has such. Of its own scheme and host only."""
+        artifact = self.request.artifact
+        if artifact.sha256 is not None or schemes.is_address(artifact.url):
+            return None
+        ref = refs.read(self.store, self.request.url_key)
+        if ref is None or ref.pinned is None:
+            return None
+        try:
+            own = urls.origin(urls.check(ref.pinned)) == urls.origin(self.request.artifact.url)
+        except ValueError:
+            return None
+        return ref.pinned if own else None
+
     def renew(self, ref: Ref) -> None:
         """The server said that `ref` is still right."""
         self._write_ref(replace(ref, fetched_at=time.time()))
@@ -82,7 +96,8 @@ class Remembered:
                 self.request.shown_url,
             )
             return
-        own = downloaded.url == self.request.artifact.url  # a mirror's validators say nothing about the URL
+        # A mirror's validators say nothing about the URL.
+        own = downloaded.url in (self.request.artifact.url, downloaded.pinned)
         ref = Ref(
             url=self.request.shown_url,
             digest=downloaded.digest,
@@ -91,6 +106,8 @@ class Remembered:
             last_modified=downloaded.last_modified if own else None,
             fetched_at=time.time(),
             source=stamp,
+            version=downloaded.version if own else None,
+            pinned=downloaded.pinned if own else None,
         )
         self._write_ref(ref)
 

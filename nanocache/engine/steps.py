@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from ..coordination.holder import HolderWriter
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
 from ..disk.absence import look_again
-from ..download.download import Downloaded, DownloadRequest, NotModified, Source, download
+from ..download.download import Condition, Downloaded, DownloadRequest, NotModified, Target, download
 from ..download.retry import retried
 from ..errors import DownloadFailed, NotCached
 from ..progress import Display
@@ -270,13 +270,23 @@ class Fetch:
     def _asked(self, stale: Ref | None) -> DownloadRequest:
         artifact = self.request.artifact
         return DownloadRequest(
-            sources=[Source(url, headers) for url, headers in self.request.sources()],
+            urls=self._urls(stale),
             name=self.request.name,
             settings=self.request.settings,
             digest=artifact.sha256,
             size=artifact.size,
-            condition=None if stale is None else (stale.etag, stale.last_modified),
+            condition=None if stale is None else Condition(stale.etag, stale.last_modified, stale.version),
+            is_here=self._has,
         )
+
+    def _urls(self, stale: Ref | None) -> list[Target]:
+        """Where to ask. A URL whose blob was lost is asked for the version that it was pinned to."""
+        targets = [Target(url, headers) for url, headers in self.request.sources()]
+        pinned = self.memory.pinned() if stale is None else None
+        return targets if pinned is None else [replace(targets[0], url=pinned), *targets[1:]]
+
+    def _has(self, digest: str) -> bool:
+        return not self.request.rehash and self.store.any_intact(digest, self.request.name) is not None
 
     def _receive(self, asked: DownloadRequest, report: _Report) -> tuple[Downloaded | NotModified, Path]:
         """What a download brought, and where it was published."""
@@ -285,9 +295,18 @@ class Fetch:
             result = download(asked, private, self.cancel, report)
             if isinstance(result, NotModified):
                 return result, Path()
+            if not result.came:
+                return result, self._present(result.digest)
             path = self.store.hit(result.digest, name) or self.store.publish(private, result.digest, name, self.cancel)
             private.state = None  # the same bytes were here already: not worth keeping twice
         return result, path
+
+    def _present(self, digest: str) -> Path:
+        """A blob that was here a moment ago."""
+        path = self.store.any_intact(digest, self.request.name)
+        if path is None:
+            raise Abandoned
+        return Path(path)
 
     # --- small answers ------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote, urljoin, urlsplit
 
-from ..artifact.headers import refusal
 from ..artifact.urls import origin, redact
 from ..cancel import Cancel
 from ..config import Settings, version
@@ -26,7 +25,7 @@ from . import slots
 from .exchange import Response, exchange
 from .failure import Failure, parse_retry_after, retried
 
-__all__ = ["Address", "Answer", "Source", "get"]
+__all__ = ["Address", "Answer", "Target", "get"]
 
 logger = logging.getLogger("nanocache")
 
@@ -36,8 +35,8 @@ ANSWERS = (200, 206, 304, 416)  # what a transfer knows how to take; all else is
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One URL that gives the artifact, as the caller wrote it, and the headers meant for its origin alone."""
+class Target:
+    """One address of the artifact before any redirect, and the headers meant for its origin alone."""
 
     url: str
     headers: tuple[tuple[str, str], ...] = ()
@@ -48,10 +47,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a source's redirects led."""
+    """Where a target's redirects led."""
 
     url: str
-    own: bool = True  # every step so far stayed at the source's origin
+    own: bool = True  # every step so far stayed at the target's origin
     hops: int = 0
 
 
@@ -63,7 +62,7 @@ class Answer:
 
 @contextmanager
 def get(
-    source: Source,
+    target: Target,
     asked: Iterable[tuple[str, str]] = (),
     *,
     at: Address | None = None,
@@ -76,14 +75,14 @@ def get(
     `at`: begin where an earlier answer came from. Not `patient`: raise Busy rather than wait for a free connection.
     Raises Failure (any other status is one), Cancelled, Offline.
     """
-    address = at or Address(source.url)
+    address = at or Address(target.url)
     for _ in range(MOST_REDIRECTS + 1):
         with (
             slots.slot(origin(address.url), limit=settings.connections, cancel=cancel, patient=patient),
-            exchange(address.url, _headers(source, address, asked), settings=settings, cancel=cancel) as response,
+            exchange(address.url, _headers(target, address, asked), settings=settings, cancel=cancel) as response,
         ):
             if response.status not in REDIRECTS or "location" not in response.headers:
-                _check_status(source, address, response)
+                _check_status(target, address, response)
                 yield Answer(response, address)
                 return
         address = _next(address, response.headers["location"])
@@ -106,7 +105,7 @@ def _next(address: Address, location: str) -> Address:
     return Address(url, own=address.own and before == after, hops=address.hops + 1)
 
 
-def _check_status(source: Source, address: Address, response: Response) -> None:
+def _check_status(target: Target, address: Address, response: Response) -> None:
     status = response.status
     if status in ANSWERS:
         return
@@ -120,11 +119,11 @@ def _check_status(source: Source, address: Address, response: Response) -> None:
         lasting=not retried(status),
         status=status,
         retry_after=parse_retry_after(response.headers.get("retry-after"), time.time()),
-        remedy=_remedy(source, address, status),
+        remedy=_remedy(target, address, status),
     )
 
 
-def _remedy(source: Source, address: Address, status: int) -> str:
+def _remedy(target: Target, address: Address, status: int) -> str:
     if status not in (401, 403):
         return ""
     host = urlsplit(address.url).hostname
@@ -137,22 +136,24 @@ def _remedy(source: Source, address: Address, status: int) -> str:
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
 
-def _headers(source: Source, address: Address, asked: Iterable[tuple[str, str]]) -> Sequence[tuple[str, str]]:
-    given = [pair for pair in source.headers if refusal(pair[0].lower()) is None] if address.own else []
+def _headers(target: Target, address: Address, asked: Iterable[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    given = target.headers if address.own else ()
     names = {name.lower() for name, _ in given}
-    headers = [("Accept-Encoding", "identity"), *given, *asked]
-    if "accept" not in names:
-        headers.append(("Accept", "*/*"))
-    if "user-agent" not in names:
-        headers.append(("User-Agent", f"nanocache/{version()}"))
-    if "authorization" not in names and (login := _login(source, address)):
+    headers = [(name, value) for name, value in _defaults().items() if name.lower() not in names]
+    headers += [*given, *asked]
+    if "authorization" not in names and (login := _login(target, address)):
         headers.append(("Authorization", "Basic " + base64.b64encode(":".join(login).encode()).decode()))
     return headers
 
 
-def _login(source: Source, address: Address) -> tuple[str, str] | None:
+@functools.cache
+def _defaults() -> dict[str, str]:
+    return {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": f"nanocache/{version()}"}
+
+
+def _login(target: Target, address: Address) -> tuple[str, str] | None:
     # Of the caller's URL alone: a redirect must not choose the login that another server is shown.
-    parts = urlsplit(source.url)
+    parts = urlsplit(target.url)
     if address.own and parts.username is not None:
         return unquote(parts.username), unquote(parts.password or "")
     return _from_netrc(urlsplit(address.url).hostname or "")

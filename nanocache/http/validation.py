@@ -14,7 +14,15 @@ from email.utils import parsedate_to_datetime
 
 from .failure import StartOver
 
-__all__ = ["ResponseInfo", "check_part", "parse_content_range", "part_headers", "read_info", "strong_validator"]
+__all__ = [
+    "ResponseInfo",
+    "check_part",
+    "is_part",
+    "parse_content_range",
+    "part_headers",
+    "read_info",
+    "strong_validator",
+]
 
 ResponseHeaders = Mapping[str, str]  # names in lower case
 PLAIN = ("", "identity")  # encodings of a body that is the artifact itself
@@ -35,6 +43,7 @@ class ResponseInfo:
     framed: bool = True  # the end can be told from a cut
     encoding: str | None = None  # sent in spite of `identity`: one of CODINGS, or "unknown"
     page: bool = False  # HTML
+    version: str | None = None  # as the artifact's source vouches for it, whatever the server sends
 
 
 def read_info(headers: ResponseHeaders) -> ResponseInfo:
@@ -75,10 +84,15 @@ def strong_validator(headers: ResponseHeaders) -> str | None:
         return None
 
 
-def part_headers(start: int, end: int | None, validator: str | None) -> list[tuple[str, str]]:
-    """What to send for [start, end), to the end of the artifact if `end` is None."""
+def part_headers(start: int, end: int | None, validator: str | None, condition: str) -> list[tuple[str, str]]:
+    """What to send for [start, end), to the end of the artifact if `end` is None. `condition`: If-Range or If-Match."""
     headers = [("Range", f"bytes={start}-{'' if end is None else end - 1}")]
-    return headers if validator is None else [*headers, ("If-Range", validator)]
+    return headers if validator is None else [*headers, (condition, validator)]
+
+
+def is_part(status: int, headers: ResponseHeaders) -> bool:
+    """Whether an answer to a range is a part: some S3 servers give it with 200, and say which part it is."""
+    return status == 206 or (status == 200 and "content-range" in headers)
 
 
 def parse_content_range(text: str | None) -> tuple[int, int, int | None] | None:

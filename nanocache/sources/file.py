@@ -54,7 +54,14 @@ def _blocks(fd: int, before: os.stat_result) -> Iterator[bytes]:
     left = before.st_size
     while left and (block := os.read(fd, min(left, BLOCK))):
         left -= len(block)
+        if not left:  # with the last block the transfer has all, and asks for nothing any more
+            _check_unchanged(fd, before)
         yield block
+    if left:
+        raise Failure("it changed while it was read")
+
+
+def _check_unchanged(fd: int, before: os.stat_result) -> None:
     after = os.fstat(fd)
-    if left or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Failure("it changed while it was read")

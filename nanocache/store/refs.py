@@ -35,6 +35,8 @@ class Ref:
     last_modified: str | None
     fetched_at: float  # seconds since the epoch: when the server last said so
     source: list[int] | None = None  # size and mtime in nanoseconds of a `file:` URL's file
+    version: str | None = None  # as the URL's source calls this content
+    pinned: str | None = None  # the URL that means this content for ever
 
 
 def _is_digest(value: Any) -> bool:
@@ -59,6 +61,8 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "last_modified": _is_validator,
     "fetched_at": _is_time,
     "source": lambda value: value is None or isinstance(value, list),
+    "version": _is_validator,
+    "pinned": _is_validator,
 }
 
 

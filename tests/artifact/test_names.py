@@ -336,7 +336,11 @@ def test_credentials_belong_to_one_origin(one: str, other: str, same: bool) -> N
         "weights.bin",
         "/data/weights.bin",
         "ftp://host/a",
-        "s3://bucket/key",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3://bucket/key?part=1",
+        "gs://bucket/key?versionId=1",
+        "s4://bucket/key",
         "https://",
         "https:///path",
         "https://host:port/a",
@@ -347,7 +351,10 @@ def test_credentials_belong_to_one_origin(one: str, other: str, same: bool) -> N
         "file://host/a",
         "file:relative",
         "www.host/a",
-        "hf://owner/name/file",
+        "hf://owner/name",
+        "hf://owner",
+        "hf://datasets/owner/name",
+        "hf://owner/name@rev@rev/file",
         None,
         b"https://host/a",
         Path("/data/weights.bin"),
@@ -377,8 +384,10 @@ def test_what_is_no_url_is_a_value_error_that_says_so(bad: object) -> None:
         ("/data/a", "file:///"),
         ("~/a", "file:///"),
         ("www.host/a", "https:// before it"),
-        ("s3://bucket/key", r"https://BUCKET\.s3"),
-        ("hf://owner/name/a", "resolve/main"),
+        ("s3://bucket", "s3://BUCKET/KEY"),
+        ("s3://bucket/key?part=1", r"\?versionId="),
+        ("hf://owner/name", r"snapshot\(\)"),
+        ("ftp://host/a", "https address"),
         ("https://host/a#part", "#sha256=<64 hex digits>"),
         ("file:///data/take#2.csv", "# in a file's name is written %23"),
         ("file:///data/take?2.csv", "%3F"),
@@ -468,17 +477,17 @@ def test_the_redactor_never_raises(anything: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "https://me:s3/cr3t@host/a",  # a password that should have been percent-encoded
-        "https://me:s3#cr3t@host/a",
-        "https://me:s3?cr3t@host/a",
-        "https://host:port/a?sig=x@s3#cr3t",
-        "me:s3cr3t@host/a",  # the scheme was forgotten
+        "https://me:p4/cr3t@host/a",  # a password that should have been percent-encoded
+        "https://me:p4#cr3t@host/a",
+        "https://me:p4?cr3t@host/a",
+        "https://host:port/a?sig=x@p4#cr3t",
+        "me:p4cr3t@host/a",  # the scheme was forgotten
     ],
 )
 def test_no_piece_of_a_password_is_shown_when_the_url_is_malformed(url: str) -> None:
     with pytest.raises(ValueError) as raised:
         urls.check(url)
-    assert "s3" not in str(raised.value)
+    assert "p4" not in str(raised.value)
     assert "cr3t" not in str(raised.value)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from nanocache.cancel import Cancel
 from nanocache.config import Settings
-from nanocache.download.download import Downloaded, DownloadRequest, NotModified, Source
+from nanocache.download.download import Condition, Downloaded, DownloadRequest, NotModified, Target
 from nanocache.download.download import download as run_download
 from nanocache.store import orphans, partials
 from nanocache.store.layout import BaseDirectory
@@ -54,10 +54,10 @@ class Download:
 
     def __call__(
         self,
-        *urls: str | Source,
+        *urls: str | Target,
         digest: str | None = None,
         size: int | None = None,
-        condition: tuple[str | None, str | None] | None = None,
+        condition: Condition | None = None,
         name: str = "artifact.bin",
         cancel: Cancel | None = None,
         **changes: Any,
@@ -66,7 +66,7 @@ class Download:
         self.reports.clear()
         with self.partial(judged=digest is not None) as partial:
             request = DownloadRequest(
-                sources=[url if isinstance(url, Source) else Source(url) for url in urls],
+                urls=[url if isinstance(url, Target) else Target(url) for url in urls],
                 name=name,
                 settings=settings(**changes),
                 digest=digest,

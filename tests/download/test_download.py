@@ -18,7 +18,7 @@ import pytest
 import nanocache
 from nanocache.cancel import Cancel, Cancelled
 from nanocache.coordination.process import boot_time
-from nanocache.download.download import NotModified, Source
+from nanocache.download.download import Condition, NotModified, Target
 from nanocache.errors import ChecksumMismatch, DownloadFailed, NoSpace, NotCached
 from nanocache.store import partials
 from tests.download.downloads import MIB, Download, body, download, sha, slept
@@ -136,7 +136,7 @@ def test_a_page_instead_of_the_file_is_refused_unless_it_may_be_meant(misbehavin
     assert download(url, name="index.HTML") == page
     assert download(url, digest=sha(page)) == page
     assert download(url, size=len(page)) == page
-    assert download(Source(url, (("Accept", "text/html"),))) == page
+    assert download(Target(url, (("Accept", "text/html"),))) == page
 
 
 @BOTH
@@ -454,15 +454,15 @@ def test_a_mirror_starts_from_zero_if_nothing_judges_the_bytes(
 
 def test_a_condition_that_holds_brings_nothing(origin: Origin, download: Download) -> None:
     url = origin.add("/f", SMALL, etag='"v1"')
-    assert download(url, condition=('"v1"', None)) == b""
+    assert download(url, condition=Condition('"v1"')) == b""
     assert isinstance(download.received, NotModified)
-    assert download(url, condition=(None, LAST_MODIFIED)) == b""
+    assert download(url, condition=Condition(None, LAST_MODIFIED)) == b""
     assert isinstance(download.received, NotModified)
     assert [r.sent for r in origin.requests()] == [0, 0]
 
 
 def test_a_condition_that_does_not_hold_brings_the_new_file(origin: Origin, download: Download) -> None:
-    assert download(origin.add("/f", SMALL, etag='"v2"'), condition=('"v1"', None)) == SMALL
+    assert download(origin.add("/f", SMALL, etag='"v2"'), condition=Condition('"v1"')) == SMALL
 
 
 def test_304_to_a_plain_get_is_an_error(misbehaving: Servers, download: Download) -> None:

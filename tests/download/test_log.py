@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from nanocache.download.download import Condition
 from nanocache.errors import DownloadFailed
 from tests.download.downloads import MIB, Download, body, download, sha, slept
 from tests.servers import misbehave as m
@@ -83,5 +84,5 @@ def test_a_new_start_tells_its_reason(
 
 
 def test_what_was_not_modified_is_told(origin: Origin, download: Download, log: pytest.LogCaptureFixture) -> None:
-    download(origin.add("/f", DATA, etag='"v1"'), condition=('"v1"', None))
+    download(origin.add("/f", DATA, etag='"v1"'), condition=Condition('"v1"'))
     assert "not modified" in lines(log)[-1]

@@ -445,7 +445,7 @@ def peak():
 before = peak()
 from nanocache.cancel import Cancel
 with download.partial() as partial:
-    request = DownloadRequest([Source(url)], "f", settings(connections=16))
+    request = DownloadRequest([Target(url)], "f", settings(connections=16))
     run_download(request, partial, Cancel(), lambda done, total: None)
     partial.state = None
 print(peak() - before)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nanocache.artifact.urls import url_key
-from nanocache.download.download import Source
+from nanocache.download.download import Target
 from nanocache.errors import ChecksumMismatch, DownloadFailed
 from tests.download.downloads import MIB, Download, asked, body, download, paced, sha, slept
 from tests.servers import misbehave as m
@@ -227,7 +227,7 @@ def test_the_state_holds_no_secret(misbehaving: Servers, download: Download) -> 
     url = server.route("/f", m.in_turn(m.truncated(DATA, CUT), m.status(404)))
     with pytest.raises(DownloadFailed):
         download(
-            Source(url.replace("://", "://me:hunter2@") + "?X-Amz-Signature=hunter2", (("Authorization", "hunter2"),))
+            Target(url.replace("://", "://me:hunter2@") + "?X-Amz-Signature=hunter2", (("Authorization", "hunter2"),))
         )
     assert "hunter2" not in json.dumps(download.left())
     assert not any(b"hunter2" in path.read_bytes() for path in download.base.rglob("state.json"))

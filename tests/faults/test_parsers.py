@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import nanocache
 from nanocache import Artifact, errors, progress
-from nanocache.artifact import digest, filenames, urls
+from nanocache.artifact import digest, filenames, schemes, urls
 from nanocache.cancel import Cancel
 from nanocache.coordination import holder as records
 from nanocache.coordination import process
@@ -97,6 +97,8 @@ REF = {
     "last_modified": None,
     "fetched_at": 1.0,
     "source": [1, 2],
+    "version": "v1",
+    "pinned": "hf://owner/name@rev/x",
 }
 HOLDING = {"holder": ME, "done": 1, "total": 2, "rate": 3.0}
 FAILED = {
@@ -381,8 +383,8 @@ def test_a_url_is_refused_or_has_a_name_a_key_and_an_origin(url: str) -> None:
     key = urls.url_key(artifact.url)
     assert len(key) == 64
     scheme, host, port = urls.origin(artifact.url)
-    assert scheme in urls.SCHEMES
-    assert host or scheme == "file"
+    assert schemes.refusal_of(scheme) is None
+    assert host or scheme not in schemes.WEB
     assert 0 <= port < 65536
     assert "s3cret" not in repr(artifact)
     if urls.is_file(artifact.url):

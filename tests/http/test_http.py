@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from nanocache.cancel import Cancel, Cancelled
-from nanocache.download.download import Source
+from nanocache.download.download import Target
 from nanocache.errors import DownloadFailed
 from nanocache.http import exchange, redirects
 from tests.download.downloads import MIB, Download, body, download, sha, slept
@@ -121,7 +121,7 @@ def test_headers_go_to_the_url_s_own_origin_and_along_a_redirect_within_it(
 ) -> None:
     server = misbehaving()
     server.route("/real", m.serve(DATA))
-    assert download(Source(server.route("/f", m.redirect("/real")), TOKEN)) == DATA
+    assert download(Target(server.route("/f", m.redirect("/real")), TOKEN)) == DATA
     assert sent(server, "/f")["x-token"] == "hunter2"
     assert sent(server, "/real")["authorization"] == "Bearer hunter2"
 
@@ -131,8 +131,8 @@ def test_no_credential_crosses_to_another_origin_nor_comes_back(misbehaving: Ser
     here.route("/back", m.serve(DATA))
     there.route("/there", m.redirect(here.url("/back")))
     url = here.route("/f", m.redirect(there.url("/there")))
-    assert download(Source(url, TOKEN)) == DATA
-    assert download(Source(url.replace("://", "://me:hunter2@"))) == DATA
+    assert download(Target(url, TOKEN)) == DATA
+    assert download(Target(url.replace("://", "://me:hunter2@"))) == DATA
     assert "hunter2" in str(here.requests("/f")[0])
     for server, path in ((there, "/there"), (here, "/back")):
         for request in server.requests(path):
@@ -167,7 +167,7 @@ def test_userinfo_in_the_url_is_sent_decoded_and_never_shown(misbehaving: Server
 def test_the_caller_cannot_ask_for_another_encoding_or_range(misbehaving: Servers, download: Download) -> None:
     server = misbehaving()
     mine = (("Accept-Encoding", "gzip"), ("range", "bytes=5-"), ("If-None-Match", "*"), ("User-Agent", "mine/1"))
-    assert download(Source(server.route("/f", m.serve(DATA)), mine)) == DATA
+    assert download(Target(server.route("/f", m.serve(DATA)), mine)) == DATA
     assert sent(server, "/f")["accept-encoding"] == "identity"
     assert "range" not in sent(server, "/f")
     assert sent(server, "/f")["user-agent"] == "mine/1"
@@ -179,7 +179,7 @@ def test_a_header_that_is_none_is_an_error_that_does_not_show_it(
 ) -> None:
     server = misbehaving()
     with pytest.raises(DownloadFailed, match="not valid") as e:
-        download(Source(server.route("/f", m.serve(DATA)), (bad,)))
+        download(Target(server.route("/f", m.serve(DATA)), (bad,)))
     assert "hunter2" not in str(e.value)
     assert server.gets() == 0
 
@@ -205,7 +205,7 @@ def test_netrc_is_for_exactly_its_host_and_comes_last(
     assert sent(server, "/f")["authorization"] == basic("me", "hunter2")
     download(url.replace("://", "://other:pw@"))
     assert sent(server, "/f")["authorization"] == basic("other", "pw")
-    download(Source(url, TOKEN))
+    download(Target(url, TOKEN))
     assert sent(server, "/f")["authorization"] == "Bearer hunter2"
     netrc("machine 127.0.0 login me password hunter2\ndefault login me password hunter2\n")
     download(url)
@@ -251,7 +251,7 @@ def test_no_secret_is_in_any_log_line_of_any_level(
     location = there.url("/real") + "?X-Amz-Signature=hunter2"
     url = here.route("/f", m.redirect(location, headers={"Set-Cookie": "a=hunter2"}))
     with caplog.at_level(logging.DEBUG):
-        assert download(Source(url.replace("://", "://me:hunter2@") + "?token=hunter2", TOKEN)) == DATA
+        assert download(Target(url.replace("://", "://me:hunter2@") + "?token=hunter2", TOKEN)) == DATA
     assert "httpcore" in {r.name.split(".")[0] for r in caplog.records}  # it was listened to
     assert "hunter2" not in caplog.text
     assert basic("me", "hunter2")[6:] not in caplog.text
@@ -310,7 +310,7 @@ def test_a_proxy_of_the_environment_is_used_with_its_own_credentials(
     proxy = misbehaving()
     proxy.route("/f", m.serve(DATA))
     monkeypatch.setenv(variable, f"http://proxy:hunter2@127.0.0.1:{proxy.port}")
-    assert download(Source("http://no.such.host.invalid/f", TOKEN)) == DATA
+    assert download(Target("http://no.such.host.invalid/f", TOKEN)) == DATA
     assert sent(proxy, "/f")["host"] == "no.such.host.invalid"
     assert sent(proxy, "/f")["proxy-authorization"] == basic("proxy", "hunter2")
 
@@ -331,7 +331,7 @@ def test_https_goes_through_a_proxy_in_a_tunnel(
     for tls in (False, True):
         with Tunnels(tls=tls) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", f"{proxy.scheme}://127.0.0.1:{proxy.port}")
-            assert download(Source(url, TOKEN)) == DATA
+            assert download(Target(url, TOKEN)) == DATA
             assert [r.method for r in proxy.requests()] == ["CONNECT"]
             assert "hunter2" not in str(proxy.requests())
 

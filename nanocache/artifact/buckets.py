@@ -1,0 +1,36 @@
+"""Addresses of objects in a store's buckets: s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY.
+
+Not the stores (`sources`). Pure. Invariant: a URL, so percent-encoded: a ? or # of a key is written %3F or %23. An
+object's version stands in the query, as the store calls it, and is part of what the URL means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+__all__ = ["VERSIONS", "BucketAddress", "parse"]
+
+VERSIONS = {"s3": "versionId", "gs": "generation", "az": "versionid"}  # scheme -> its name for an object's version
+
+
+@dataclass(frozen=True, slots=True)
+class BucketAddress:
+    scheme: str
+    bucket: str
+    key: str  # plain, not percent-encoded
+    version: str | None
+
+
+def parse(url: str) -> BucketAddress:
+    """What `url` names. Raises ValueError."""
+    address, mark, query = url.partition("?")
+    scheme, _, rest = address.partition("://")
+    bucket, _, key = rest.partition("/")
+    scheme = scheme.lower()
+    name, _, version = query.partition("=")
+    if not bucket or not key or key.endswith("/"):
+        raise ValueError(f"an object's address is {scheme}://BUCKET/KEY")
+    if mark and (name != VERSIONS[scheme] or not version or "&" in version):
+        raise ValueError(f"the one parameter of {scheme}:// is ?{VERSIONS[scheme]}=; a ? in a key is written %3F")
+    return BucketAddress(scheme, bucket, unquote(key), unquote(version) if mark else None)

@@ -1,0 +1,77 @@
+"""What a source is: the two small protocols by which a scheme joins the engine.
+
+A `Source` says where an artifact can be asked for now, and the bytes come through the transfer, which brings ranges,
+resume, mirrors, digest and progress. A `Reader` gives the bytes itself, for what is not HTTP. Not their registration
+(`registry`). Invariant: nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from ..artifact.headers import Pairs
+
+__all__ = ["Described", "HeaderSource", "Reader", "Resolved", "Source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where an artifact can be asked for now, and what its store says of it.
+
+    `url`: http, https or file. `headers` go to that URL's own origin only, never across a redirect. `sha256` and
+    `git_sha1` are enforced: give only what the store vouches for, of the whole object. `validator` names these bytes
+    across addresses and runs, so that a later run may build on what an earlier one received. `pinned` is the URL that
+    means this version for ever.
+    """
+
+    url: str
+    headers: Pairs = ()
+    size: int | None = None  # bytes
+    sha256: str | None = None  # 64 hex digits
+    git_sha1: str | None = None  # 40 hex digits: of a git blob
+    validator: str | None = None
+    condition: Literal["if-range", "if-match"] = "if-range"  # S3 has no If-Range: its 412 says that the object changed
+    expires: float | None = None  # seconds since the epoch; resolved again before, once for all connections
+    pinned: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a Reader knows of an artifact before its bytes come."""
+
+    size: int | None = None  # bytes
+    version: str | None = None  # changes whenever the bytes do; None: there is nothing to tell by
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A store that speaks HTTP."""
+
+    def resolve(self, url: str) -> Resolved:
+        """Where the artifact of `url` is now. May be called from any thread, and again for a new signature.
+
+        An OSError is a failure that may pass, and asked for again; FileNotFoundError and PermissionError are final.
+        """
+        ...
+
+
+@runtime_checkable
+class HeaderSource(Protocol):
+    """A Source that also takes the headers that the caller gave for the URL."""
+
+    def resolve_with(self, url: str, headers: Pairs) -> Resolved: ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A store that does not speak HTTP."""
+
+    def describe(self, url: str) -> Described:
+        """Size and version of the artifact as they are now. Errors as for `Source.resolve`."""
+        ...
+
+    def read(self, url: str, start: int, end: int | None) -> Iterable[bytes]:
+        """The bytes from `start` to before `end`, None for the end of the artifact. Errors as for `Source.resolve`."""
+        ...

@@ -1,0 +1,66 @@
+"""What a Reader gives, answered as a server would: so that it has resume, digest and progress like everything else.
+
+One stream at a time: a Reader's client may not bear several, so no ranges are announced. Invariant: bytes of two
+versions never end up in one file, because the version is asked for again after they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ..http.exchange import Response
+from ..http.failure import Failure, StartOver
+from .protocol import Reader, Resolved
+from .resolver import LASTING
+
+__all__ = ["read"]
+
+
+@contextmanager
+def read(reader: Reader, resolved: Resolved, asked: Sequence[tuple[str, str]]) -> Iterator[Response]:
+    """The bytes that the headers `asked` want as a Response, open while the block runs. Raises Failure, StartOver."""
+    start, end = _range(asked) if resolved.size is not None else (0, None)  # a part is always a part of so much
+    stop = resolved.size if end is None else end
+    with _failures():
+        chunks = reader.read(resolved.url, start, end)
+    left = None if stop is None else stop - start
+    body = _checked(reader, resolved, chunks, left)
+    if stop is None:
+        yield Response(200, resolved.url, {"transfer-encoding": "chunked"}, body)
+    elif start == 0 and end is None:
+        yield Response(200, resolved.url, {"content-length": str(stop)}, body)
+    else:
+        yield Response(206, resolved.url, {"content-range": f"bytes {start}-{stop - 1}/{resolved.size}"}, body)
+
+
+def _range(asked: Sequence[tuple[str, str]]) -> tuple[int, int | None]:
+    text = next((value for name, value in asked if name == "Range"), "bytes=0-")
+    start, _, last = text.removeprefix("bytes=").partition("-")
+    return int(start), int(last) + 1 if last else None
+
+
+def _checked(reader: Reader, resolved: Resolved, chunks: Iterable[bytes], left: int | None) -> Iterator[bytes]:
+    """The chunks. The last one comes after the look: once it is there, the transfer asks for nothing any more."""
+    with _failures():
+        for chunk in chunks:
+            left = None if left is None else left - len(chunk)
+            if left is not None and left <= 0:
+                _check_version(reader, resolved)
+            yield chunk
+        if left is None:
+            _check_version(reader, resolved)
+
+
+def _check_version(reader: Reader, resolved: Resolved) -> None:
+    now = reader.describe(resolved.url)
+    if now.version != resolved.validator or (resolved.size is not None and now.size not in (None, resolved.size)):
+        raise StartOver("it changed while it was read")
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise Failure(str(e) or type(e).__name__, lasting=isinstance(e, LASTING)) from e
