@@ -113,19 +113,21 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_loads_one_file_of_ours_and_nothing_heavy() -> None:
     loaded = loaded_by("import nanocache")
     assert {name for name in loaded if name.startswith("nanocache")} == {"nanocache"}
-    heavy = {"torch", "httpx", "httpcore", "tqdm", "asyncio", "anyio", "platformdirs", "ssl"}
+    heavy = {"torch", "httpx", "httpcore", "tqdm", "filelock", "asyncio", "anyio", "platformdirs", "ssl"}
     assert not loaded & (heavy | {"logging", "dataclasses", "urllib", "pathlib", "hashlib", "importlib.metadata"})
 
 
 def test_using_every_name_loads_no_library() -> None:
     loaded = loaded_by("from nanocache import *")
-    assert not loaded & {"torch", "httpx", "httpcore", "tqdm", "asyncio", "anyio", "platformdirs", "ssl"}
+    assert not loaded & {"torch", "httpx", "httpcore", "tqdm", "filelock", "asyncio", "anyio", "platformdirs", "ssl"}
 
 
 def test_a_hit_loads_no_http_client(spawn: Callable[..., Any], base: Path, origin: Origin) -> None:
     url = origin.add("/a.bin", b"test")
     nanocache.fetch(url, sha256=DIGEST)
-    code = "import sys; nanocache.fetch(url, sha256=digest); print({'httpx', 'httpcore'} & set(sys.modules))"
+    code = (
+        "import sys; nanocache.fetch(url, sha256=digest); print({'httpx', 'httpcore', 'filelock'} & set(sys.modules))"
+    )
     assert spawn(code, url=url, digest=DIGEST).outputs() == ["set()"]
 
 

@@ -249,7 +249,7 @@ def interpreter(name: str) -> str:
     beside = Path(sys.base_prefix).parent.glob(f"*/bin/{name}")
     for found in filter(None, [shutil.which(name), *map(str, beside)]):
         try:
-            _run(found, "import httpx, tqdm, platformdirs")
+            _run(found, "import httpx, filelock, tqdm, platformdirs")
         except (OSError, subprocess.CalledProcessError):
             continue
         return found

@@ -46,6 +46,7 @@ DOORS: dict[str, set[str]] = {
     "httpx": {"http.exchange"},
     "httpcore": {"http.exchange", "http.backend"},
     "tqdm": {"progress"},
+    "filelock": {"coordination.lock"},
     "platformdirs": {"config"},
 }
 
@@ -216,4 +217,4 @@ def test_rank_never_imports_torch() -> None:
 def test_no_torch_is_loaded_by(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    assert not {"torch", "numpy", "httpx", "httpcore", "tqdm"} & set(loaded)
+    assert not {"torch", "numpy", "httpx", "httpcore", "filelock", "tqdm"} & set(loaded)

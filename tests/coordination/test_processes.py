@@ -53,7 +53,8 @@ def test_eight_processes_without_a_digest_make_one_get(base: Path, origin: Origi
 
 
 LOCKS_THAT = {
-    "let everybody in": "waiting.try_lock = partials.try_lock = lambda path, mode: locks.Lock()",
+    "let everybody in": "Lock = lambda: locks.Lock(type('Held', (), {'release': lambda self: None})())\n"
+    "waiting.try_lock = partials.try_lock = lambda path, mode: Lock()",
     "never say yes": "waiting.try_lock = lambda path, mode: None",
     **{
         f"fail with {name}": "import errno\ndef refuse(path, mode):\n"
@@ -77,7 +78,7 @@ def test_a_lock_that_does_nothing_costs_bandwidth_and_never_a_wrong_byte(
 
 
 def test_eacces_from_flock_is_no_hang(base: Path, origin: Origin, spawn: Spawn) -> None:
-    # It is taken for contention, whose wait is bounded by the life of a holder.
+    # filelock takes EACCES for contention, and with no timeout would wait for ever.
     url, sha256 = url_of(origin, 1024)
     setup = """
 import fcntl, errno, nanocache

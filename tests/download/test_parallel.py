@@ -458,7 +458,7 @@ def test_memory_stays_flat_with_sixteen_connections(origin: Origin, download: Do
     url = origin.add("/f", body(MIB) * 128, rate=20e6)
     setup = (
         "from pathlib import Path; from tests.download.downloads import *; from nanocache.http import exchange; "
-        f"import httpcore, httpx; download = Download(Path({str(download.base)!r}))"
+        f"import httpcore, httpx, filelock; download = Download(Path({str(download.base)!r}))"
     )
     (grown,) = spawn(MEASURE, setup=setup, url=url).outputs()
     assert len({r.connection for r in origin.requests()}) > 4

@@ -312,7 +312,7 @@ from tests.download.downloads import Download
 data = Download(Path(base))(url, digest=digest, connections=connections, timeout=30)
 print(len(data))
 """
-SETUP = "import tests.download.downloads, nanocache.http.exchange, httpcore, httpx"
+SETUP = "import tests.download.downloads, nanocache.http.exchange, httpcore, httpx, filelock"
 
 
 def _killed(
