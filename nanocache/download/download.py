@@ -78,8 +78,13 @@ class _OneUrl:
         try:
             return self._fetch(started_over=False)
         except StartOver:
-            self._endpoint.forget()
-            return self._fetch(started_over=True)
+            pass
+        except (Failure, ChecksumMismatch) as e:
+            if not self._endpoint.distrust():
+                raise
+            logger.info("%s: %s; it is asked for elsewhere", redact(self._target.url), e)
+        self._endpoint.forget()
+        return self._fetch(started_over=True)
 
     def _fetch(self, *, started_over: bool) -> Downloaded | NotModified:
         began = time.monotonic()

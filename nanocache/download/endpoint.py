@@ -99,6 +99,10 @@ class Endpoint:
             return self._resolver.renew(resolved, cancel)
         return None
 
+    def distrust(self) -> bool:
+        """Whether the URL's source knows another place than the one that just failed."""
+        return self._resolver.distrust()
+
     def forget(self) -> None:
         """Ask the URL itself the next time."""
         self._answered = None

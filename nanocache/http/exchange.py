@@ -1,4 +1,4 @@
-"""One HTTP exchange: a GET goes out, the head of its answer comes back, the body waits to be read.
+"""One HTTP exchange: a GET or a HEAD goes out, the head of its answer comes back, the body waits to be read.
 
 Not a policy: no redirect is followed here, no credential chosen, nothing tried again. It stands on httpcore, the engine
 of httpx, rather than on `httpx.Client`, which keeps cookies, logs whole URLs, reads the bodies of redirects, and can't
@@ -50,15 +50,17 @@ class Response:
 
 
 @contextmanager
-def exchange(url: str, headers: Iterable[tuple[str, str]], *, settings: Settings, cancel: Cancel) -> Iterator[Response]:
-    """GET `url` with exactly these headers (and Host), for as long as the block runs.
+def exchange(
+    url: str, headers: Iterable[tuple[str, str]], *, settings: Settings, cancel: Cancel, method: str = "GET"
+) -> Iterator[Response]:
+    """GET `url` (or HEAD it) with exactly these headers (and Host), for as long as the block runs.
 
     A body that was read to its end leaves the connection to the next exchange; any other end closes it.
     Raises Failure, Cancelled, Offline.
     """
     if settings.offline:
         raise Offline
-    request = _request(url, headers, settings.timeout)
+    request = _request(method, url, headers, settings.timeout)
     connection = _take(environment.proxy(*origin(url)), request.url.origin)
     try:
         with (
@@ -221,7 +223,7 @@ def _forget() -> None:
 # --- requests and answers ---------------------------------------------------------------------------------------------
 
 
-def _request(url: str, headers: Iterable[tuple[str, str]], timeout: float) -> Any:
+def _request(method: str, url: str, headers: Iterable[tuple[str, str]], timeout: float) -> Any:
     import httpcore
     import httpx
 
@@ -232,7 +234,7 @@ def _request(url: str, headers: Iterable[tuple[str, str]], timeout: float) -> An
         raise Failure("the address or a header of the request is not valid", lasting=True) from None
     connect = min(CONNECT_TIMEOUT, timeout)
     return httpcore.Request(
-        "GET",
+        method,
         httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path or b"/"),
         headers=[(b"Host", parsed.netloc), *raw],
         extensions={"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": connect}},

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from ..artifact.headers import Pairs
 
-__all__ = ["Described", "HeaderSource", "Reader", "Resolved", "Source"]
+__all__ = ["Chooser", "Described", "HeaderSource", "Listed", "Lister", "Listing", "Reader", "Resolved", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,25 @@ class Described:
     version: str | None = None  # changes whenever the bytes do; None: there is nothing to tell by
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file of a listing. `path` is relative, plain, and separated by slashes."""
+
+    path: str
+    size: int  # bytes
+    sha256: str | None = None  # 64 hex digits
+    git_sha1: str | None = None  # 40 hex digits: of a git blob
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All files of a repository at one version. `pinned`, a slash and a file's path are that file's URL."""
+
+    pinned: str
+    name: str  # of the folder that holds them
+    files: tuple[Listed, ...]
+
+
 @runtime_checkable
 class Source(Protocol):
     """A store that speaks HTTP."""
@@ -62,6 +81,22 @@ class HeaderSource(Protocol):
     """A Source that also takes the headers that the caller gave for the URL."""
 
     def resolve_with(self, url: str, headers: Pairs) -> Resolved: ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A source that knows several places of one artifact."""
+
+    def distrust(self, resolved: Resolved) -> bool:
+        """Resolve to `resolved` no more, which failed; whether there is another place to ask."""
+        ...
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """A source that can say which files a repository has."""
+
+    def list(self, url: str) -> Listing: ...
 
 
 @runtime_checkable

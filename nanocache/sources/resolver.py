@@ -14,7 +14,7 @@ from ..cancel import Cancel, within
 from ..errors import NanocacheError
 from ..http.failure import Failure
 from . import registry
-from .protocol import HeaderSource, Reader, Resolved
+from .protocol import Chooser, HeaderSource, Reader, Resolved
 
 __all__ = ["Resolver"]
 
@@ -57,6 +57,13 @@ class Resolver:
             if self._now is refused:
                 self._until = 0.0
         return self.current(cancel)
+
+    def distrust(self) -> bool:
+        """Whether the source knows another place than the one that just failed."""
+        source: object = self._source
+        with self._lock:
+            failed = self._now
+        return failed is not None and isinstance(source, Chooser) and source.distrust(failed)
 
     def forget(self) -> None:
         """Ask for the address anew the next time, of whatever version it is."""
