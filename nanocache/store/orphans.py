@@ -118,7 +118,7 @@ class _OwnerRecord:
         except UnsafeCache:
             return None
         except OSError:
-            return Lock(None)  # no locks here: that its owner is gone has to do
+            return Lock()  # no locks here: that its owner is gone has to do
 
     def _may_live(self, path: str) -> bool:
         if self.owner.alive:

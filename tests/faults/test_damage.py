@@ -347,7 +347,7 @@ def test_a_partial_is_claimed_once_even_where_locks_let_everybody_in(
     orphaned: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two owners of one partial: what the slower one writes would land in a blob that the other has published."""
-    monkeypatch.setattr(partials, "try_lock", lambda path, mode: partials.Lock(None))
+    monkeypatch.setattr(partials, "try_lock", lambda path, mode: partials.Lock())
     with claim(orphaned) as one, claim(orphaned) as other:
         assert one.state == {"x": 1}
         assert other.state is None

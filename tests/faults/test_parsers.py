@@ -250,7 +250,7 @@ def test_whatever_a_record_says_who_waits_takes_over_in_the_end(
 def records_lock() -> Any:
     from nanocache.coordination.lock import Lock
 
-    return Lock(None)
+    return Lock()
 
 
 @often
