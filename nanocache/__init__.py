@@ -11,7 +11,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # what type checkers take for true; importing typing for it costs 8 ms
 
 if TYPE_CHECKING:
-    from .api import afetch, fetch, fetch_many, get_base_dir, lookup
+    from .api import afetch, fetch, fetch_many, get_base_dir, lookup, snapshot
     from .archives.unpack import Decompress, Unpack
     from .artifact.artifact import Artifact
     from .cache import Cache
@@ -39,6 +39,7 @@ _HOMES = {
     "fetch_many": "api",
     "get_base_dir": "api",
     "lookup": "api",
+    "snapshot": "api",
     "Artifact": "artifact.artifact",
     "Cache": "cache",
     "Progress": "progress",
@@ -66,6 +67,7 @@ __all__ = [
     "afetch",
     "fetch_many",
     "lookup",
+    "snapshot",
     "Artifact",
     "Cache",
     "get_base_dir",

@@ -14,7 +14,7 @@ from .artifact.hooks import Postprocess
 from .cache import Cache, PathLike
 from .progress import ProgressOption
 
-__all__ = ["afetch", "fetch", "fetch_many", "get_base_dir", "lookup"]
+__all__ = ["afetch", "fetch", "fetch_many", "get_base_dir", "lookup", "snapshot"]
 
 _default = Cache()
 
@@ -105,6 +105,21 @@ def lookup(
     return _cache(base_dir).lookup(url, sha256=sha256, filename=filename, headers=headers, postprocess=postprocess)
 
 
+def snapshot(
+    url: str,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    max_age: float | None = None,
+    offline: bool | None = None,
+    progress: ProgressOption = None,
+    base_dir: PathLike | None = None,
+) -> Path:
+    return _cache(base_dir).snapshot(
+        url, include=include, exclude=exclude, max_age=max_age, offline=offline, progress=progress
+    )
+
+
 def get_base_dir() -> Path:
     """The base directory that the environment asks for, made if it can be."""
     base = _default.base_dir
@@ -116,5 +131,5 @@ def get_base_dir() -> Path:
 
 
 # One text for both: a docstring kept twice comes apart.
-for _function in (fetch, afetch, fetch_many, lookup):
+for _function in (fetch, afetch, fetch_many, lookup, snapshot):
     _function.__doc__ = getattr(Cache, _function.__name__).__doc__

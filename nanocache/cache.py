@@ -169,6 +169,34 @@ class Cache:
             return path
         return _fetch(store, Request.of(artifact, offline=offline, progress=progress), asked, cancel)
 
+    def snapshot(
+        self,
+        url: str,
+        *,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        max_age: float | None = None,
+        offline: bool | None = None,
+        progress: ProgressOption = None,
+    ) -> Path:
+        """The folder with all files of the repository at `url`, at one version, complete and verified.
+
+        `url`: hf://[datasets/|spaces/]OWNER/NAME[@REVISION]. Without a commit the first call's is remembered; `max_age`
+        seconds later the branch is asked again, and only what changed is downloaded. `include` and `exclude`: patterns
+        of paths, in which * also takes slashes. The files are read-only hard links to what is cached, so that two
+        versions share what they have in common. A hit is a few stats: a name that came or went is noticed, and a
+        write to one of the largest files; the folder is then made whole in place. One bar for all.
+
+        Raises what `fetch_many` raises, and UnsafeArchive for a listing with a path that leads elsewhere.
+        """
+        from .engine.snapshots import Snapshot
+
+        request = Snapshot.of(
+            self.store, url, include=include, exclude=exclude, max_age=max_age, offline=offline, progress=progress
+        )
+        with callback_errors():
+            return request.run()
+
     def lookup(
         self,
         url: object,

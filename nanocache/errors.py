@@ -111,18 +111,24 @@ class DownloadFailed(NanocacheError, OSError):
 
 
 class NotCached(NanocacheError, FileNotFoundError):
-    """The artifact is not here and may not be fetched. Attributes: url, sha256, base_dir, reason."""
+    """The artifact is not here and may not be fetched.
 
-    FACTS = ("url", "base_dir", "sha256", "reason")
+    Attributes: url, sha256, base_dir, reason, command (of nanocache, which fetches it).
+    """
 
-    def __init__(self, *, url: str, base_dir: str, sha256: str | None = None, reason: str = "offline") -> None:
+    FACTS = ("url", "base_dir", "sha256", "reason", "command")
+
+    def __init__(
+        self, *, url: str, base_dir: str, sha256: str | None = None, reason: str = "offline", command: str = "fetch"
+    ) -> None:
+        self.command = command
         self.url, self.base_dir, self.sha256, self.reason = url, base_dir, sha256, reason
         elsewhere = "" if reason == "offline" else "set NANOCACHE_DIR to a folder that this user can write; or "
         pin = f" --sha256 {sha256}" if sha256 else ""
         super().__init__(
             f"{url} is not cached in {base_dir} and cannot be fetched ({reason}); {elsewhere}"
             f"to fill the cache, run this on a machine that can: "
-            f"NANOCACHE_DIR={_quoted(base_dir)} nanocache fetch {_quoted(url, always=True)}{pin}"
+            f"NANOCACHE_DIR={_quoted(base_dir)} nanocache {command} {_quoted(url, always=True)}{pin}"
         )
 
 

@@ -30,7 +30,7 @@ ROOMS = {
     "store": f"{GROUND} disk coordination",
     "sources": f"{GROUND} artifact http",
     "download": f"{GROUND} artifact disk http sources store.partials",
-    "engine": f"{GROUND} artifact disk coordination store sources download",
+    "engine": f"{GROUND} archives artifact disk coordination store sources download",
 }
 DIST_GROUND = "errors launchers rank shared_disk"
 DIST_ROOMS = {

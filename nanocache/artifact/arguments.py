@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
-__all__ = ["flag", "hook", "number", "option", "progress", "several", "whole"]
+__all__ = ["flag", "hook", "number", "option", "patterns", "progress", "several", "whole"]
 
 
 def flag(name: str, value: object) -> bool:
@@ -49,6 +49,18 @@ def several(name: str, values: object) -> Iterable[Any]:
     if isinstance(values, bytes) or not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list of URLs, got {type(values).__name__}")
     return values
+
+
+def patterns(name: str, values: object) -> tuple[str, ...]:
+    """One pattern, or several."""
+    given = (values,) if isinstance(values, str) else values
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise ValueError(f"{name} must be a pattern or a list of them, got {type(values).__name__}")
+    found = tuple(given)
+    for pattern in found:
+        if not isinstance(pattern, str) or not pattern:
+            raise ValueError(f"{name} must hold patterns like '*.json', got {pattern!r}")
+    return found
 
 
 def hook(value: Any, name: str = "postprocess", takes: str = "(src, dst)") -> Callable[..., Any]:

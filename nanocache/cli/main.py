@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 from ..config import VARIABLES
 from ..errors import ChecksumMismatch, NanocacheError, NotCached
-from . import directory, fetch, lookup, output
+from . import directory, fetch, lookup, output, snapshot
 from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, parser
 
 __all__ = ["main"]
 
-COMMANDS = (fetch, lookup, directory)
+COMMANDS = (fetch, snapshot, lookup, directory)
 WIDTH = 80  # characters of a line of help
 COLUMN = 26  # characters before the meaning of a variable
 

@@ -15,7 +15,7 @@ from ..artifact import schemes
 from ..artifact.schemes import is_address, scheme_of
 from .protocol import HeaderSource, Reader, Source
 
-__all__ = ["AnySource", "find", "register_source"]
+__all__ = ["AnySource", "find", "is_registered", "register_source"]
 
 AnySource = Source | HeaderSource | Reader
 
@@ -45,6 +45,12 @@ def _checked(scheme: str, source: Any) -> AnySource:
     if isinstance(source, type) or not isinstance(source, _PROTOCOLS):
         raise ValueError(f"the source of {scheme} must have resolve(url), or describe(url) and read(url, start, end)")
     return source
+
+
+def is_registered(url: str) -> bool:
+    """Whether a source for the scheme of `url` was registered, by this process or an installed package."""
+    scheme = scheme_of(url)
+    return scheme in _registered or (scheme not in _BUILT_IN and schemes.is_installed(scheme))
 
 
 def find(url: str) -> AnySource | None:

@@ -5,6 +5,7 @@
     ├── refs-v1/3a/<sha256 of the URL's key>.json         url -> digest, size, etag, last-modified, fetched-at
     ├── products-v1/<digest>/<hook key>/<name>            what postprocess built
     ├── products-v1/<digest>/<hook key>-<hash>.json       how many files and bytes that is
+    ├── trees-v1/<manifest digest>/<name>/...             folders of hard links to blobs
     ├── partials-v1/new-<random>                          the bytes of a transfer that has saved nothing yet
     ├── partials-v1/<key>/<random>/{data,state.json,lock} the same bytes from the first save on; private to one transfer
     ├── locks-v1/9f/<key>.lock, <key>.json                the lock; its holder, progress and failure
@@ -35,10 +36,11 @@ logger = logging.getLogger("nanocache")
 BLOBS = "blobs-v1"
 REFS = "refs-v1"
 PRODUCTS = "products-v1"
+TREES = "trees-v1"
 PARTIALS = "partials-v1"
 LOCKS = "locks-v1"
 TRASH = "trash-v1"
-FOLDERS = (BLOBS, REFS, PRODUCTS, PARTIALS, LOCKS, TRASH)
+FOLDERS = (BLOBS, REFS, PRODUCTS, TREES, PARTIALS, LOCKS, TRASH)
 
 URL_PREFIX = "u-"
 PRODUCT_PREFIX = "p-"
@@ -96,6 +98,9 @@ class BaseDirectory:
 
     def product(self, digest: str, hook_key: str, name: str) -> str:
         return f"{self.base}/{PRODUCTS}/{digest}/{hook_key}/{name}"
+
+    def tree(self, digest: str, name: str) -> str:
+        return f"{self.base}/{TREES}/{digest}/{name}"
 
     @property
     def all_partials(self) -> str:
