@@ -3,12 +3,16 @@
 NFS clients and FUSE mounts keep answers of "no such file" for up to a minute, so a path that another host has made
 stays absent for the process that looked before. Not a poll. Invariant: nothing is created, in no folder.
 
+A file system with a major device number is not asked: it lies on a block device of this host, or is a cluster's that
+calls its memories back (Lustre, GPFS). NFS and FUSE have none; nor have tmpfs, overlays and btrfs, where it is cheap.
+
 Sources: Linux, fs/nfs/dir.c (`nfs_neg_need_reval`, close-to-open of folders) and fs/fuse/dir.c
 (`fuse_dentry_revalidate`, LOOKUP_EXCL).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import sys
@@ -19,6 +23,8 @@ __all__ = ["listed", "look_again"]
 
 def look_again(path: str, *, below: str) -> None:
     """Have the kernel ask anew for `path`, and for each folder above it up to `below`, that it takes for absent."""
+    if _is_sure_of_absence(below):
+        return
     parent = below
     for name in path[len(below) + 1 :].split("/"):
         child = f"{parent}/{name}"
@@ -41,6 +47,11 @@ def listed(path: str, *, below: str) -> bool:
             return False
         folder = f"{folder}/{name}"
     return True
+
+
+@functools.lru_cache(maxsize=64)
+def _is_sure_of_absence(base: str) -> bool:
+    return sys.platform == "linux" and os.major(os.stat(base).st_dev) != 0
 
 
 def _mode(path: str) -> int | None:

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,7 @@ NEW = "new-"  # how the names of files begin that are on their way to their plac
 RACES = 16  # rounds against another process that removes empty folders meanwhile
 # What chmod(2) and utimensat(2) say on mounts with one permission for all (gcsfuse, S3, SMB), and of others' files.
 REFUSED = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+MOST_CHECKED = 1 << 12  # folders remembered: those above blobs, refs and locks are 768
 LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
 
 
@@ -95,25 +96,36 @@ def new_name() -> str:
     return NEW + random_name()
 
 
-def make_folder(path: str, *, below: str, mode: int) -> list[str]:
+def make_folder(path: str, *, below: str, mode: int, checked: set[str]) -> list[str]:
     """Make `path` and what is missing above it, the base directory `below` included. Returns the folders that now
     have a new one in them, innermost first.
 
     Top down, and each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since
-    everything that is written later would land where it points. The base directory itself is made with the umask.
+    everything that is written later would land where it points. The folders above `path` are checked once and then
+    stand in `checked`. The base directory itself is made with the umask.
     """
     grown: list[str] = []
     for _ in range(RACES):
-        parent = below
         try:
-            for name in path[len(below) + 1 :].split("/"):
-                if _make_one(folder := f"{parent}/{name}", mode):
-                    grown.insert(0, parent)
-                parent = folder
+            for folder in _way_down(path, below, checked):
+                if _make_one(folder, mode):
+                    grown.insert(0, os.path.dirname(folder))
             return grown
         except FileNotFoundError:  # the parent, or the base directory, was removed by hand meanwhile
+            checked.clear()
             os.makedirs(below, exist_ok=True)
     raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
+
+
+def _way_down(path: str, below: str, checked: set[str]) -> Iterator[str]:
+    """The folders on the way to `path`, itself included, that have to be looked at."""
+    parent = os.path.dirname(path)
+    if parent not in checked and parent != below:
+        yield from _way_down(parent, below, checked)
+        if len(checked) >= MOST_CHECKED:
+            checked.clear()
+        checked.add(parent)
+    yield path
 
 
 def _make_one(path: str, mode: int) -> bool:

@@ -221,6 +221,8 @@ class Fetch:
 
         Under the digest's lock: a request with a digest holds it already, and one without takes it as well.
         """
+        if not self.store.names(digest):
+            return False
         if not self.request.rehash and not healing.needs_healing(self.store, digest):
             return self.store.any_intact(digest, self.request.name) is not None
         if self._key == digest:
@@ -297,7 +299,9 @@ class Fetch:
                 return result, Path()
             if not result.came:
                 return result, self._present(result.digest)
-            path = self.store.hit(result.digest, name) or self.store.publish(private, result.digest, name, self.cancel)
+            # With a digest this was looked up before the download.
+            here = None if asked.digest else self.store.hit(result.digest, name)
+            path = here or self.store.publish(private, result.digest, name, self.cancel)
             private.state = None  # the same bytes were here already: not worth keeping twice
         return result, path
 

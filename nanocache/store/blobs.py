@@ -129,7 +129,6 @@ class Store(BaseDirectory):
         path = self.blob(digest, name)
         folder = os.path.dirname(path)
         grown = self.folder(folder)  # before the fsync, whose commit takes the new folders along
-        files.check_regular(path)
         wrong = self._wrong_names(digest)
         self._sync(partial)
         files.set_mode(partial.fd, self.modes.blob)
@@ -188,6 +187,7 @@ class Store(BaseDirectory):
         aside = os.path.join(self.trash, files.random_name())
         if not files.same_file(st, path):
             return
+        self.folder(self.trash)
         try:
             os.rename(path, aside)
         except OSError:  # gone, or not ours to rename: it stays what it is, no hit

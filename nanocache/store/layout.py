@@ -48,6 +48,7 @@ PRODUCT_PREFIX = "p-"
 # https://bford.info/cachedir/: the first 43 bytes say "a cache" to tar, borg and restic.
 CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by nanocache; safe to delete.\n"
 TAGS = {"CACHEDIR.TAG": CACHEDIR_TAG, ".gitignore": b"*\n"}
+LAST_TAG = [*TAGS][-1]  # that a folder gets
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -69,15 +70,16 @@ class BaseDirectory:
         self.modes = files.Modes.of(0o755)
         self._owners: frozenset[int] | None = None  # whose files are used; None: every user's
         self._prepared = False
-        self._read_base()
+        self._checked: set[str] = set()  # folders of ours that this process made, or saw to be no symlinks
+        with suppress(OSError):  # absent or unreadable: `prepare` says why
+            self._read_base()
 
-    def _read_base(self) -> None:
-        try:
-            st = os.stat(self.base)
-        except OSError:  # absent or unreadable: `prepare` says why
-            return
+    def _read_base(self) -> int:
+        """Its mode, which decides what is trusted and who may read what is written."""
+        st = os.stat(self.base)
         self.modes = files.Modes.of(st.st_mode)
         self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
+        return st.st_mode
 
     def trusts(self, st: os.stat_result) -> bool:
         """Whether a file may be used: this user's, root's, the base's owner's; any user's in a group-writable base."""
@@ -127,6 +129,8 @@ class BaseDirectory:
 
         Raises UnsafeCache, and OSError where the disk itself fails.
         """
+        if self._prepared and self._may_write():
+            return True
         try:
             if not self._prepared or not os.path.isdir(self.base):  # a person may have removed it meanwhile
                 self._make()
@@ -139,15 +143,16 @@ class BaseDirectory:
         return self.writable()
 
     def _make(self) -> None:
-        os.makedirs(self.base, exist_ok=True)
-        self._read_base()
-        self._warn_if_open()
-        made = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
-        for name in FOLDERS:
-            self._tag(f"{self.base}/{name}")
-        if any(made):
-            with suppress(PermissionError):  # a base that may be written to but not read
-                durable.sync_folder(self.base)
+        if not os.path.isdir(self.base):
+            os.makedirs(self.base, exist_ok=True)
+        self._warn_if_open(self._read_base())
+        if not os.path.lexists(f"{self.trash}/{LAST_TAG}"):  # else a process has made and tagged all of them
+            made = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
+            for name in FOLDERS:
+                self._tag(f"{self.base}/{name}")
+            if any(made):
+                with suppress(PermissionError):  # a base that may be written to but not read
+                    durable.sync_folder(self.base)
         self._prepared = True
 
     def _tag(self, folder: str) -> None:
@@ -157,8 +162,7 @@ class BaseDirectory:
             with suppress(FileExistsError):
                 files.create(f"{folder}/{name}", text, self.modes.lock)
 
-    def _warn_if_open(self) -> None:
-        mode = os.stat(self.base).st_mode
+    def _warn_if_open(self, mode: int) -> None:
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             logger.warning(
                 "every user can replace files in %s (mode %04o); chmod o-w it", self.base, stat.S_IMODE(mode)
@@ -166,11 +170,17 @@ class BaseDirectory:
 
     def writable(self) -> bool:
         """Whether this user may make files there. A base directory that was just deleted is made again."""
-        return os.access(self.base, os.W_OK | os.X_OK) or not os.path.lexists(self.base)
+        return self._may_write() or not os.path.lexists(self.base)
+
+    def _may_write(self) -> bool:
+        return os.access(self.base, os.W_OK | os.X_OK)
 
     def folder(self, path: str) -> list[str]:
         """Make the folder `path` of ours; the folders that now have a new one in them, innermost first."""
-        return files.make_folder(path, below=self.base, mode=self.modes.folder)
+        grown = files.make_folder(path, below=self.base, mode=self.modes.folder, checked=self._checked)
+        if self.base in grown:
+            self._tag(f"{self.base}/{path[len(self.base) + 1 :].split('/')[0]}")
+        return grown
 
     # trash
 

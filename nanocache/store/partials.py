@@ -174,13 +174,18 @@ class Partial:
             self.publish_over(target)
             return True
         self.state = None
-        files.remove(self.data)  # if that fails, `close` tries again
+        with suppress(OSError):  # if that fails, `close` tries again
+            os.unlink(self.data)
+            self._forget_name()
         return True
 
     def publish_over(self, target: str) -> None:
         """Give the bytes the name `target`, whatever has it. Raises OSError, UnsafeCache."""
         files.move(self.data, target, base=self.base)
         self.state = None
+        self._forget_name()
+
+    def _forget_name(self) -> None:
         if self.folder is None:
             self.data = ""  # there is nothing left to discard
 

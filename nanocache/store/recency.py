@@ -1,7 +1,8 @@
 """When a blob was last used: a mark for a later eviction.
 
 The mark is the mtime of the blob's folder. Never the blob's own times: that would launder a write, and in a container
-it would copy the whole file up. Invariant: one mark an hour for each process and blob; errors are ignored.
+it would copy the whole file up. Invariant: one mark an hour for each blob, and one look an hour for each process and
+blob; errors are ignored.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .layout import BaseDirectory
 
 __all__ = ["Recency"]
 
-RECENT = 3600.0  # seconds between two marks on one blob by one process
+RECENT = 3600.0  # seconds between two marks on one blob
 
 
 class Recency:
@@ -29,8 +30,10 @@ class Recency:
         now = time.monotonic()
         if now - self._marked.get(digest, -RECENT) >= RECENT:
             self._marked[digest] = now
+            folder = os.path.dirname(self._directory.blob(digest, ""))
             with suppress(OSError):
-                os.utime(os.path.dirname(self._directory.blob(digest, "")))
+                if time.time() - os.stat(folder).st_mtime >= RECENT:  # a thousand nodes that look at it write once
+                    os.utime(folder)
 
     def was_marked(self, digest: str) -> None:
         """Remember that a rename into the blob's folder has just left the mark."""

@@ -16,6 +16,7 @@ import pytest
 
 import nanocache
 from nanocache import Artifact
+from nanocache.store.layout import FOLDERS
 from tests.servers.misbehave import Misbehaving, close_delimited, gzipped, in_turn, raw, serve, status, unreachable
 from tests.servers.origin import Origin, content, digest
 
@@ -455,3 +456,17 @@ def test_recency_is_marked_by_a_hit(base: Path, origin: Origin) -> None:
     nanocache.Cache().store.recency._marked.clear()
     nanocache.fetch(url, sha256=SHA256)
     assert path.parent.stat().st_mtime > time.time() - 60
+
+
+@pytest.mark.parametrize("gone", [*FOLDERS, "blobs-v1/sha256", "locks-v1/*", "refs-v1/*", "*"])
+def test_folders_that_are_deleted_by_hand_between_two_fetches_are_made_again(
+    base: Path, origin: Origin, fetch: Fetch, gone: str
+) -> None:
+    for n in range(2):  # the second one finds what this process remembers of folders that are no longer there
+        url = origin.add(f"/{n}/weights.bin", BODY)
+        assert fetch(url, sha256=SHA256).read_bytes() == fetch(url).read_bytes() == BODY
+        for folder in base.glob(gone):
+            shutil.rmtree(folder, ignore_errors=True)
+        nanocache.Cache().store.hits.forget()
+    assert fetch(url).read_bytes() == BODY
+    assert all((folder / "CACHEDIR.TAG").exists() for folder in base.iterdir())

@@ -205,6 +205,15 @@ def test_recency_is_the_folders_mtime_and_never_the_blobs(store: Store) -> None:
     assert path.parent.stat().st_mtime == 0
 
 
+def test_a_mark_of_recency_that_another_process_left_within_the_hour_is_not_written_again(store: Store) -> None:
+    folder = published(store).parent
+    for minutes, written in ((59, False), (61, True)):
+        before = time.time() - 60 * minutes
+        os.utime(folder, (before, before))
+        Store(store.base).recency.mark(DIGEST)
+        assert (folder.stat().st_mtime > time.time() - 60) is written
+
+
 def test_publish_survives_the_base_directory_being_deleted_by_hand(store: Store, base: Path) -> None:
     shutil.rmtree(base)
     assert published(store).read_bytes() == BODY

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -198,6 +199,14 @@ def test_other_names_of_wrong_bytes_go_once_a_right_blob_is_published(base: Path
     spoil(paths[0])  # and with it the other one, which is the same file
     assert nanocache.fetch(url, sha256=DIGEST, filename="a.bin").read_bytes() == BODY
     assert not paths[1].exists() or paths[1].read_bytes() == BODY
+
+
+def test_wrong_bytes_under_another_name_go_also_where_the_trash_was_deleted_by_hand(base: Path, url: str) -> None:
+    path = nanocache.fetch(url, sha256=DIGEST, filename="a.bin")
+    shutil.rmtree(base / "trash-v1")
+    spoil(path)
+    assert nanocache.fetch(url, sha256=DIGEST, filename="b.bin", rehash=True).read_bytes() == BODY
+    assert not path.exists()
 
 
 # --- a disk that can't be read ----------------------------------------------------------------------------------------
