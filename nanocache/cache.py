@@ -191,8 +191,17 @@ class Cache:
         """
         from .engine.snapshots import Snapshot
 
+        fetch_listing = partial(self.fetch, max_age=max_age, offline=offline, progress=False)
+        fetch_files = partial(self.fetch_many, offline=offline, progress=progress)
         request = Snapshot.of(
-            self.store, url, include=include, exclude=exclude, max_age=max_age, offline=offline, progress=progress
+            self.store,
+            url,
+            include=include,
+            exclude=exclude,
+            max_age=max_age,
+            offline=offline,
+            fetch_listing=fetch_listing,
+            fetch_files=fetch_files,
         )
         with callback_errors():
             return request.run()

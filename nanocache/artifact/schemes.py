@@ -10,10 +10,11 @@ import importlib.util
 import sys
 from functools import cache
 
-__all__ = ["ENTRY_POINTS", "add", "is_address", "is_installed", "refusal_of", "scheme_of"]
+__all__ = ["ENTRY_POINTS", "add", "is_address", "refusal_of", "scheme_of"]
 
 ENTRY_POINTS = "nanocache.sources"  # the group under which an installed package brings sources
 WEB = ("http", "https")
+LISTING = "listing+"  # before a scheme: the list of a repository's files
 ADDRESSES = (*WEB, "file")  # whose URLs say themselves where the bytes are
 BUILT_IN = (*ADDRESSES, "hf", "s3", "gs", "az")
 # What fsspec reads by itself. Its own table is in a module that costs 30 ms to import.
@@ -47,7 +48,8 @@ def add(scheme: str) -> None:
 
 def refusal_of(scheme: str) -> str | None:
     """Why no URL of `scheme` can be fetched, None if one can."""
-    if scheme in BUILT_IN or scheme in _added or is_installed(scheme):
+    scheme = scheme.removeprefix(LISTING)
+    if scheme in BUILT_IN or scheme in _added or scheme in _installed(ENTRY_POINTS):
         return None
     if scheme in ELSEWHERE:
         return f"the scheme must be one that says what it sends; {ELSEWHERE[scheme]}"
@@ -56,11 +58,6 @@ def refusal_of(scheme: str) -> str | None:
             return None
         return f"{scheme} is read by fsspec: pip install 'nanocache[fsspec]'"
     return "the scheme must be http, https, file, hf, s3, gs, az, one that fsspec reads, or one that was registered"
-
-
-def is_installed(scheme: str) -> bool:
-    """Whether an installed package brings a source of `scheme`."""
-    return scheme in _installed(ENTRY_POINTS)
 
 
 @cache

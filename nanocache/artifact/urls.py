@@ -10,14 +10,14 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import ParseResult, SplitResult, quote, unquote_to_bytes, urlsplit
 
 from . import buckets, hub, schemes
 from . import headers as request_headers
-from .schemes import is_address
+from .schemes import LISTING, is_address
 from .signing import without_signature
 
 __all__ = ["check", "file_path", "is_address", "is_file", "origin", "parse", "redact", "url_key"]
@@ -26,7 +26,11 @@ LONGEST_SHOWN = 500  # characters
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DIGEST_MARK = "sha256="  # pip's form of a fragment
-_ADDRESSES: dict[str, Callable[[str], object]] = {"hf": hub.parse, **dict.fromkeys(buckets.VERSIONS, buckets.parse)}
+_ADDRESSES: dict[str, Callable[[str], object]] = {
+    "hf": hub.parse,
+    "listing+hf": partial(hub.parse, repository=True),
+    **dict.fromkeys(buckets.VERSIONS, buckets.parse),
+}
 
 # What was passed instead of a URL -> what was meant. The first that fits.
 _NO_URLS: tuple[tuple[Any, str], ...] = (
@@ -143,6 +147,7 @@ def _place(parts: SplitResult) -> str:
 
 def redact(url: str) -> str:
     """`url` without userinfo, query values and fragment: fit for errors, logs and files. Never raises."""
+    url = url.removeprefix(LISTING)
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -199,24 +199,30 @@ def same_file(st: os.stat_result, path: str) -> bool:
 
 def open_private(path: str, flags: int, mode: int = 0o600) -> int:
     """os.open that follows no symlink at the last step and waits for no fifo; UnsafeCache if it is no regular file."""
-    try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
-    except OSError as e:
-        if e.errno in (errno.ELOOP, errno.ENXIO):
-            check_regular(path)
-        raise
+    fd = _open_itself(path, flags, mode)
     if not flags & os.O_EXCL:
         _check_open(fd, path)
     return fd
 
 
-def _check_open(fd: int, path: str) -> None:
+def _open_itself(path: str, flags: int, mode: int = 0o600) -> int:
     try:
-        if not stat.S_ISREG(mode := os.fstat(fd).st_mode):  # a fifo opens for reading at once, without a word
-            raise _irregular(path, mode)
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.ENXIO):
+            check_regular(path)
+        raise
+
+
+def _check_open(fd: int, path: str) -> os.stat_result:
+    try:
+        st = os.fstat(fd)
+        if not stat.S_ISREG(st.st_mode):  # a fifo opens for reading at once, without a word
+            raise _irregular(path, st.st_mode)
     except BaseException:  # Ctrl-C, too
         os.close(fd)
         raise
+    return st
 
 
 def create(path: str, data: bytes, mode: int) -> None:
@@ -271,13 +277,14 @@ def read_json(path: str, *, trusts: Callable[[os.stat_result], bool] | None = No
     UnsafeCache if it is no file.
     """
     try:
-        fd = open_private(path, os.O_RDONLY)
+        fd = _open_itself(path, os.O_RDONLY)
+        st = _check_open(fd, path)
     except UnsafeCache:
         raise
     except OSError:
         return None
     try:
-        if trusts is not None and not trusts(os.fstat(fd)):
+        if trusts is not None and not trusts(st):
             return None
         text = os.read(fd, LONGEST_RECORD)
         value = json.loads(text)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from ..artifact import schemes, urls
 from ..artifact.request import Request
 from ..download.download import Downloaded
-from ..errors import UnsafeCache
 from ..store import refs
 from ..store.blobs import Store
 from ..store.refs import Ref
@@ -86,7 +85,7 @@ class Remembered:
 
     def renew(self, ref: Ref) -> None:
         """The server said that `ref` is still right."""
-        self._write_ref(replace(ref, fetched_at=time.time()))
+        refs.remember(self.store, self.request.url_key, replace(ref, fetched_at=time.time()))
 
     def keep(self, downloaded: Downloaded, stamp: list[int] | None) -> None:
         """Remember a download. `stamp`: of a `file:` URL's file, from before it was read."""
@@ -109,12 +108,4 @@ class Remembered:
             version=downloaded.version if own else None,
             pinned=downloaded.pinned if own else None,
         )
-        self._write_ref(ref)
-
-    def _write_ref(self, ref: Ref) -> None:
-        try:
-            refs.write(self.store, self.request.url_key, ref)
-        except UnsafeCache:
-            raise
-        except OSError as e:  # a full disk, say: what was asked for is there all the same
-            logger.warning("cannot remember what %s gave (%s): the next call asks again", self.request.shown_url, e)
+        refs.remember(self.store, self.request.url_key, ref)

@@ -125,11 +125,14 @@ class Hub:
         address = hub.parse(url, repository=True)
         _check_online()
         pinned = address if address.is_pinned else address.at(self._commit(address))
-        files = {file.path: file for file in self._files(pinned)}
-        self._listings[_repository(pinned)] = files
+        return Listing(pinned.url, tuple(self._files(pinned)))
+
+    def learn(self, listing: Listing) -> None:
+        """Ask no more about the files of `listing`."""
+        address = hub.parse(listing.pinned, repository=True)
+        self._listings[_repository(address)] = {file.path: file for file in listing.files}
         while len(self._listings) > MOST_LISTINGS:
             del self._listings[next(iter(self._listings))]
-        return Listing(pinned.url, address.repository.rpartition("/")[2], tuple(files.values()))
 
     def _commit(self, address: HubAddress) -> str:
         revision = quote(address.revision or MAIN, safe="")

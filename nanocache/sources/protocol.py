@@ -13,7 +13,18 @@ from typing import Literal, Protocol, runtime_checkable
 
 from ..artifact.headers import Pairs
 
-__all__ = ["Chooser", "Described", "HeaderSource", "Listed", "Lister", "Listing", "Reader", "Resolved", "Source"]
+__all__ = [
+    "Chooser",
+    "Described",
+    "HeaderSource",
+    "Learner",
+    "Listed",
+    "Lister",
+    "Listing",
+    "Reader",
+    "Resolved",
+    "Source",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class Described:
 
     size: int | None = None  # bytes
     version: str | None = None  # changes whenever the bytes do; None: there is nothing to tell by
+    pinned: str | None = None  # the URL that means this version for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,6 @@ class Listing:
     """All files of a repository at one version. `pinned`, a slash and a file's path are that file's URL."""
 
     pinned: str
-    name: str  # of the folder that holds them
     files: tuple[Listed, ...]
 
 
@@ -96,7 +107,16 @@ class Chooser(Protocol):
 class Lister(Protocol):
     """A source that can say which files a repository has."""
 
-    def list(self, url: str) -> Listing: ...
+    def list(self, url: str) -> Listing:
+        """All files of the repository at `url`, as it is now. Errors as for `Source.resolve`."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A source that need not ask about a file that it knows from a listing."""
+
+    def learn(self, listing: Listing) -> None: ...
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ def read(reader: Reader, resolved: Resolved, asked: Sequence[tuple[str, str]]) -
     start, end = _range(asked) if resolved.size is not None else (0, None)  # a part is always a part of so much
     stop = resolved.size if end is None else end
     with _failures():
-        chunks = reader.read(resolved.url, start, end)
+        chunks = reader.read(resolved.pinned or resolved.url, start, end)
     left = None if stop is None else stop - start
     body = _checked(reader, resolved, chunks, left)
     if stop is None:
@@ -53,6 +53,8 @@ def _checked(reader: Reader, resolved: Resolved, chunks: Iterable[bytes], left: 
 
 
 def _check_version(reader: Reader, resolved: Resolved) -> None:
+    if resolved.pinned is not None:  # what was read is that version for ever
+        return
     now = reader.describe(resolved.url)
     if now.version != resolved.validator or (resolved.size is not None and now.size not in (None, resolved.size)):
         raise StartOver("it changed while it was read")

@@ -12,10 +12,12 @@ from importlib import import_module
 from typing import Any
 
 from ..artifact import schemes
-from ..artifact.schemes import is_address, scheme_of
-from .protocol import HeaderSource, Reader, Source
+from ..artifact.schemes import LISTING, is_address, scheme_of
+from ..http.failure import Failure
+from .listing_reader import ListingReader
+from .protocol import HeaderSource, Lister, Reader, Source
 
-__all__ = ["AnySource", "find", "is_registered", "register_source"]
+__all__ = ["AnySource", "find", "register_source"]
 
 AnySource = Source | HeaderSource | Reader
 
@@ -47,18 +49,21 @@ def _checked(scheme: str, source: Any) -> AnySource:
     return source
 
 
-def is_registered(url: str) -> bool:
-    """Whether a source for the scheme of `url` was registered, by this process or an installed package."""
-    scheme = scheme_of(url)
-    return scheme in _registered or (scheme not in _BUILT_IN and schemes.is_installed(scheme))
-
-
 def find(url: str) -> AnySource | None:
     """The source of `url`; None for http, https and file, which are addresses already."""
     if is_address(url):
         return None
     scheme = scheme_of(url)
+    if scheme.startswith(LISTING):
+        return _listing(scheme.removeprefix(LISTING))
     return _registered.get(scheme) or _installed(scheme)
+
+
+def _listing(scheme: str) -> AnySource:
+    source: object = find(f"{scheme}://")
+    if not isinstance(source, Lister):
+        raise Failure("its source cannot list files", lasting=True)
+    return ListingReader(source)
 
 
 @cache

@@ -90,7 +90,7 @@ class Resolver:
             raise Failure("its source takes no headers", lasting=True, remedy="leave headers= off")
         if isinstance(source, Reader):
             described = source.describe(url)
-            return Resolved(url, size=described.size, validator=described.version)
+            return Resolved(url, size=described.size, validator=described.version, pinned=described.pinned)
         return source.resolve(url)
 
     def _same(self, before: Resolved | None, now: Resolved) -> Resolved:

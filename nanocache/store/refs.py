@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..disk import files
+from ..errors import UnsafeCache
 from .layout import BaseDirectory
 
-__all__ = ["Ref", "read", "write"]
+__all__ = ["Ref", "read", "remember", "write"]
 
 logger = logging.getLogger("nanocache")
 
@@ -77,6 +78,16 @@ def read(directory: BaseDirectory, url_key: str) -> Ref | None:
     """The ref of a URL, None if there is none or a stranger's. Raises UnsafeCache where a symlink stands there."""
     record = files.read_json(directory.ref(url_key), trusts=directory.trusts)
     return None if record is None else _parse(record)
+
+
+def remember(directory: BaseDirectory, key: str, ref: Ref) -> None:
+    """`write`, where a full disk, say, is no reason to fail: what was asked for is there all the same."""
+    try:
+        write(directory, key, ref)
+    except UnsafeCache:
+        raise
+    except OSError as e:
+        logger.warning("cannot remember what %s gave (%s): the next call asks again", ref.url, e)
 
 
 def write(directory: BaseDirectory, url_key: str, ref: Ref) -> None:

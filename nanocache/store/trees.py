@@ -4,8 +4,8 @@
 
 A folder's mtime is sealed with the manifest's digest, as a blob's is with its own: a name that comes or goes moves it.
 Not how the blobs come here. Invariants: a tree is complete or not there, and appears by one rename; a file in it that
-is lost or was written to is put back by a rename of its own, so that a path that was returned never vanishes; no more
-than `TREE_LOOKS` files and folders are looked at for a hit, so that ten thousand files cost what ten do.
+is lost or was written to is put back by a rename of its own, so that a path that was returned never vanishes; a hit
+looks at no more than `FILES_SEEN` files and folders, so that ten thousand cost what ten do.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .private import private_folder
 __all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_manifest", "repair"]
 
 MANIFEST = "tree.json"
-TREE_LOOKS = 4  # lstats of a tree for a hit
-FOLDERS_SEEN = 2  # of these at most for folders
+FOLDERS_SEEN = 1  # below the tree itself, at a hit
+FILES_SEEN = 4  # these folders included; what a hit looks at besides is three records and the tree
 NO_LINK = (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EACCES)
 
 
@@ -50,10 +50,18 @@ def read_manifest(store: Store, digest: str) -> Manifest | None:
 @lru_cache(maxsize=64)
 def _read_manifest(path: str | None, digest: str) -> Manifest | None:
     try:
-        manifest = None if path is None else Manifest.from_bytes(Path(path).read_bytes())
+        manifest = None if path is None else Manifest.from_bytes(_read(path))
     except (OSError, ValueError):
         return None
     return manifest if manifest is not None and manifest.digest == digest else None
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))  # `open` would look at its size: one stat too many
+    finally:
+        os.close(fd)
 
 
 def lock_key_of(manifest: Manifest, name: str) -> str:
@@ -72,19 +80,19 @@ def find(store: Store, manifest: Manifest, name: str) -> Path | None:
     if not stat.S_ISDIR(st.st_mode):
         raise UnsafeCache(path=root, reason=f"a folder should be there, not {files.kind(st.st_mode)}")
     store.check_trusted(root, st)
-    return Path(root) if _seems_whole(root, manifest) else None
+    return Path(root) if _is_sealed(st, manifest) and _seems_whole(root, manifest) else None
 
 
 def _seems_whole(root: str, manifest: Manifest) -> bool:
-    folders = manifest.folders[:FOLDERS_SEEN]
-    largest = sorted(manifest.files, key=lambda file: -file.size)[: TREE_LOOKS - len(folders)]
-    sealed = all(_is_sealed(_join(root, folder), manifest.digest) for folder in folders)
+    """Whether nothing shows in what a hit looks at: the first folder, and the largest files."""
+    folders = manifest.folders[1 : 1 + FOLDERS_SEEN]
+    largest = sorted(manifest.files, key=lambda file: -file.size)[: FILES_SEEN - len(folders)]
+    sealed = all(_is_sealed(_lstat(_join(root, folder)), manifest) for folder in folders)
     return sealed and all(_is_right(_join(root, file.path), file) for file in largest)
 
 
-def _is_sealed(folder: str, digest: str) -> bool:
-    st = _lstat(folder)
-    return st is not None and stat.S_ISDIR(st.st_mode) and st.st_mtime_ns % seal.DAY_NS == seal.of(digest)
+def _is_sealed(st: os.stat_result | None, manifest: Manifest) -> bool:
+    return st is not None and stat.S_ISDIR(st.st_mode) and st.st_mtime_ns % seal.DAY_NS == seal.of(manifest.digest)
 
 
 def _is_right(path: str, file: TreeFile) -> bool:

@@ -258,7 +258,7 @@ def test_a_private_repository_wants_the_token(hub: HubServer, monkeypatch: pytes
 
 @pytest.mark.parametrize("url", ["hf://owner/name/file", "https://host/a", "owner/name", None, "s3://bucket/key"])
 def test_what_is_no_repository_is_a_value_error(base: Path, url: Any) -> None:
-    with pytest.raises(ValueError, match=r"repository|snapshot"):
+    with pytest.raises(ValueError, match=r"repository|snapshot|names one file"):
         nanocache.snapshot(url)
 
 

@@ -1,4 +1,4 @@
-"""Which files of a repository a snapshot takes: the caller's choice from its source's listing.
+"""Which files of a repository a snapshot takes: the caller's choice from its listing.
 
 Invariant: a path of a listing leads nowhere but into the folder, and no two are one on any common disk; the rules are
 those of archives, because a listing is as little to be trusted.
