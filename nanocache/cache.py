@@ -189,8 +189,9 @@ class Cache:
 
         Raises what `fetch_many` raises, and UnsafeArchive for a listing with a path that leads elsewhere.
         """
-        from .engine.snapshots import Snapshot
+        from .engine.snapshots import Snapshot  # here: most callers take none
 
+        arguments.progress(progress)
         fetch_listing = partial(self.fetch, max_age=max_age, offline=offline, progress=False)
         fetch_files = partial(self.fetch_many, offline=offline, progress=progress)
         request = Snapshot.of(

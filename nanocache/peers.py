@@ -13,7 +13,7 @@ for ever; a peer's fault says nothing about the artifact, so no waiter adopts it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from .disk import faults
 from .disk.absence import listed, look_again
 from .disk.hashing import FileHasher
 from .engine.remembered import Remembered
+from .engine.snapshots import FetchFiles, FetchListing, Snapshot
 from .engine.steps import Fetch
 from .progress import Display, ProgressOption, callback_errors
 from .store import partials, refs
@@ -46,6 +47,7 @@ __all__ = [
     "forget_absence",
     "is_listed",
     "receive_blob",
+    "snapshot_by",
 ]
 
 
@@ -115,6 +117,31 @@ def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInf
 
 def _request(artifact: Artifact, progress: ProgressOption) -> Request:
     return Request.of(replace(artifact, postprocess=None), progress=progress)
+
+
+def snapshot_by(
+    fetch_listing: FetchListing,
+    fetch_files: FetchFiles,
+    url: str,
+    *,
+    include: str | Iterable[str],
+    exclude: str | Iterable[str],
+    max_age: float | None,
+    offline: bool | None,
+    base_dir: PathLike | None,
+) -> Path:
+    """`Cache.snapshot`, whose listing and files the caller's functions bring into the base directory."""
+    question = Snapshot.of(
+        Cache(base_dir).store,
+        url,
+        include=include,
+        exclude=exclude,
+        max_age=max_age,
+        offline=offline,
+        fetch_listing=fetch_listing,
+        fetch_files=fetch_files,
+    )
+    return question.run()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from nanocache import download_file_with_lock, get_base_dir
 
-    from .artifacts import fetch, fetch_many
+    from .artifacts import fetch, fetch_many, snapshot
     from .compute.console import ColoredFormatter, DummyWandb, print_banner, setup_default_logging
     from .compute.device import autodetect_device_type, set_tf32
     from .compute.group import compute_cleanup, compute_init
@@ -51,6 +51,7 @@ __all__ = [
     "compute_cleanup",
     "fetch",
     "fetch_many",
+    "snapshot",
     "leader_first",
     "get_base_dir",
     "download_file_with_lock",
@@ -67,7 +68,7 @@ __all__ = [
 
 _HOMES = {
     "nanocache": ("get_base_dir", "download_file_with_lock"),
-    ".artifacts": ("fetch", "fetch_many"),
+    ".artifacts": ("fetch", "fetch_many", "snapshot"),
     ".compute.console": ("ColoredFormatter", "DummyWandb", "print_banner", "setup_default_logging"),
     ".compute.device": ("autodetect_device_type", "set_tf32"),
     ".errors": ("NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"),

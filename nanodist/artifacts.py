@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from nanocache import Artifact
 from .calls import FetchMany, FetchOne, PathLike, ProgressOption
 from .sharing import share
 
-__all__ = ["fetch", "fetch_many"]
+__all__ = ["fetch", "fetch_many", "snapshot"]
 
 SCOPES = ("auto", "job", "disk", "broadcast")
 ARTIFACTS_PER_OUTCOME = 128  # a path takes some 200 bytes of the outcome
@@ -108,6 +109,37 @@ def fetch_many(
         )
         results += call.hits() or share(call)
     return results
+
+
+def snapshot(
+    url: str,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    max_age: float | None = None,
+    offline: bool | None = None,
+    progress: ProgressOption = None,
+    base_dir: PathLike | None = None,
+    scope: str = "auto",
+) -> Path:
+    """The folder with all files of the repository at `url`, as `nanocache.snapshot` promises it, for all ranks.
+
+    One rank asks for the listing, so that all have the same commit; one downloads the files for its disk, or for all
+    disks; each disk makes its own folder. `scope` and errors as for `fetch`.
+    """
+    from nanocache.peers import snapshot_by  # loads much more of nanocache than a hit of `fetch` needs
+
+    asked = _scope(scope)
+    return snapshot_by(
+        partial(fetch, max_age=max_age, offline=offline, progress=False, base_dir=base_dir, scope=asked),
+        partial(fetch_many, offline=offline, progress=progress, base_dir=base_dir, scope=asked),
+        url,
+        include=include,
+        exclude=exclude,
+        max_age=max_age,
+        offline=offline,
+        base_dir=base_dir,
+    )
 
 
 def _scope(asked: str) -> str:

@@ -16,7 +16,17 @@ SEED = {
     *("get_base_dir", "download_file_with_lock"),
 }
 BEYOND = {
-    *("topology", "seed_all", "data_seed", "worker_init_fn", "set_tf32", "fetch", "fetch_many", "leader_first"),
+    *(
+        "topology",
+        "seed_all",
+        "data_seed",
+        "worker_init_fn",
+        "set_tf32",
+        "fetch",
+        "fetch_many",
+        "snapshot",
+        "leader_first",
+    ),
     *("LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible", "NanodistError"),
 }
 
