@@ -18,11 +18,12 @@ from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
+from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .coordination import flights
 from .disk import faults, files
 from .engine.steps import Fetch, Found
-from .progress import ProgressOption, callback_errors
+from .progress import ProgressOption
 from .store.blobs import Store
 from .store.hits import RefStamp
 
@@ -93,7 +94,7 @@ class Cache:
             return path
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
         request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
-        with callback_errors():
+        with callers_errors():
             return _fetch(store, request, asked, ambient())
 
     async def afetch(
@@ -133,9 +134,9 @@ class Cache:
         key = ("afetch", store.base, artifact, rehash, max_age, offline)
         # Of a product the files are counted first, which may be thousands: not on the loop.
         inline = not rehash and artifact.postprocess is None and not flights.running(key)
-        if inline and (path := _find(store, check(), asked)) is not None:
-            return path
-        with callback_errors():
+        with callers_errors():
+            if inline and (path := _find(store, check(), asked)) is not None:
+                return path
             return await tasks.share_async(key, job)
 
     def fetch_many(
@@ -158,7 +159,7 @@ class Cache:
         checked = Artifact.each(artifacts)
         arguments.option("offline", offline)
         fetch = partial(self._fetch_one, self.store, offline)
-        with callback_errors():
+        with callers_errors():
             return many.fetch(checked, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
 
     def _fetch_one(
@@ -204,7 +205,7 @@ class Cache:
             fetch_listing=fetch_listing,
             fetch_files=fetch_files,
         )
-        with callback_errors():
+        with callers_errors():
             return request.run()
 
     def lookup(
@@ -226,7 +227,8 @@ class Cache:
         if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
         artifact = _artifact(url, sha256, filename, (), headers, postprocess)
-        return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
+        with callers_errors():
+            return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
 
 
 def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:

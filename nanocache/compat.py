@@ -22,6 +22,7 @@ from .artifact import arguments, hooks
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache
+from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .coordination.flights import share
 from .coordination.waiting import WaitOptions, hold_lock
@@ -58,7 +59,8 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     if postprocess_fn is not None:
         arguments.hook(postprocess_fn, "postprocess_fn", "(path)")
     placement = _Placement(Cache().store, Request.of(Artifact(url)), relative, postprocess_fn)
-    return faults.persistently(placement.store.base, placement.run)
+    with callers_errors():
+        return faults.persistently(placement.store.base, placement.run)
 
 
 def _check(given: object) -> str:

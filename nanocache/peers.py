@@ -23,6 +23,7 @@ from .artifact import digest as digests
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache, PathLike
+from .callers import callers_errors
 from .cancel import Cancel
 from .coordination.holder import HolderWriter
 from .coordination.waiting import WaitOptions, hold_lock
@@ -32,7 +33,7 @@ from .disk.hashing import FileHasher
 from .engine.remembered import Remembered
 from .engine.snapshots import FetchFiles, FetchListing, Snapshot
 from .engine.steps import Fetch
-from .progress import Display, ProgressOption, callback_errors
+from .progress import Display, ProgressOption
 from .store import partials, refs
 from .store.blobs import Store
 from .store.layout import lock_key
@@ -108,7 +109,8 @@ def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInf
     """Where the artifact's blob lies here, and what a peer must know of it; None if it is not here."""
     store = Cache(base_dir).store
     request = _request(artifact, False)
-    found = Fetch(store, request).find()
+    with callers_errors():
+        found = Fetch(store, request).find()
     if found is None:
         return None
     ref = None if artifact.sha256 is not None else refs.read(store, request.url_key)
@@ -159,7 +161,7 @@ def receive_blob(
     key = lock_key(artifact.sha256, request.url_key)
     at_once = WaitOptions(lambda: False, request.identity, Cancel(), 0.0, lambda *_: None)
     with (
-        callback_errors(),
+        callers_errors(),
         hold_lock(store.lock_place(key), at_once) as holding,
         partials.create(store, key) as partial,
         closing(Display(request.progress, request.name)) as display,

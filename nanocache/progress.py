@@ -9,15 +9,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from . import config
+from .callers import CallersError
 
-__all__ = ["CallbackError", "Display", "Progress", "ProgressOption", "callback_errors", "shown"]
+__all__ = ["Display", "Progress", "ProgressOption", "shown"]
 
 EVERY = 0.1  # seconds between two calls of a callback
 PATIENCE = 0.3  # seconds of work before a bar appears: most artifacts are over by then
@@ -34,29 +34,6 @@ class Progress:
 
 
 ProgressOption = bool | Callable[[Progress], object] | None
-
-
-class CallbackError(Exception):
-    """The caller's callback raised `error`, whatever that may mean to what runs above the callback.
-
-    It passes all that handles errors on the way, ends at the call that brought the callback, and is adopted by none.
-    """
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(repr(error))
-        self.error = error
-
-
-@contextmanager
-def callback_errors() -> Iterator[None]:
-    """What a callback raises in the block leaves it as it was raised."""
-    error: Exception | None = None
-    try:
-        yield
-    except CallbackError as e:
-        error = e.error
-    if error is not None:  # here, so that its own cause and context stay
-        raise error
 
 
 def shown(option: ProgressOption, *, waiting: bool = False) -> bool:
@@ -133,10 +110,10 @@ class Display:
             self._called, self._last = now, None
             try:
                 self._option(progress)  # type: ignore[operator, misc]
-            except CallbackError:  # of a callback below this one
+            except CallersError:  # of a callback below this one
                 raise
             except Exception as e:
-                raise CallbackError(e) from e
+                raise CallersError(e) from e
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:

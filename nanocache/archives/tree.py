@@ -16,10 +16,10 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
+from ..callers import suppress
 from .names import NameSet, folded
 from .refusal import Allowance, ArchiveRefused, refuse_if
 

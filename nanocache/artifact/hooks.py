@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ..callers import CallersError, let_pass
 from ..cancel import Cancel, Cancelled, within
 from ..errors import NanocacheError, PostprocessFailed
 from . import arguments, filenames
@@ -186,8 +187,9 @@ def failing_as(label: str, artifact: str) -> Iterator[None]:
     """Name the hook and the artifact in whatever the caller's code raises."""
     try:
         yield
-    except (NanocacheError, Cancelled):
+    except (NanocacheError, Cancelled, CallersError):
         raise
     except Exception as e:
+        let_pass(e)
         reason = f"{type(e).__name__}: {e}".split("\n", 1)[0]
         raise PostprocessFailed(hook=label, artifact=artifact, reason=reason) from e

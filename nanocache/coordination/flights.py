@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
+from ..callers import CallersError, from_handler
 from ..cancel import Cancel, Cancelled
-from ..progress import CallbackError
 
 __all__ = ["Flight", "Interrupted", "Waiter", "running", "share"]
 
@@ -59,7 +59,7 @@ class Flight(Generic[T]):
         except Cancelled:
             pass
         except Exception as e:  # noqa: BLE001 - handed to every waiter by `result`
-            self._error = e
+            self._error = CallersError(e) if from_handler(e) else e
         finally:
             self.end()
 
@@ -96,7 +96,7 @@ class Flight(Generic[T]):
 
     def _concerns(self, identity: Hashable, waiter: Waiter[T]) -> bool:
         """Whether the error would have happened to this waiter: the same request, and no callback of another caller."""
-        if isinstance(self._error, CallbackError):
+        if isinstance(self._error, CallersError):
             return waiter is self.leader
         return identity == self.identity and not isinstance(self._error, Interrupted)
 

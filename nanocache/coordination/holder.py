@@ -11,11 +11,12 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
+from ..callers import suppress
 from ..disk import files
 from ..errors import NanocacheError
 from .lock import LockPlace

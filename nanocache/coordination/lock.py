@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakSet
 
+from ..callers import let_pass, suppress
 from ..disk import files
 
 __all__ = ["Lock", "LockPlace", "try_lock"]
@@ -52,7 +52,8 @@ class Lock:
                 self._fd = os.open(path, FLAGS)
             if not lock_descriptor(self._fd, blocking=False):
                 return False
-        except (BlockingIOError, PermissionError, FileNotFoundError):
+        except (BlockingIOError, PermissionError, FileNotFoundError) as e:
+            let_pass(e)
             return False
         except OSError:
             files.check_regular(path)
@@ -73,6 +74,7 @@ class Lock:
             finally:
                 os.close(fd)
         except OSError as e:  # EIO on close in some bind mounts: the descriptor is closed all the same
+            let_pass(e)
             logger.debug("releasing a lock: %s", e)
 
     def drop(self) -> None:

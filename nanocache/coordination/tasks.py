@@ -7,10 +7,10 @@ thread while it waits; the loop is never held; only the last task to be cancelle
 from __future__ import annotations
 
 from collections.abc import Hashable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..callers import suppress
 from ..cancel import ambient, hook_depth
 from . import threads
 from .flights import Flight, Interrupted, Job, Waiter

@@ -21,8 +21,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
+from ..callers import suppress
 from ..cancel import hook_depth
 
 __all__ = ["ThreadPool", "submit"]

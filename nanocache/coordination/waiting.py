@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..callers import let_pass
 from ..cancel import Cancel
 from ..disk import files
 from ..errors import LockTimeout, NanocacheError, UnsafeCache
@@ -108,6 +109,7 @@ class _Waiter:
             except UnsafeCache:
                 raise
             except OSError as e:
+                let_pass(e)
                 self._warn_unlocked(f"cannot lock {self._place.path} ({e})")
                 return
             if self.lock is not None:

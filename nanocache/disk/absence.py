@@ -16,7 +16,8 @@ import functools
 import os
 import stat
 import sys
-from contextlib import suppress
+
+from ..callers import let_pass, suppress
 
 __all__ = ["listed", "look_again"]
 
@@ -41,7 +42,8 @@ def listed(path: str, *, below: str) -> bool:
     for name in path[len(below) + 1 :].split("/"):
         try:
             names = os.listdir(folder)
-        except OSError:
+        except OSError as e:
+            let_pass(e)
             return False
         if name not in names:
             return False
@@ -57,7 +59,8 @@ def _is_sure_of_absence(base: str) -> bool:
 def _mode(path: str) -> int | None:
     try:
         return os.lstat(path).st_mode
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from ..callers import let_pass
 from ..errors import NanocacheError, NoSpace
 
 __all__ = ["check_room", "named", "no_space", "persistently", "too_large"]
@@ -42,7 +43,8 @@ def _available(path: str) -> int | None:
     """Bytes that this user may still write there; None where the mount does not know: some report no blocks at all."""
     try:
         st = os.statvfs(path)
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return None
     return st.f_bavail * st.f_frsize if st.f_blocks else None
 
@@ -51,7 +53,8 @@ def _free_inodes(path: str) -> int | None:
     """Files that this user may still make there; None where the file system does not count them."""
     try:
         st = os.statvfs(path)
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return None
     return st.f_favail if st.f_files else None
 
@@ -113,6 +116,7 @@ def named(base: str) -> Iterator[None]:
     except (NanocacheError, ConnectionError):
         raise
     except OSError as e:
+        let_pass(e)
         if (full := no_space(e, base)) is not None:
             raise full from e
         if e.errno is not None and e.filename is None:
@@ -129,6 +133,7 @@ def persistently(base: str, step: Callable[[], T | None]) -> T:
                 if (done := step()) is not None:
                     return done
             except OSError as e:
+                let_pass(e)
                 if e.errno not in GONE:
                     raise
                 gone = e

@@ -14,10 +14,10 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..callers import let_pass, suppress
 from ..errors import UnsafeCache
 
 __all__ = [
@@ -184,7 +184,8 @@ def stamp(path: str) -> tuple[int, int] | None:
     """Inode and mtime, which change whenever a file is replaced or rewritten: one stat. None if it is not there."""
     try:
         st = os.lstat(path)
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return None
     return st.st_ino, st.st_mtime_ns
 
@@ -193,7 +194,8 @@ def same_file(st: os.stat_result, path: str) -> bool:
     """Whether `path` is the file that `st` is of."""
     try:
         return os.path.samestat(st, os.lstat(path))
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return False
 
 
@@ -281,14 +283,16 @@ def read_json(path: str, *, trusts: Callable[[os.stat_result], bool] | None = No
         st = _check_open(fd, path)
     except UnsafeCache:
         raise
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return None
     try:
         if trusts is not None and not trusts(st):
             return None
         text = os.read(fd, LONGEST_RECORD)
         value = json.loads(text)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as e:
+        let_pass(e)
         return None
     finally:
         os.close(fd)
@@ -311,7 +315,8 @@ def remove(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return
-    except OSError:  # EISDIR on Linux, EPERM on macOS, EACCES where it isn't ours
+    except OSError as e:  # EISDIR on Linux, EPERM on macOS, EACCES where it isn't ours
+        let_pass(e)
         with suppress(OSError):  # some come through in spite of ignore_errors
             shutil.rmtree(path, ignore_errors=True)
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 from ..artifact.urls import redact
+from ..callers import suppress
 from ..cancel import Cancel
 from ..disk.hashing import Vanished, git_sha1
 from ..errors import ChecksumMismatch

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from ..callers import suppress
 from ..cancel import Cancel, Cancelled
 from ..http.failure import Failure
 from ..http.slots import Busy

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..artifact.urls import redact
+from ..callers import let_pass
 from ..cancel import Cancel
 from ..disk import faults
 from ..errors import ChecksumMismatch, DownloadFailed, NoSpace, NotCached
@@ -99,6 +100,7 @@ class _OneUrl:
             self._partial.discard()
             raise
         except OSError as e:
+            let_pass(e)
             if (full := faults.no_space(e, self._partial.base, transfer.lacking)) is None:
                 raise
             self._partial.discard()

@@ -12,9 +12,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
+from ..callers import suppress
 from ..disk import files
 from ..store.layout import BaseDirectory
 

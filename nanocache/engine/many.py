@@ -14,10 +14,11 @@ from typing import Any
 
 from ..artifact import arguments
 from ..artifact.artifact import Artifact
+from ..callers import CallersError
 from ..cancel import Cancel, Cancelled, ambient
 from ..config import Settings
 from ..coordination.threads import ThreadPool
-from ..progress import CallbackError, Display, Progress, ProgressOption, shown
+from ..progress import Display, Progress, ProgressOption, shown
 
 __all__ = ["FetchOne", "fetch"]
 
@@ -134,7 +135,7 @@ class _Set:
         """Fetch artifact `n` in a thread of the pool, and put down what came of it."""
         try:
             outcome: Settled = self._fetch(n)
-        except CallbackError as e:
+        except CallersError as e:
             outcome = e.error
         except BaseException as e:  # noqa: BLE001 - the caller's thread raises it, or returns it in place
             outcome = e

@@ -19,6 +19,7 @@ from pathlib import Path
 from ..artifact import hooks
 from ..artifact.hooks import Hook
 from ..artifact.request import Request
+from ..callers import let_pass
 from ..cancel import Cancel
 from ..coordination.flights import share
 from ..coordination.waiting import WaitOptions, hold_lock
@@ -59,7 +60,8 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
 def _inode(path: str) -> int | None:
     try:
         return os.lstat(path).st_ino
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..callers import let_pass
 from ..cancel import Cancel
 from .failure import Failure, Pace
 from .socket import READ, CancellableSocket
@@ -43,56 +44,37 @@ class Network:
         return self.socket.waited
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any) -> Network:
-        import httpcore
-
-        try:
+        with _errors("Connect"):
             self.socket.connect(host, port, timeout or CONNECT_TIMEOUT)
-        except TimeoutError as e:
-            raise httpcore.ConnectTimeout(str(e)) from e
-        except (OSError, UnicodeError) as e:  # a label of a host name that is empty or too long
-            raise httpcore.ConnectError(str(e)) from e
         return self
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
-        import httpcore
-
         if (outer := self.socket.secured) is not None:  # https through a proxy that itself speaks https
             from httpcore._backends.sync import TLSinTLSStream
 
             return TLSinTLSStream(outer, ssl_context, server_hostname, timeout)
-        try:
+        with _errors("Connect"):
             self.socket.secure(ssl_context, server_hostname, timeout)
-        except TimeoutError as e:
-            raise httpcore.ConnectTimeout(str(e)) from e
-        except OSError as e:
-            raise httpcore.ConnectError(e) from e  # as its argument, since httpcore drops the cause
         return self
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        import httpcore
-
-        try:
+        with _errors("Read"):
             data = self.socket.read(timeout)
-        except TimeoutError as e:
-            raise httpcore.ReadTimeout(str(e)) from e
-        except OSError as e:
-            raise httpcore.ReadError(str(e)) from e
         self.pace.check(len(data))
         if self.head is not None:
-            self.head -= len(data)
-            if self.head < 0:
-                raise httpcore.RemoteProtocolError("the head has no end")
+            self._count_head(len(data), self.head)
         return data
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def _count_head(self, received: int, allowed: int) -> None:
         import httpcore
 
-        try:
+        self.head = allowed - received
+        if self.head < 0:
+            raise httpcore.RemoteProtocolError("the head has no end")
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with _errors("Write"):
             self.socket.write(buffer, timeout)
-        except TimeoutError as e:
-            raise httpcore.WriteTimeout(str(e)) from e
-        except OSError as e:
-            raise httpcore.WriteError(str(e)) from e
 
     def close(self) -> None:
         self.socket.close()
@@ -101,6 +83,22 @@ class Network:
         if info == "is_readable":
             return self.socket.readable()
         return self.socket.secured if info == "ssl_object" else None
+
+
+@contextmanager
+def _errors(phase: str) -> Iterator[None]:
+    """What the socket raises in the block, as httpcore's error of this phase.
+
+    The error is the argument, since httpcore drops causes.
+    """
+    try:
+        yield
+    except (OSError, UnicodeError) as e:  # the latter for a label of a host name that is empty or too long
+        import httpcore
+
+        let_pass(e)
+        kind = "Timeout" if isinstance(e, TimeoutError) else "Error"
+        raise getattr(httpcore, phase + kind)(e) from e
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -113,6 +111,7 @@ def failures(cancel: Cancel, timeout: float) -> Iterator[None]:
     try:
         yield
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as e:
+        let_pass(e.__context__ or e)  # TLS within TLS is httpcore's own, and knows no caller
         cancel.check()  # a socket that was shut down fails in one of these ways
         raise _failure(e, timeout) from None
     except httpcore.UnsupportedProtocol:

@@ -20,11 +20,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..artifact.urls import origin
+from ..callers import suppress
 from ..cancel import Cancel
 from ..config import Settings
 from . import environment, socket

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from urllib.parse import unquote, urljoin, urlsplit
 
 from ..artifact.urls import origin, redact
+from ..callers import let_pass
 from ..cancel import Cancel
 from ..config import Settings, version
 from . import slots
@@ -163,7 +164,8 @@ def _from_netrc(host: str) -> tuple[str, str] | None:
     path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     try:
         st = os.stat(path)
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return None
     return _read_netrc(path, st.st_mtime_ns, st.st_size).get(host)
 

@@ -13,8 +13,9 @@ import socket
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
+
+from ..callers import let_pass, suppress
 
 __all__ = ["CancellableSocket", "close_all"]
 
@@ -70,6 +71,7 @@ class CancellableSocket:
                 return
             except OSError as e:
                 sock.close()
+                let_pass(e)
                 error = e
         raise error
 

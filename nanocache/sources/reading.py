@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ..callers import let_pass
 from ..http.exchange import Response
 from ..http.failure import Failure, StartOver
 from .protocol import Reader, Resolved
@@ -65,4 +66,5 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except OSError as e:
+        let_pass(e)
         raise Failure(str(e) or type(e).__name__, lasting=isinstance(e, LASTING)) from e

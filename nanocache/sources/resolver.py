@@ -10,6 +10,7 @@ import threading
 import time
 
 from ..artifact.headers import Pairs, refusal
+from ..callers import let_pass
 from ..cancel import Cancel, within
 from ..errors import NanocacheError
 from ..http.failure import Failure
@@ -79,6 +80,7 @@ class Resolver:
         except NanocacheError:
             raise
         except OSError as e:
+            let_pass(e)
             raise Failure(str(e) or type(e).__name__, lasting=isinstance(e, LASTING)) from e
 
     def _ask(self, source: registry.AnySource) -> Resolved:

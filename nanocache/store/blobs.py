@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from ..callers import suppress
 from ..cancel import Cancel
 from ..disk import durable, files, hashing
 from . import partials, reading, seal

@@ -13,6 +13,7 @@ from collections.abc import Hashable
 from itertools import islice
 from pathlib import Path
 
+from ..callers import from_handler, let_pass
 from ..disk import files
 from . import seal
 from .recency import Recency
@@ -71,7 +72,9 @@ class Hits:
             return None
         try:
             st = os.lstat(hit.spelled)
-        except OSError:
+        except OSError as e:
+            if from_handler(e):
+                raise
             return None
         # `holds` and `moved`, without a call: each costs a tenth of the whole hit.
         if stat.S_IFMT(st.st_mode) != hit.kind or hit.instant not in (None, st.st_mtime_ns % seal.DAY_NS):
@@ -90,7 +93,8 @@ class Hits:
             return
         try:
             st = os.lstat(path)
-        except OSError:
+        except OSError as e:
+            let_pass(e)
             return
         hit = _Hit(path, digest, stat.S_IFMT(st.st_mode), None if product else seal.of(digest), ref)
         if not hit.holds(st) or hit.moved():

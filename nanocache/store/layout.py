@@ -23,8 +23,8 @@ import hashlib
 import logging
 import os
 import stat
-from contextlib import suppress
 
+from ..callers import suppress
 from ..coordination.lock import LockPlace
 from ..disk import durable, files
 from ..errors import UnsafeCache

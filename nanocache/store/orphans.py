@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..callers import suppress
 from ..coordination.lock import Lock
 from ..coordination.process import Identity
 from ..disk import files

@@ -15,9 +15,9 @@ import errno
 import json
 import logging
 import os
-from contextlib import suppress
 from typing import Any
 
+from ..callers import let_pass, suppress
 from ..coordination.lock import Lock, try_lock
 from ..coordination.process import boot_time, me
 from ..disk import files
@@ -168,7 +168,8 @@ class Partial:
         except FileExistsError:  # NFS may say so of the link that it has just made
             if not files.same_file(os.fstat(self.fd), target):
                 return False
-        except OSError:  # no hard links here: then look, and rename
+        except OSError as e:  # no hard links here: then look, and rename
+            let_pass(e)
             if os.path.lexists(target):
                 return False
             self.publish_over(target)
@@ -236,6 +237,7 @@ def lock_own(folder: str, directory: BaseDirectory) -> Lock | None:
     try:
         return lock_folder(folder, directory)
     except OSError as e:
+        let_pass(e)
         logger.debug("partial %s has no lock (%s); a later call can claim it by its owner's pid only", folder, e)
         return None
 

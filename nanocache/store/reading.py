@@ -11,6 +11,7 @@ import os
 from types import TracebackType
 from typing import Self
 
+from ..callers import let_pass
 from ..cancel import Cancel
 from ..disk import files, hashing
 from . import seal
@@ -45,6 +46,7 @@ def read(path: str, digest: str, cancel: Cancel) -> Reading:
         try:
             return _read(path, digest, cancel)
         except OSError as e:
+            let_pass(e)
             if e.errno not in PASSING or not left:
                 raise
         cancel.sleep(PAUSE)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
+from ..callers import suppress
 from .layout import BaseDirectory
 
 __all__ = ["Recency"]

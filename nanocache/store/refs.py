@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..callers import let_pass
 from ..disk import files
 from ..errors import UnsafeCache
 from .layout import BaseDirectory
@@ -87,6 +88,7 @@ def remember(directory: BaseDirectory, key: str, ref: Ref) -> None:
     except UnsafeCache:
         raise
     except OSError as e:
+        let_pass(e)
         logger.warning("cannot remember what %s gave (%s): the next call asks again", ref.url, e)
 
 

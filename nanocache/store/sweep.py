@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
+from ..callers import let_pass, suppress
 from ..disk import files
 from . import orphans
 from .layout import TAGS, BaseDirectory
@@ -31,7 +31,8 @@ def daily(directory: BaseDirectory) -> None:
     except FileNotFoundError:
         with suppress(OSError):
             files.create(mark, b"", directory.modes.lock)
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return
     _sweep_trash(directory)
     _sweep_partials(directory)
@@ -75,5 +76,6 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except OSError:
+    except OSError as e:
+        let_pass(e)
         return []

@@ -14,10 +14,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from ..callers import suppress
 from ..disk import durable, files
 from ..errors import UnsafeCache
 from . import partials, seal
