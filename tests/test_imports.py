@@ -48,6 +48,8 @@ DOORS: dict[str, set[str]] = {
     "tqdm": {"progress"},
     "filelock": {"coordination.lock"},
     "platformdirs": {"config"},
+    "botocore": {"sources.by_botocore"},
+    "obstore": {"sources.obstore_child"},
 }
 
 

@@ -204,8 +204,9 @@ class Attempts:
         self._report(came.size, came.size)
         if self._request.digest is None:
             self._look_at(came)
-        elif came.digest != self._request.digest:
-            self._refuse(came, self._request.digest)
+        expected = self._request.digest or self._transfer.vouched
+        if expected is not None and came.digest != expected:
+            self._refuse(came, expected)
         self._check_git_sha1(came)
         return came
 

@@ -27,6 +27,7 @@ Asked = Sequence[tuple[str, str]]
 EXPIRED = (401, 403, 404, 410)  # what a signed address answers when its time is over
 EXPIRED_SIGNATURE = (400, *EXPIRED)  # 400: Cloudflare R2 until 2026, and rclone
 CHANGED = 412  # what an If-Match is answered once the version has gone
+MOST_ADDRESSES = 4  # asked for one answer: the one that expired, a new one, and that of the right region
 
 
 class Endpoint:
@@ -46,18 +47,20 @@ class Endpoint:
     @contextmanager
     def ask(self, headers: Asked, cancel: Cancel, *, patient: bool = True) -> Iterator[Response]:
         """The answer to a request with `headers`, while the block runs. Raises Failure; Busy unless `patient`."""
-        resolved = self.resolved(cancel)
         with ExitStack() as stack:
+            yield self._answer(stack, headers, cancel, patient)
+
+    def _answer(self, stack: ExitStack, headers: Asked, cancel: Cancel, patient: bool) -> Response:
+        """The answer, open as long as `stack` is."""
+        resolved = self.resolved(cancel)
+        for _ in range(MOST_ADDRESSES - 1):
             try:
-                response = stack.enter_context(self._get(resolved, headers, cancel, patient))
+                return stack.enter_context(self._get(resolved, headers, cancel, patient))
             except Failure as e:
                 if e.status == CHANGED and resolved.condition == "if-match":
                     raise StartOver("it changed meanwhile") from None
-                again = self._another(resolved, e, cancel)
-                if again is None:
-                    raise
-                response = stack.enter_context(self._get(again, headers, cancel, patient))
-            yield response
+                resolved = self._another(resolved, e, cancel)
+        return stack.enter_context(self._get(resolved, headers, cancel, patient))
 
     @contextmanager
     def _get(self, resolved: Resolved, headers: Asked, cancel: Cancel, patient: bool) -> Iterator[Response]:
@@ -79,6 +82,8 @@ class Endpoint:
         ) as answer:
             if answer.response.status in (200, 206):
                 self._answered = (resolved, answer.address)
+            if resolved.as_stored:
+                answer.response.headers.pop("content-encoding", None)
             yield answer.response
 
     def _address(self, resolved: Resolved) -> Address | None:
@@ -86,18 +91,18 @@ class Endpoint:
         answered = self._answered
         return answered[1] if answered is not None and answered[0] is resolved else None
 
-    def _another(self, resolved: Resolved, refusal: Failure, cancel: Cancel) -> Resolved | None:
-        """What to ask instead of an address that has expired; None for one that is refused for another reason."""
+    def _another(self, resolved: Resolved, refusal: Failure, cancel: Cancel) -> Resolved:
+        """What to ask instead of an address that has expired, or was refused. Raises Failure where there is nothing."""
         address = self._address(resolved)
         if address is None:
-            return None
+            return self._resolver.instead(resolved, refusal, cancel)
         if address.hops and refusal.status in EXPIRED and address.url not in self._expired:
             self._expired.add(address.url)
             self._answered = None
             return resolved
         if not self._resolver.is_literal and refusal.status in EXPIRED_SIGNATURE:
             return self._resolver.renew(resolved, cancel)
-        return None
+        raise refusal
 
     def distrust(self) -> bool:
         """Whether the URL's source knows another place than the one that just failed."""

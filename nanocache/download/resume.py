@@ -32,6 +32,7 @@ def state(
         "validator": info.validator,
         "etag": info.etag,
         "last-modified": info.last_modified,
+        "sha256": info.sha256,
         "total": total,
         "done": done,
     }
@@ -78,6 +79,7 @@ def _same_version(state: dict[str, Any]) -> ResponseInfo:
         validator=_header(state["validator"]),
         etag=_header(state["etag"]),
         last_modified=_header(state["last-modified"]),
+        sha256=_header(state.get("sha256")),
         ranges=True,
     )
 

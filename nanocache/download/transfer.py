@@ -132,6 +132,11 @@ class Transfer:
         return self._several or not self._info.framed
 
     @property
+    def vouched(self) -> str | None:
+        """The digest that the server itself gave for the artifact."""
+        return self._info.sha256
+
+    @property
     def lacking(self) -> int | None:
         """Bytes that are still to come; None while that is unknown."""
         return None if self.ledger.total is None else self.ledger.total - self.ledger.received

@@ -7,6 +7,8 @@ the first answer gave; on any doubt the transfer starts over.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ ResponseHeaders = Mapping[str, str]  # names in lower case
 PLAIN = ("", "identity")  # encodings of a body that is the artifact itself
 PAGES = ("text/html", "application/xhtml+xml")
 CODINGS = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")  # an error names them, and nothing else a server says
+_OF_PARTS = re.compile(r'-\d+"?$')  # how S3's ETag of an object that was uploaded in parts ends
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 
@@ -43,6 +46,7 @@ class ResponseInfo:
     framed: bool = True  # the end can be told from a cut
     encoding: str | None = None  # sent in spite of `identity`: one of CODINGS, or "unknown"
     page: bool = False  # HTML
+    sha256: str | None = None  # of the whole artifact, as the server vouches for it
     version: str | None = None  # as the artifact's source vouches for it, whatever the server sends
 
 
@@ -64,7 +68,22 @@ def read_info(headers: ResponseHeaders) -> ResponseInfo:
         framed=chunked or total is not None,
         encoding=None if plain else _known_coding(encoding),
         page=_media_type(headers) in PAGES,
+        sha256=_vouched_sha256(headers) if plain else None,
     )
+
+
+def _vouched_sha256(headers: ResponseHeaders) -> str | None:
+    """The digest of a whole object, as S3 says it in the answer itself if it is asked to.
+
+    Only where S3 calls it one: that of an object in parts is a hash of hashes, and some servers do not say which it is.
+    """
+    if headers.get("x-amz-checksum-type") != "FULL_OBJECT" or _OF_PARTS.search(headers.get("etag", "")):
+        return None
+    try:
+        digest = base64.b64decode(headers.get("x-amz-checksum-sha256", ""), validate=True)
+    except binascii.Error:
+        return None
+    return digest.hex() if len(digest) == 32 else None
 
 
 def _known_coding(encoding: str) -> str:
@@ -87,7 +106,11 @@ def strong_validator(headers: ResponseHeaders) -> str | None:
 def part_headers(start: int, end: int | None, validator: str | None, condition: str) -> list[tuple[str, str]]:
     """What to send for [start, end), to the end of the artifact if `end` is None. `condition`: If-Range or If-Match."""
     headers = [("Range", f"bytes={start}-{'' if end is None else end - 1}")]
-    return headers if validator is None else [*headers, (condition, validator)]
+    if validator is None:
+        return headers
+    if condition == "If-Match" and not validator.startswith('"'):  # If-Range alone takes a date as well
+        condition = "If-Unmodified-Since"
+    return [*headers, (condition, validator)]
 
 
 def is_part(status: int, headers: ResponseHeaders) -> bool:

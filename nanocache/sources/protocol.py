@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from ..artifact.headers import Pairs
+from ..http.failure import Failure
 
 __all__ = [
     "Chooser",
     "Described",
+    "Explainer",
     "HeaderSource",
     "Learner",
     "Listed",
@@ -46,6 +48,7 @@ class Resolved:
     condition: Literal["if-range", "if-match"] = "if-range"  # S3 has no If-Range: its 412 says that the object changed
     expires: float | None = None  # seconds since the epoch; resolved again before, once for all connections
     pinned: str | None = None
+    as_stored: bool = False  # a Content-Encoding says how the artifact was stored, and the answer is the artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,15 @@ class Chooser(Protocol):
 
     def distrust(self, resolved: Resolved) -> bool:
         """Resolve to `resolved` no more, which failed; whether there is another place to ask."""
+        ...
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """A source whose server says more than a status."""
+
+    def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
+        """What it means that `refused` was answered by `failure`; None: resolve `url` again, and ask there."""
         ...
 
 

@@ -15,7 +15,7 @@ from ..cancel import Cancel, within
 from ..errors import NanocacheError
 from ..http.failure import Failure
 from . import registry
-from .protocol import Chooser, HeaderSource, Reader, Resolved
+from .protocol import Chooser, Explainer, HeaderSource, Reader, Resolved
 
 __all__ = ["Resolver"]
 
@@ -58,6 +58,17 @@ class Resolver:
             if self._now is refused:
                 self._until = 0.0
         return self.current(cancel)
+
+    def instead(self, refused: Resolved, failure: Failure, cancel: Cancel) -> Resolved:
+        """The address to ask instead of one that was refused from the first. Raises what the refusal means."""
+        source: object = self._source
+        if failure.status is None or not failure.lasting or not isinstance(source, Explainer):
+            raise failure
+        with within(cancel):
+            meant = source.explain(self._url, refused, failure)
+        if meant is not None:
+            raise meant
+        return self.renew(refused, cancel)
 
     def distrust(self) -> bool:
         """Whether the source knows another place than the one that just failed."""

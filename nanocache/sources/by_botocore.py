@@ -1,0 +1,121 @@
+"""Addresses that botocore signs: it reads every form of AWS credentials (profiles, SSO, containers, instances).
+
+The only module that knows botocore. No request for an object is made by it. Invariants: a forked child uses no client
+of its parent, whose locks another thread may have held; a changed variable or credentials file is seen by the next
+call; botocore's log of what it signs, where a customer's key stands, is not written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from ..artifact.buckets import BucketAddress
+from ..artifact.headers import Pairs
+from ..http.failure import Failure
+from . import signed
+from .signed import Signed
+
+__all__ = ["is_installed", "sign"]
+
+DEFAULT_REGION = "us-east-1"  # which S3 signs for where none is set; a bucket elsewhere says where it is
+FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+# The caller's headers that S3 wants signed, in lower case -> what botocore calls them.
+SIGNED_HEADERS = {
+    "x-amz-request-payer": "RequestPayer",
+    "x-amz-expected-bucket-owner": "ExpectedBucketOwner",
+    "x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
+    "x-amz-server-side-encryption-customer-key": "SSECustomerKey",
+    "x-amz-server-side-encryption-customer-key-md5": "SSECustomerKeyMD5",
+}
+ASK_FOR_DIGEST = ("x-amz-checksum-mode", "ENABLED")  # the answer to a plain GET has it then: no second request
+
+_ours = threading.local()
+
+
+def is_installed() -> bool:
+    return find_spec("botocore") is not None
+
+
+def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
+    """Where the object is for the next hour. `headers`: those of SIGNED_HEADERS that are sent. Raises Failure."""
+    from botocore.exceptions import BotoCoreError
+
+    parameters: dict[str, str] = {"Bucket": address.bucket, "Key": address.key}
+    parameters["ChecksumMode"] = ASK_FOR_DIGEST[1]
+    parameters |= {SIGNED_HEADERS[name]: value for name, value in headers}
+    if address.version is not None:
+        parameters["VersionId"] = address.version
+    try:
+        with _quiet():
+            client, is_signed = _client(region, _environment(), os.getpid())
+            url = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=signed.LIFE)
+    except BotoCoreError as e:
+        raise _failure(e) from None
+    return Signed(url, (ASK_FOR_DIGEST, *headers), is_signed)
+
+
+def _environment() -> tuple[object, ...]:
+    """What the choice of credentials and endpoints depends on, as far as it can change beside botocore's back."""
+    variables = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    return variables, tuple(_stamp(os.environ.get(name, path)) for name, path in FILES.items())
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        st = os.stat(os.path.expanduser(path))
+    except OSError:
+        return None
+    return st.st_size, st.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _client(region: str | None, environment: tuple[object, ...], process: int) -> tuple[Any, bool]:
+    """A client, and whether it has credentials to sign with. It takes 0.1 s to make."""
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.session import Session
+
+    session = Session()
+    has_credentials = session.get_credentials() is not None
+    region = region or session.get_config_variable("region") or DEFAULT_REGION
+    config = Config(signature_version="s3v4" if has_credentials else UNSIGNED)
+    return session.create_client("s3", region_name=region, config=config), has_credentials
+
+
+def _failure(error: Exception) -> Failure:
+    """What botocore could not do. Its text is left out where it may hold what a program of the user's printed."""
+    name = type(error).__name__
+    text = "" if name == "CredentialRetrievalError" else f": {str(error).splitlines()[0]}"
+    is_login = "SSO" in name or "Token" in name
+    remedy = "aws sso login" if is_login else "look at the AWS_ variables and ~/.aws/config"
+    return Failure(f"botocore cannot sign ({name}{text})", lasting=True, remedy=remedy)
+
+
+# --- its log ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # At DEBUG it writes each request that it signs, and the signature. The application's own use of it is left alone.
+    _add_filter()
+    _ours.active = True
+    try:
+        yield
+    finally:
+        _ours.active = False
+
+
+@cache
+def _add_filter() -> None:
+    logging.getLogger("botocore.auth").addFilter(_is_others)
+
+
+def _is_others(record: logging.LogRecord) -> bool:
+    return not getattr(_ours, "active", False)

@@ -1,0 +1,84 @@
+"""s3://BUCKET/KEY: Amazon S3 and what speaks like it. Where an object is, signed for an hour.
+
+Signed by botocore where it is installed, else by obstore. The object is not asked about beforehand: the answer to its
+plain GET has size, ETag and, where S3 vouches for one, SHA-256, so a HEAD would double the time of a small object and
+tell nothing more. Source: Amazon S3 API reference, GetObject.
+
+Invariants: every part is asked for with If-Match, because S3 has no If-Range; a customer's key is sent and signed, and
+written nowhere; a bucket of another region is asked there, once it has said where it is.
+"""
+
+from __future__ import annotations
+
+from ..artifact import buckets
+from ..artifact.buckets import BucketAddress
+from ..artifact.headers import Pairs
+from ..http.failure import Failure
+from . import bucket_refusals, by_botocore, by_obstore
+from .protocol import Resolved
+from .signed import Signed, missing
+
+__all__ = ["S3", "source"]
+
+NEEDS_BOTOCORE = Failure("obstore signs neither versions nor headers", lasting=True, remedy="pip install botocore")
+
+
+def source() -> S3:
+    return S3()
+
+
+class S3:
+    """All buckets, at the endpoint that the environment names, Amazon's by default."""
+
+    def __init__(self) -> None:
+        self._regions: dict[str, str] = {}  # bucket -> where it said that it is
+
+    def resolve_with(self, url: str, headers: Pairs) -> Resolved:
+        """Where the object of `url` is. Raises Failure, Cancelled."""
+        address = buckets.parse(url)
+        to_sign, others = _split(headers)
+        return self._sign(address, to_sign).resolved(others, address.version)
+
+    def _sign(self, address: BucketAddress, headers: Pairs) -> Signed:
+        region = self._regions.get(address.bucket)
+        if by_botocore.is_installed():
+            return by_botocore.sign(address, headers, region)
+        if not by_obstore.is_installed():
+            raise missing("s3", "botocore or obstore")
+        if headers or address.version is not None:
+            raise NEEDS_BOTOCORE
+        return by_obstore.sign(address, {} if region is None else {"region": region})
+
+    def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
+        """What a refusal means; None where the bucket says that it is elsewhere. Raises Failure, Cancelled."""
+        refusal = bucket_refusals.ask(refused)
+        if refusal is None:
+            return failure
+        address = buckets.parse(url)
+        if refusal.region is not None and self._is_elsewhere(address.bucket, refusal.region, refusal.status):
+            return None
+        return refusal.failure(address, is_signed=refused.expires is not None)
+
+    def _is_elsewhere(self, bucket: str, region: str, status: int) -> bool:
+        """Whether the bucket is to be asked in `region` from now on, and was not before."""
+        if status not in (301, 307, 400) or self._regions.get(bucket) == region:
+            return False
+        self._regions[bucket] = region
+        return True
+
+
+def _split(headers: Pairs) -> tuple[Pairs, Pairs]:
+    """(headers that S3 wants signed, names in lower case; all others). Raises Failure for what cannot be sent."""
+    named = [(name.lower(), name, value) for name, value in headers]
+    for lower, name, _ in named:
+        is_unknown = lower.startswith("x-amz-") and lower not in by_botocore.SIGNED_HEADERS
+        if is_unknown or lower == "authorization":
+            raise Failure(
+                f"the header {name} cannot be sent with a signed address", lasting=True, remedy="leave it off"
+            )
+    signed = tuple((lower, value) for lower, _, value in named if lower in by_botocore.SIGNED_HEADERS)
+    of_key = [lower for lower, _ in signed if "-customer-" in lower]
+    if of_key and len(set(of_key)) < 3:
+        ending = "-algorithm, -key and -key-MD5"
+        raise Failure(f"a customer's key is three headers: x-amz-server-side-encryption-customer{ending}", lasting=True)
+    return signed, tuple((name, value) for lower, name, value in named if lower not in by_botocore.SIGNED_HEADERS)

@@ -1,0 +1,46 @@
+"""What a signer gives: an object's address for a while, with what must be sent beside it.
+
+Who signs stands in modules of their own, each the only one that knows its library: `by_botocore`, `by_obstore`,
+`by_google`. Invariant: what is signed here is a GET of one object.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ..artifact.headers import Pairs
+from ..http.failure import Failure
+from .protocol import Resolved
+
+__all__ = ["LIFE", "Signed", "missing"]
+
+LIFE = 3600  # seconds that an address is asked to be good for; session tokens live as long at least, as a rule
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """`headers` were signed, so they must be sent. Without credentials it is the object's plain address."""
+
+    url: str
+    headers: Pairs = ()
+    is_signed: bool = True
+
+    def resolved(self, headers: Pairs, version: str | None) -> Resolved:
+        """`headers`: to be sent as well. An object's `version` is one for ever."""
+        return Resolved(
+            self.url,
+            (*self.headers, *headers),
+            validator=version,
+            condition="if-match",
+            expires=time.time() + LIFE if self.is_signed else None,
+            as_stored=True,
+        )
+
+
+def missing(scheme: str, packages: str) -> Failure:
+    return Failure(
+        f"{scheme}:// needs {packages}, which is not installed",
+        lasting=True,
+        remedy=f"pip install 'nanocache[{scheme}]'",
+    )
