@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable, Mapping
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ class Cache:
 
         artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
 
+        @cache
         def check() -> Request:
             return Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 __all__ = ["VARIABLES", "Settings", "base_dir", "local_rank", "offline", "progress", "version"]
 
@@ -145,8 +144,7 @@ def _connections() -> int:
     return max(2, CONNECTIONS_PER_HOST // ranks)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What one call works with. Times in seconds, sizes in bytes; None means no limit."""
 
     timeout: float

@@ -96,7 +96,7 @@ def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:
     if request.hook is not None:
         product = store.product(digest, request.hook.key, request.hook.product_name(request.name))
         return listed(product, below=store.base)
-    folder = os.path.dirname(store.blob(digest, request.name))
+    folder = store.blob_folder(digest)
     return listed(folder, below=store.base) and bool(store.names(digest))
 
 

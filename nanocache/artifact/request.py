@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from .. import config
 from ..config import Settings
@@ -74,7 +74,7 @@ class Request:
         artifact = self.artifact
         sources = artifact.url, artifact.mirrors, artifact.headers
         expected = artifact.sha256, artifact.size, self.name
-        return *sources, *expected, *astuple(self.settings), self.rehash, self.max_age, os.geteuid()
+        return *sources, *expected, *self.settings, self.rehash, self.max_age, os.geteuid()
 
     @property
     def shown_url(self) -> str:

@@ -243,12 +243,19 @@ def create(path: str, data: bytes, mode: int) -> None:
         raise
 
 
+def _as_json(value: Any) -> bytes:
+    return _ENCODER.encode(value).encode()
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps makes one for each call
+
+
 def create_json(path: str, value: Any, *, mode: int) -> None:
     """Write a new file with `value` as JSON. Not synced: what is lost in a power cut is unparsable, which is absent.
 
     Raises FileExistsError, OSError.
     """
-    create(path, json.dumps(value, separators=(",", ":")).encode(), mode)
+    create(path, _as_json(value), mode)
 
 
 def write_json(path: str, value: Any, *, scratch: str, mode: int) -> None:
@@ -268,7 +275,7 @@ def overwrite_json(path: str, value: Any) -> None:
     fd = open_private(path, os.O_WRONLY)
     try:
         os.ftruncate(fd, 0)
-        os.write(fd, json.dumps(value, separators=(",", ":")).encode())
+        os.write(fd, _as_json(value))
     finally:
         os.close(fd)
 

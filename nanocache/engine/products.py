@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..artifact import hooks
@@ -86,7 +86,7 @@ class _Build:
     @property
     def identity(self) -> tuple[object, ...]:
         # The settings, since a hook may fetch: offline it gets NotCached.
-        return self.hook.key, self.digest, *astuple(self.request.settings)
+        return self.hook.key, self.digest, *self.request.settings
 
     def lead(self, cancel: Cancel) -> Path | None:
         timeout = self.request.settings.lock_timeout

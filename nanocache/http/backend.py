@@ -157,16 +157,19 @@ def _broken_off(text: str) -> str:
 _ours = threading.local()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+class _Quiet:
     # At DEBUG httpcore prints the answer's headers: a Location with its signature, a Set-Cookie; and h11's errors,
     # which quote a malformed header, sent or received. Only lines about this library's exchanges are cut, since the
     # application may use the same logger.
-    _ours.active = True
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        _ours.active = True
+
+    def __exit__(self, *_: object) -> None:
         _ours.active = False
+
+
+quiet = _Quiet()  # within it this thread's lines are cut
 
 
 def without_values(record: logging.LogRecord) -> bool:

@@ -57,7 +57,7 @@ class Store(BaseDirectory):
     def names(self, digest: str) -> list[str]:
         """The names under which something is published for `digest`."""
         try:
-            return sorted(os.listdir(os.path.dirname(self.blob(digest, ""))))
+            return sorted(os.listdir(self.blob_folder(digest)))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -127,7 +127,7 @@ class Store(BaseDirectory):
         re-hash. Raises OSError, and then nothing was published.
         """
         path = self.blob(digest, name)
-        folder = os.path.dirname(path)
+        folder = self.blob_folder(digest)
         grown = self.folder(folder)  # before the fsync, whose commit takes the new folders along
         wrong = self._wrong_names(digest)
         self._sync(partial)

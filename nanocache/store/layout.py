@@ -93,7 +93,10 @@ class BaseDirectory:
     # paths
 
     def blob(self, digest: str, name: str) -> str:
-        return f"{self.base}/{BLOBS}/sha256/{digest[:2]}/{digest}/{name}"
+        return f"{self.blob_folder(digest)}/{name}"
+
+    def blob_folder(self, digest: str) -> str:
+        return f"{self.base}/{BLOBS}/sha256/{digest[:2]}/{digest}"
 
     def ref(self, url_key: str) -> str:
         return f"{self.base}/{REFS}/{url_key[:2]}/{url_key}.json"

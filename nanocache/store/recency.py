@@ -30,7 +30,7 @@ class Recency:
         now = time.monotonic()
         if now - self._marked.get(digest, -RECENT) >= RECENT:
             self._marked[digest] = now
-            folder = os.path.dirname(self._directory.blob(digest, ""))
+            folder = self._directory.blob_folder(digest)
             with suppress(OSError):
                 if time.time() - os.stat(folder).st_mtime >= RECENT:  # a thousand nodes that look at it write once
                     os.utime(folder)

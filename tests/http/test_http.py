@@ -18,12 +18,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanocache.cancel import Cancel, Cancelled
 from nanocache.download.download import Target
 from nanocache.errors import DownloadFailed
 from nanocache.http import exchange, redirects
+from nanocache.http.failure import Failure
 from tests.download.downloads import MIB, Download, body, download, sha, slept
 from tests.servers import misbehave as m
 from tests.servers.misbehave import CERTIFICATE, Misbehaving
@@ -561,3 +565,23 @@ def test_a_process_that_ends_closes_what_it_kept_without_a_warning(
 def test_the_transfer_loads_no_http_library_before_it_asks(spawn: Callable[..., Any]) -> None:
     code = "import sys; print(sorted(m for m in ('httpx', 'httpcore', 'ssl', 'netrc') if m in sys.modules))"
     assert spawn(code, setup="import nanocache.download.download").outputs() == ["[]"]
+
+
+@given(
+    server=st.sampled_from(
+        ["http://h", "https://H.x:443", "http://u:p@h:8080", "http://h.", "http://[::1]:80", "x://h"]
+    ),
+    rest=st.text("aZ09-._~!$&'()*+,;=:@%/?#[]{}|\\^`\"<> \x00é", max_size=12),
+)
+def test_an_address_that_needs_no_parser_is_asked_for_as_httpx_would(server: str, rest: str) -> None:
+    try:
+        url = httpx.URL(server + rest)
+    except httpx.InvalidURL:
+        with pytest.raises(Failure):
+            exchange._request("GET", server + rest, (), 1.0)
+        return
+    request = exchange._request("GET", server + rest, (), 1.0)
+    asked = request.url
+    assert (asked.scheme, asked.host, asked.port) == (url.raw_scheme, url.raw_host, url.port)
+    assert asked.target == (url.raw_path or b"/")
+    assert request.headers == [(b"Host", url.netloc)]
