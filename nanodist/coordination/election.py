@@ -1,7 +1,7 @@
 """One rank acts and every rank gets its result: a state machine over one key of the store.
 
     key                 the claim of the rank that acts: its process, and a nonce
-    key/<nonce>/beat    its signs of life, counted: one a second while it acts
+    key/<nonce>/beat    its signs of life, counted while it acts (`life`)
     key/<nonce>/out     its outcome: {"ok": value} or an error's record, written once
 
     claim it unless it is claimed ── ours ──> act, publish the outcome, success or error
@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,13 +32,12 @@ from nanocache.errors import NanocacheError
 from ..errors import CoordinatorLost, LeaderLost, from_record, leader_error, to_record
 from .clock import Moment
 from .coordinator import Coordinator, pauses
+from .life import Vital, alive
 
 __all__ = ["LeaderClaim", "Verdict", "decide"]
 
 logger = logging.getLogger("nanodist")
 
-BEAT = 1.0  # seconds between two signs of life
-STALE = 15.0  # seconds without one before the leader counts as lost; 1.7 s of held GIL were seen in real work
 GLANCE = 0.05  # seconds between two looks at a leader's process on this host
 LARGEST = 1 << 20  # bytes of an outcome; the store resets connections at 16 MiB
 
@@ -140,9 +137,9 @@ def decide(
     while seen != mine.text:
         theirs = LeaderClaim.parse(seen)
         outcome, waited = _follow(coordinator, key, theirs)
-        if outcome is None and once is not None and theirs.made.age() <= coordinator.oldest():
-            outcome = _declare_lost(coordinator, key, theirs, once)
-        if outcome is not None and (waited or _binds(coordinator, key, theirs, outcome, fresh)):
+        if isinstance(outcome, str) and once is not None and theirs.made.age() <= coordinator.oldest():
+            outcome = _declare_lost(coordinator, key, theirs, once, outcome)
+        if isinstance(outcome, Outcome) and (waited or _binds(coordinator, key, theirs, outcome, fresh)):
             coordinator.last_outcome[key] = theirs.nonce
             return Verdict(outcome.result(), theirs, led=False)
         seen = coordinator.compare_set(key, seen, mine.text)
@@ -158,9 +155,7 @@ def _binds(coordinator: Coordinator, key: str, claim: LeaderClaim, outcome: Outc
 
 
 def _lead(coordinator: Coordinator, key: str, claim: LeaderClaim, act: Callable[[], Any], limit: int) -> Verdict:
-    with _beating(
-        coordinator, f"{key}/{claim.nonce}/beat"
-    ):  # around the publishing too: ending the thread would delay it
+    with alive(coordinator, _beat_key(key, claim), claim.nonce):  # its end would delay the publishing
         try:
             value = act()
         except BaseException as e:
@@ -176,6 +171,10 @@ def _lead(coordinator: Coordinator, key: str, claim: LeaderClaim, act: Callable[
     return Verdict(decided.result(), claim, led=True)
 
 
+def _beat_key(key: str, claim: LeaderClaim) -> str:
+    return f"{key}/{claim.nonce}/beat"
+
+
 def _publish(coordinator: Coordinator, key: str, claim: LeaderClaim, outcome: Outcome) -> Outcome:
     """Write the outcome, unless another is there: then that one counts."""
     text = json.dumps(outcome.record)
@@ -186,12 +185,12 @@ def _publish(coordinator: Coordinator, key: str, claim: LeaderClaim, outcome: Ou
         return outcome
 
 
-def _follow(coordinator: Coordinator, key: str, claim: LeaderClaim) -> tuple[Outcome | None, bool]:
-    """The outcome of a claim, and whether this rank waited for it; no outcome if its leader is lost."""
+def _follow(coordinator: Coordinator, key: str, claim: LeaderClaim) -> tuple[Outcome | str, bool]:
+    """The outcome of a claim, or why its leader counts as lost; and whether this rank waited for it."""
     out = f"{key}/{claim.nonce}/out"
     if coordinator.check(out):
         return Outcome(json.loads(coordinator.get(out))), False
-    vital = _Vital(coordinator, key, claim)
+    vital = Vital(coordinator, _beat_key(key, claim), claim.nonce, claim.process)
     looks = pauses(coordinator.world_size)
     with _reading(coordinator):
         while True:
@@ -200,65 +199,13 @@ def _follow(coordinator: Coordinator, key: str, claim: LeaderClaim) -> tuple[Out
             if coordinator.wait(out, 0 if lost else GLANCE, looks):
                 return Outcome(json.loads(coordinator.get(out))), True
             if lost:
-                return None, True
+                return lost, True
 
 
-def _declare_lost(coordinator: Coordinator, key: str, claim: LeaderClaim, name: str) -> Outcome:
+def _declare_lost(coordinator: Coordinator, key: str, claim: LeaderClaim, name: str, reason: str) -> Outcome:
     """Have all ranks agree that the leader is lost, unless it has an outcome after all."""
-    reason = "its process is gone" if claim.process.alive is False else f"no sign of life for {STALE:g} s"
     lost = LeaderLost(key=name, rank=claim.rank, host=claim.process.host, pid=claim.process.pid, reason=reason)
     return _publish(coordinator, key, claim, Outcome.of_error(lost, claim))
-
-
-class _Vital:
-    """Whether a leader still lives: its process where that can be seen from here, its beat everywhere."""
-
-    def __init__(self, coordinator: Coordinator, key: str, claim: LeaderClaim) -> None:
-        self._coordinator = coordinator
-        self._beat = f"{key}/{claim.nonce}/beat"
-        self._process = claim.process
-        self._last = 0
-        self._moved = time.monotonic()  # when the beat was last seen to move; one that never came counts from here
-        self._listen = 0.0
-
-    def lost(self) -> bool:
-        if self._process.alive is False:
-            return True
-        now = time.monotonic()
-        if now >= self._listen:
-            self._listen = now + STALE / 4
-            self._hear(now)
-        return now - self._moved > STALE
-
-    def _hear(self, now: float) -> None:
-        # Of a leader on this host too: a stopped process is there, and does nothing.
-        beat = self._coordinator.add(self._beat, 0)
-        if beat != self._last:
-            self._last = beat
-            self._moved = now
-
-
-@contextmanager
-def _beating(coordinator: Coordinator, key: str) -> Iterator[None]:
-    """Give a sign of life once a second while the block runs, from a thread that ends with it."""
-    done = threading.Event()
-
-    def beat() -> None:
-        try:
-            while not done.wait(BEAT):
-                coordinator.add(key, 1)
-        except CoordinatorLost:
-            pass  # the act goes on; publishing its outcome will meet the same loss
-
-    thread = threading.Thread(target=beat, name="nanodist-beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        # A thread inside the store while the interpreter ends aborts the process; a frozen store must not hold this
-        # rank.
-        thread.join(timeout=BEAT)
 
 
 @contextmanager

@@ -33,8 +33,8 @@ def leader_first(key: str, fn: Callable[[], T]) -> T:
     """What `fn()` returned on the first rank that came here; the others wait for it and do not run it.
 
     Once per call, not once per job: the result is not remembered, and all ranks call equally often. It may take longer
-    than the process group's time-out, and needs no process group. A rank that comes late gets the same result. A
-    function that keeps other threads from running (the GIL) for 15 s looks dead.
+    than the process group's time-out, and needs no process group. A rank that comes late gets the same result. One C
+    call that keeps the GIL for 15 s looks dead to other hosts, and to ranks that do not see the leader's process.
 
     `fn` returns None or JSON (str, numbers, bool, list, dict with str keys) of at most 64 KiB, else TypeError on every
     rank. Whatever it raises is raised on every rank: a NanocacheError as itself, any other as LeaderError; SystemExit

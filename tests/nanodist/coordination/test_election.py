@@ -3,86 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any
+import os
+import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from nanocache.coordination.process import Identity, me
 from nanocache.errors import DownloadFailed
 from nanodist import LeaderError, LeaderLost, errors
-from nanodist.coordination import election
-from nanodist.coordination.clock import Moment
+from nanodist.coordination import election, life
 from nanodist.coordination.election import LeaderClaim, decide
-
-
-class FakeStore:
-    """What `Coordinator` offers, in one process. `later` runs at the next look at a missing key."""
-
-    def __init__(self, rank: int = 0) -> None:
-        self.rank, self.world_size, self.age, self.lost = rank, 4, float("inf"), None
-        self.last_outcome: dict[str, str] = {}
-        self.where = SimpleNamespace(lasting=True)
-        self.values: dict[str, str] = {}
-        self.later: list[Callable[[], None]] = []
-        self.boot = me().boot
-
-    def oldest(self) -> float:
-        return self.age
-
-    def check(self, key: str) -> bool:
-        if key not in self.values and self.later:
-            self.later.pop(0)()
-        return key in self.values
-
-    def wait(self, key: str, seconds: float, looks: Iterator[None]) -> bool:
-        next(looks)
-        return self.check(key)
-
-    def get(self, key: str) -> str:
-        return self.values[key]  # the real one would block
-
-    def set(self, key: str, value: str) -> None:
-        self.values[key] = value
-
-    def add(self, key: str, amount: int) -> int:
-        self.values[key] = str(int(self.values.get(key, "0")) + amount)
-        return int(self.values[key])
-
-    def compare_set(self, key: str, expected: str, desired: str) -> str:
-        if self.values.get(key, "") == expected:
-            self.values[key] = desired
-        return self.values[key]
-
-    def claim(self, key: str, who: Identity, *, made: float, nonce: str = "theirs") -> LeaderClaim:
-        self.boot = who.boot
-        claim = LeaderClaim(nonce, 3, self.moment(made), who)
-        self.values[key] = claim.text
-        return claim
-
-    def outcome(self, key: str, ended: float, nonce: str = "theirs", **record: Any) -> None:
-        self.values[f"{key}/{nonce}/out"] = json.dumps(record | {"ended": self.moment(ended).to_json()})
-
-    def moment(self, at: float) -> Moment:
-        return Moment(at, at, self.boot)
-
-
-def another(at: FakeStore) -> FakeStore:
-    """Another rank at the same store."""
-    rank = FakeStore()
-    rank.values = at.values
-    return rank
+from tests.nanodist.fake_store import FakeStore, another
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000.0
         self.wall = 0.0  # what time.time() is off by
-        monkeypatch.setattr(election.time, "time", lambda: self.now + self.wall)
-        monkeypatch.setattr(election.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(election.time, "clock_gettime", lambda _: self.now)
+        monkeypatch.setattr(life.time, "time", lambda: self.now + self.wall)
+        monkeypatch.setattr(life.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(life.time, "clock_gettime", lambda _: self.now)
 
         def pauses(world_size: int):
             while True:
@@ -177,11 +119,70 @@ def test_leader_that_published_and_died_at_once_is_not_lost(at: FakeStore, clock
     assert decide(at, "k", lambda: 1 / 0, once="work").value == "done"
 
 
-@pytest.mark.parametrize("who", [ELSEWHERE, me()], ids=["another host", "stopped on this host"])
+@pytest.mark.parametrize("who", [ELSEWHERE, me()], ids=["another host", "this host, and acts no more"])
 def test_leader_without_a_sign_of_life_is_lost_after_15_seconds(at: FakeStore, clock: Clock, who: Identity) -> None:
     at.claim("k", who, made=clock.now)
     begun = clock.now
     assert decide(at, "k", lambda: "mine").value == "mine"
+    assert 15 < clock.now - begun < 20
+
+
+def test_stopped_leader_of_this_host_is_lost_after_15_seconds(at: FakeStore, clock: Clock) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            at.claim("k", process_identity(process.pid), made=clock.now)
+            begun = clock.now
+            assert decide(at, "k", lambda: "mine").value == "mine"
+            assert 15 < clock.now - begun < 20
+        finally:
+            process.kill()
+
+
+def process_identity(pid: int) -> Identity:
+    start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return dataclasses.replace(me(), pid=pid, start=start)
+
+
+def test_leader_that_acts_on_this_host_is_waited_for_without_a_beat(at: FakeStore, clock: Clock) -> None:
+    """One C call of it may keep the GIL for minutes."""
+    claim = at.claim("k", me(), made=clock.now)
+    begun = clock.now
+
+    def later() -> None:
+        if clock.now - begun > 3600:
+            at.outcome("k", clock.now, ok="done")
+        else:
+            at.later.append(later)
+
+    at.later = [later]
+    with life._marked(claim.nonce):
+        assert decide(at, "k", lambda: 1 / 0).value == "done"
+
+
+def test_fresh_beat_vetoes_that_the_process_is_gone(at: FakeStore, clock: Clock) -> None:
+    """Two clones of a virtual machine share the boot id, and each has its own processes."""
+    at.claim("k", DEAD, made=clock.now)
+    begun = clock.now
+
+    def beat() -> None:
+        at.add("k/theirs/beat", 1)
+        if clock.now - begun > 3600:
+            at.outcome("k", clock.now, ok="done")
+        else:
+            at.later.append(beat)
+
+    at.later = [beat]
+    assert decide(at, "k", lambda: 1 / 0, once="work").value == "done"
+
+
+def test_beat_that_ends_no_longer_vetoes(at: FakeStore, clock: Clock) -> None:
+    at.claim("k", DEAD, made=clock.now)
+    begun = clock.now
+    at.later = [lambda: at.add("k/theirs/beat", 1)] * 3
+    with pytest.raises(LeaderLost, match="no sign of life for 15 s"):
+        decide(at, "k", lambda: 1 / 0, once="work")
     assert 15 < clock.now - begun < 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +102,82 @@ def test_killed_leader_is_named_on_every_rank_within_two_seconds(ranks: Ranks) -
     assert [one["error"] for one in errors] == ["LeaderLost"] * 7
     assert all(f"pid {killed['pid']}" in one["text"] and one["facts"]["rank"] == killed["rank"] for one in errors)
     assert max(one["at"] for one in errors) - killed["killed"] < 2
+
+
+def test_leader_that_holds_the_gil_is_waited_for_on_its_host(ranks: Ranks) -> None:
+    run = ranks(
+        """
+        import ctypes
+        from nanodist.coordination import life
+        life.STALE = 1.0
+        def work():
+            ctypes.PyDLL(None).sleep(4)  # a C function that is called with the GIL
+            return "done"
+        report(value=nanodist.leader_first("work", work))
+        """,
+        4,
+        store="rank0",
+    )
+    assert run.codes == [0] * 4, run.err
+    assert run.last("value") == ["done"] * 4
+
+
+def test_leader_that_cannot_say_how_it_ended_is_lost_though_its_process_lives(ranks: Ranks) -> None:
+    run = ranks(
+        """
+        from nanodist.coordination import coordinator, life
+        life.STALE = 1.0
+        def work():
+            report(leads=True)
+            place = coordinator.coordination()
+            place.lost = nanodist.CoordinatorLost(address="a", reason="its own connection broke")
+        failing(lambda: nanodist.leader_first("work", work))
+        time.sleep(3)
+        """,
+        3,
+    )
+    assert run.codes == [0] * 3, run.err
+    leader = next(one["rank"] for one in run.all() if "leads" in one)
+    for rank, error in enumerate(run.last("error")):
+        assert error == ("CoordinatorLost" if rank == leader else "LeaderLost")
+
+
+# A pod that is restarted by itself: the other ranks, and the store, go on.
+RESTARTED = """
+    import subprocess
+    START = int(os.environ.get("START", 0))
+    if RANK == 1 and not START:
+        for start in "12":
+            subprocess.run([sys.executable, script], env=os.environ | {"START": start}, check=True)
+            open(folder + "/f", "w").close()
+        sys.exit(0)
+"""
+
+
+def test_rank_that_is_started_anew_reads_no_old_result_as_its_own(ranks: Ranks, tmp_path: Path) -> None:
+    code = (
+        RESTARTED
+        + """
+    report(value=nanodist.leader_first("k", lambda: f"{RANK} {START}"))
+    """
+    )
+    run = ranks(code, 2, script=str(tmp_path / "ranks0" / "rank.py"), folder=str(tmp_path), timeout=40)
+    assert run.codes == [0, 0], run.err
+    first, second = (one["value"] for one in run.reports[1])
+    assert first == run.reports[0][0]["value"]
+    assert second == "1 2"
+
+
+def test_rank_that_is_started_anew_reads_no_old_error_as_its_own(ranks: Ranks, base: Path, tmp_path: Path) -> None:
+    code = (
+        RESTARTED
+        + """
+    failing(lambda: nanodist.fetch(f"file://{folder}/f", progress=False))
+    """
+    )
+    run = ranks(code, 2, script=str(tmp_path / "ranks0" / "rank.py"), folder=str(tmp_path), timeout=40)
+    assert run.codes == [0, 0], run.err
+    assert ["error" in one for one in run.reports[1]] == [True, False]
 
 
 def test_rank_whose_clock_is_hours_off_runs_nothing_again(ranks: Ranks) -> None:
@@ -249,7 +326,7 @@ def test_store_that_answers_slowly_is_none_that_is_lost(ranks: Ranks) -> None:
     """A leader's signs of life were taken away at its end, and one who was about to read them waited for a dead key."""
     run = ranks(
         """
-        from nanodist.coordination import election
+        from nanodist.coordination import life
         from nanodist.coordination.coordinator import Coordinator
         def late(real):
             def ask(*args):
@@ -259,7 +336,7 @@ def test_store_that_answers_slowly_is_none_that_is_lost(ranks: Ranks) -> None:
             return ask
         for name in ("check", "get", "add", "compare_set"):
             setattr(Coordinator, name, late(getattr(Coordinator, name)))
-        election.BEAT, election.STALE = 0.1, 1.0
+        life.BEAT, life.STALE = 0.1, 1.0
         for number in range(8):
             report(value=nanodist.leader_first("work", lambda: (time.sleep(0.4), number)[1]))
         """,
