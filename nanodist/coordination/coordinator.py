@@ -64,7 +64,8 @@ class Coordinator(StoreClient):
         self.where = where
         self.rank = here.rank
         self.world_size = here.world_size
-        self._fenced = not _several_agents(here)
+        # A rank that was started anew by itself, as a pod is, finds what was said before it came.
+        self._fenced = not _several_agents(here) and self.add(f"starts/{here.rank}", 1) == 1
         self.last_outcome: dict[str, str] = {}  # key -> nonce of the claim whose outcome this process had last
         self._job = ""
         self._pid = os.getpid()
