@@ -1,11 +1,13 @@
 """Which processes take part: each disk that needs something says so in the store, and one process closes the roll call.
 
     <key>/have, <key>/have/<disk>         disks that have it all, once each for the job
-    <key>/round, <key>/<round>/closings   how many rolls were closed
+    <key>/round                           how many rounds were closed
     <key>/<round>/needs, .../need/<n>     what each disk needs, in order of arrival, which is the order in the tree
+    <key>/<round>/opened                  when its first disk came
     <key>/<round>/plan                    the closed roll call: decided by one process, and read by all
 
-    disks/<n>/ranks, disks/<n>            ranks that said which disk they are on, and the disks they said
+    disks/<n>, disks/<n>/<disk>           the disks that ranks said they are on
+    disks/<n>/ranks, .../rank/<rank>      the ranks that said so
 
 Invariants: no process waits more than `SILENT_DISK_PATIENCE` for a disk that has said nothing, and not at all once all
 disks have spoken; a roll call is closed once, and a process that comes later enters the next one; a hit is announced
@@ -15,6 +17,7 @@ once, in one operation of the store, and waits for nothing.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..coordination.clock import Moment
 from ..coordination.coordinator import Coordinator, pauses
 from ..coordination.election import decide
 from ..shared_disk import disk_name
@@ -34,18 +38,18 @@ NEEDS_TIMEOUT = 1.0  # seconds between a process's entry in the roll call and th
 
 _lonely: dict[str, int] = {}  # disk -> rolls in a row that no other disk was on
 _announced: set[tuple[str, str]] = set()  # (key, base directory)
+_counting = threading.Lock()
 _disks: dict[str, int] = {}  # the disks that this process has named, numbered
 
 
 def announce_complete(coordinator: Coordinator, key: str, base: Path) -> None:
     """Say once that nothing is needed on the disk under `base`, to each process that closes a roll call of `key`."""
-    _announced.add((key, str(base)))
     disk = disk_name(base, coordinator.job)
-    if disk is None:
-        return
-    count_rank(coordinator, disk)
-    if coordinator.add(f"{key}/have/{disk}", 1) == 1:
-        coordinator.add(f"{key}/have", 1)
+    if disk is not None:
+        count_rank(coordinator, disk)
+        if coordinator.add(f"{key}/have/{disk}", 1) == 1:
+            coordinator.add(f"{key}/have", 1)
+    _announced.add((key, str(base)))
 
 
 def announced(key: str, base: Path) -> bool:
@@ -59,12 +63,18 @@ def count_rank(coordinator: Coordinator, disk: str) -> int:
     All ranks come to their first, second... base directory in the same order, as they do everything. Where they don't,
     a roll call is closed too early or too late, and the bytes come from the origin or two seconds later.
     """
-    if disk not in _disks:
-        number = _disks[disk] = len(_disks)
-        if coordinator.add(f"disks/{number}/{disk}", 1) == 1:
-            coordinator.add(f"disks/{number}", 1)
+    with _counting:
+        if disk not in _disks:
+            _count_rank(coordinator, disk, len(_disks))
+            _disks[disk] = len(_disks)  # not before the store has heard of it: Ctrl-C may come first
+        return _disks[disk]
+
+
+def _count_rank(coordinator: Coordinator, disk: str, number: int) -> None:
+    if coordinator.add(f"disks/{number}/{disk}", 1) == 1:
+        coordinator.add(f"disks/{number}", 1)
+    if coordinator.add(f"disks/{number}/rank/{coordinator.rank}", 1) == 1:  # a rank started anew is no further one
         coordinator.add(f"disks/{number}/ranks", 1)
-    return _disks[disk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +101,41 @@ class RollCall:
         """Say what this disk needs, and wait for the roll call to be closed. Raises CoordinatorLost."""
         disk_number = count_rank(self._coordinator, self._disk)
         while True:
-            turn = f"{self._key}/{self._coordinator.add(f'{self._key}/round', 0)}"
+            number = self._open_round()
+            turn = self._turn(number)
             mine = self._coordinator.add(f"{turn}/needs", 1)
             if self._count > 1:
                 self._coordinator.set(f"{turn}/need/{mine}", json.dumps(sorted(needs)))
-            plan = decide(self._coordinator, f"{turn}/plan", partial(self._close, turn, disk_number)).value
+            plan = decide(self._coordinator, f"{turn}/plan", partial(self._close, number, disk_number)).value
             if mine <= plan["size"]:
                 return ClosedRollCall(plan["session"], mine - 1, plan["size"], frozenset(plan["needs"]))
 
-    def _close(self, turn: str, disk_number: int) -> dict[str, Any]:
+    def _open_round(self) -> int:
+        """The round that this process may enter: what entered it before is of this attempt of the job."""
+        while True:
+            number = self._coordinator.add(f"{self._key}/round", 0)
+            now = json.dumps(Moment.now().to_json())
+            opened = self._coordinator.compare_set(f"{self._turn(number)}/opened", "", now)
+            if Moment.parse(json.loads(opened)).age() <= self._coordinator.oldest():
+                return number
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        """Have the next process that comes find the next round open."""
+        self._coordinator.compare_set(f"{self._key}/round", str(number), str(number + 1))
+
+    def _close(self, number: int, disk_number: int) -> dict[str, Any]:
         """The plan of the roll call: what one process decides for all that are on it."""
+        turn = self._turn(number)
         self._wait(turn, disk_number)
         # Closed first, counted then: a process that is not counted finds the next round open.
-        if self._coordinator.add(f"{turn}/closings", 1) == 1:
-            self._coordinator.add(f"{self._key}/round", 1)
+        self._end(number)
         size = self._coordinator.add(f"{turn}/needs", 0)
         self._remember(alone=size == 1)
         return {"session": f"cast/{uuid.uuid4().hex}", "size": size, "needs": sorted(self._needs(turn, size))}
+
+    def _turn(self, number: int) -> str:
+        return f"{self._key}/{number}"
 
     def _remember(self, *, alone: bool) -> None:
         _lonely[self._disk] = _lonely.get(self._disk, 0) + 1 if alone else 0
