@@ -49,6 +49,7 @@ DOORS: dict[str, set[str]] = {
     "filelock": {"coordination.lock"},
     "platformdirs": {"config"},
     "botocore": {"sources.by_botocore"},
+    "google": {"sources.by_google"},
     "obstore": {"sources.obstore_child"},
 }
 

@@ -22,7 +22,7 @@ from ..http.failure import Failure
 from ..http.inquiry import Reply
 from .protocol import Resolved
 
-__all__ = ["Refusal", "ask"]
+__all__ = ["Refusal", "ask", "explain"]
 
 CLOCKS_OFF = 300.0  # seconds; stores take signatures that are 15 minutes old at most, and none from the future
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9.]{1,80})\s*</Code>")
@@ -98,8 +98,8 @@ class Refusal:
         if self.status in (400, 401, 403) and is_signed and self._is_clock_off():
             way = "behind" if (self.behind or 0) > 0 else "ahead of"
             return f"this machine's clock is {abs(self.behind or 0):,.0f} s {way} the store's", "set it"
-        if self.code in _CODES:
-            return _CODES[self.code]
+        if self.code in _CODES or (self.status == 404 and not self.code):
+            return _CODES.get(self.code, _NO_KEY)
         if self.status in (401, 403, 409) or not is_signed:
             return _DENIED if is_signed else _NO_LOGIN
         if self.region is not None:
@@ -108,6 +108,12 @@ class Refusal:
 
     def _is_clock_off(self) -> bool:
         return self.behind is not None and abs(self.behind) > CLOCKS_OFF
+
+
+def explain(address: BucketAddress, refused: Resolved) -> Failure | None:
+    """What it means that `refused` is not answered; None if it is, now. Raises Failure, Cancelled."""
+    refusal = ask(refused)
+    return None if refusal is None else refusal.failure(address, is_signed=refused.expires is not None)
 
 
 def ask(refused: Resolved) -> Refusal | None:

@@ -13,6 +13,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 from ..artifact.buckets import BucketAddress
@@ -34,7 +35,10 @@ def is_installed() -> bool:
 
 
 def sign(address: BucketAddress, options: dict[str, str]) -> Signed:
-    """Where the object is for the next hour. `options`: of obstore's store. Raises Failure, Cancelled."""
+    """Where the object is for the next hour; unsigned without credentials, for S3 the plain address.
+
+    `options`: of obstore's store. Raises Failure, Cancelled.
+    """
     if any(segment in ("", ".", "..") for segment in address.key.split("/")):
         raise Failure("obstore signs no key with an empty segment, . or .. in it", lasting=True)
     kind = (address.scheme, *sorted(options.items()))
@@ -56,13 +60,16 @@ def sign(address: BucketAddress, options: dict[str, str]) -> Signed:
 
 def _ask(question: dict[str, Any]) -> dict[str, Any]:
     # -P: the folder of the script is not for imports, where its `file` and `signed` would be found.
+    command = [sys.executable, "-P", str(CHILD)]
     with (
-        subprocess.Popen(
-            [sys.executable, "-P", str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as child,
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as child,
         ambient().watch(child.kill),
     ):
-        out, _ = child.communicate(json.dumps(question).encode())
+        try:
+            out, _ = child.communicate(json.dumps(question).encode())
+        except BaseException:  # Ctrl-C: its end would be waited for
+            child.kill()
+            raise
     ambient().check()
     return _answer(out)
 

@@ -1,7 +1,7 @@
 """The process in which obstore signs one address: a question on stdin, an answer on stdout, both JSON.
 
 The only module that knows obstore. It is run as a script, and imports nothing of this library. Invariant: where no
-credential is configured and the machine gives none, the answer is the object's plain address.
+credential is configured and the machine gives none, the answer says so, and is no error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import sys
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote
 
 # Variables of which one is set where credentials are configured; otherwise the machine itself may have some.
 CREDENTIALS = {
@@ -36,11 +35,8 @@ LIMITS: dict[str, Any] = {  # of its requests for credentials
     "retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=10)},
     "client_options": {"connect_timeout": timedelta(seconds=1), "timeout": timedelta(seconds=10), "allow_http": True},
 }
-NOBODY = {  # credentials of no one, with which an address is made and its signature then left off
-    "s3": {"access_key_id": "nobody", "secret_access_key": "nobody"},
-    "az": {"account_key": "bm9ib2R5"},
-}
-GOOGLE = "https://storage.googleapis.com"
+# Credentials of no one, with which an address is made and its signature then left off.
+NOBODY = {"access_key_id": "nobody", "secret_access_key": "nobody"}
 _WORDS = re.compile(r"[A-Za-z' ]{3,80}")
 
 
@@ -94,10 +90,10 @@ def _is_configured(question: dict[str, Any]) -> bool:
 
 
 def _plain(question: dict[str, Any]) -> str:
-    scheme = question["scheme"]
-    if scheme == "gs":
-        return f"{GOOGLE}/{question['bucket']}/{quote(question['key'])}"
-    return _sign(question, {**question["options"], **NOBODY[scheme]}).partition("?")[0]
+    """Of S3, whose endpoint and addressing style obstore knows; the others' plain addresses are simple."""
+    if question["scheme"] != "s3":
+        return ""
+    return _sign(question, {**question["options"], **NOBODY}).partition("?")[0]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class Signed:
     url: str
     headers: Pairs = ()
     is_signed: bool = True
+    expires: float | None = None  # seconds since the epoch; None: a signature of ours, which lasts as LIFE says
 
     def resolved(self, headers: Pairs, version: str | None) -> Resolved:
         """`headers`: to be sent as well. An object's `version` is one for ever."""
@@ -33,7 +34,7 @@ class Signed:
             (*self.headers, *headers),
             validator=version,
             condition="if-match",
-            expires=time.time() + LIFE if self.is_signed else None,
+            expires=(self.expires or time.time() + LIFE) if self.is_signed else None,
             as_stored=True,
         )
 
