@@ -8,12 +8,14 @@
         └── NotVisible       (FileNotFoundError)  the leader has the file, and this rank's disk does not show it
 
 Invariants: an error of ours is rebuilt from its facts, by pickle and by JSON, so that one `except` catches the same
-class on every rank; nothing is unpickled that came from another rank.
+class on every rank; an error of any length fits into what travels, because its texts are cut here, and nowhere else;
+nothing is unpickled that came from another rank.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import traceback as tracebacks
 from typing import Any
 
@@ -21,8 +23,8 @@ from nanocache.errors import NanocacheError
 
 __all__ = ["NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"]
 
-TRACEBACK = 8192  # characters of the leader's traceback that travel: its end, where the cause is
-TEXT = 4096
+SHORTEST_TEXT = 64  # characters that a cut text keeps at least
+LARGEST_ERROR = 15 * 1024  # bytes of JSON: 128 of them fit into one outcome
 
 
 class NanodistError(NanocacheError):
@@ -88,15 +90,56 @@ def to_record(error: BaseException, *, rank: int, host: str) -> dict[str, Any]:
     if isinstance(error, NanocacheError):
         record = error.to_json()
         if _rebuilds(record):
-            return record
+            return _shortened(record)
     return leader_error(error, rank=rank, host=host).to_json()
+
+
+def as_it_travels(error: BaseException, *, rank: int, host: str) -> BaseException:
+    """What the leader raises: `error`, or for one that is no error of ours, or too long, what the other ranks get."""
+    if not isinstance(error, Exception):
+        return error
+    if not isinstance(error, NanocacheError):
+        return leader_error(error, rank=rank, host=host)
+    record = error.to_json()
+    if not _rebuilds(record):
+        return error
+    short = _shortened(record)
+    return error if short is record else from_record(short)
 
 
 def leader_error(error: BaseException, *, rank: int, host: str) -> LeaderError:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    text = "".join(tracebacks.format_exception(error))
-    return LeaderError(rank=rank, host=host, type=name, text=str(error)[:TEXT], traceback=text[-TRACEBACK:])
+    traceback = "".join(tracebacks.format_exception(error))
+    text = _text(error)
+    record = LeaderError(rank=rank, host=host, type=name, text=text, traceback=traceback).to_json()
+    return LeaderError(**_shortened(record)["facts"])
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  a __str__ of the user's may raise anything, and the other ranks wait
+        return "<exception str() failed>"
+
+
+def _shortened(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its long texts cut, as far as it needs to fit into `LARGEST_ERROR`."""
+    short, room = record, LARGEST_ERROR
+    while len(json.dumps(short)) > LARGEST_ERROR and room > SHORTEST_TEXT:
+        room //= 2
+        short = record | {"facts": {name: _cut(value, room) for name, value in record["facts"].items()}}
+    return short
+
+
+def _cut(value: Any, room: int) -> Any:
+    """`value` with `room` characters of each text in it: its beginning and its end, where the cause is."""
+    if isinstance(value, list | tuple):
+        return type(value)(_cut(item, room) for item in value[: room // SHORTEST_TEXT + 2])
+    if not isinstance(value, str) or len(value) <= room:
+        return value
+    half = room // 2
+    return f"{value[:half]} [{len(value) - 2 * half:,} characters left out] {value[-half:]}"
 
 
 def from_record(record: dict[str, Any]) -> Exception:
@@ -113,9 +156,9 @@ def from_record(record: dict[str, Any]) -> Exception:
 
 
 def _rebuilds(record: dict[str, Any]) -> bool:
-    # A user's subclass of the root has a name that no other rank knows.
+    # A user's subclass of the root has a name that no other rank knows, and a user's facts may be no JSON.
     try:
-        from_record(record)
-    except ValueError:
+        from_record(json.loads(json.dumps(record)))
+    except (TypeError, ValueError):
         return False
     return True

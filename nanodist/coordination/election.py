@@ -27,9 +27,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanocache.coordination.process import Identity, me
-from nanocache.errors import NanocacheError
 
-from ..errors import CoordinatorLost, LeaderLost, from_record, leader_error, to_record
+from ..errors import CoordinatorLost, LeaderLost, as_it_travels, from_record, to_record
 from .clock import Moment
 from .coordinator import Coordinator, pauses
 from .life import Vital, alive
@@ -39,7 +38,7 @@ __all__ = ["LeaderClaim", "Verdict", "decide"]
 logger = logging.getLogger("nanodist")
 
 GLANCE = 0.05  # seconds between two looks at a leader's process on this host
-LARGEST = 1 << 20  # bytes of an outcome; the store resets connections at 16 MiB
+LARGEST = 2 << 20  # bytes of an outcome; the store resets connections at 16 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +159,10 @@ def _lead(coordinator: Coordinator, key: str, claim: LeaderClaim, act: Callable[
             value = act()
         except BaseException as e:
             _publish(coordinator, key, claim, Outcome.of_error(e, claim))
-            if isinstance(e, NanocacheError) or not isinstance(e, Exception):
+            travelling = as_it_travels(e, rank=claim.rank, host=claim.process.host)
+            if travelling is e:
                 raise
-            raise leader_error(e, rank=claim.rank, host=claim.process.host) from e
+            raise travelling from e
         try:
             outcome = Outcome.of_value(value, limit)
         except TypeError as e:

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from nanocache.coordination.process import me
-from nanocache.errors import NanocacheError
 
-from ..errors import CoordinatorLost, leader_error
+from ..errors import CoordinatorLost, as_it_travels
 from ..rank import topology
 from .coordinator import address, coordination
 from .election import Outcome, decide
@@ -63,9 +62,10 @@ def _alone(fn: Callable[[], T]) -> T:
     """The same results and errors as among many ranks, so that a program meets them before it has many."""
     try:
         value = fn()
-    except NanocacheError:
-        raise
     except Exception as e:
-        raise leader_error(e, rank=0, host=me().host) from e
+        travelling = as_it_travels(e, rank=0, host=me().host)
+        if travelling is e:
+            raise
+        raise travelling from e
     Outcome.of_value(value, LARGEST_RESULT)
     return value
