@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnsafeArchive,
         UnsafeCache,
     )
+    from .loaders import prefetch
     from .progress import Progress
     from .sources.protocol import Described, Reader, Resolved, Source
     from .sources.registry import register_source
@@ -40,6 +41,7 @@ _HOMES = {
     "get_base_dir": "api",
     "lookup": "api",
     "snapshot": "api",
+    "prefetch": "loaders",
     "Artifact": "artifact.artifact",
     "Cache": "cache",
     "Progress": "progress",
@@ -68,6 +70,7 @@ __all__ = [
     "fetch_many",
     "lookup",
     "snapshot",
+    "prefetch",
     "Artifact",
     "Cache",
     "get_base_dir",

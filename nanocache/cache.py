@@ -22,6 +22,7 @@ from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .coordination import flights
 from .disk import faults, files
+from .download.turn import Turn
 from .engine.steps import Fetch, Found
 from .progress import ProgressOption
 from .store.blobs import Store
@@ -171,6 +172,11 @@ class Cache:
             return path
         return _fetch(store, Request.of(artifact, offline=offline, progress=progress), asked, cancel)
 
+    def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
+        """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""
+        request = Request.of(artifact, offline=offline, progress=False)
+        return _fetch(self.store, request, None, cancel, turn)
+
     def snapshot(
         self,
         url: str,
@@ -232,9 +238,9 @@ class Cache:
             return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
 
 
-def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel) -> Path:
+def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel, turn: Turn | None = None) -> Path:
     ref = _ref_stamp(store, request)
-    return _answer(store, request, asked, ref, Fetch(store, request, cancel).run())
+    return _answer(store, request, asked, ref, Fetch(store, request, cancel, turn).run())
 
 
 def _find(store: Store, request: Request, asked: Hashable | None) -> Path | None:

@@ -140,9 +140,15 @@ class Attempts:
             if body is None:
                 return False
             first.claim = body.claim
+            self._settle_if_alone()
             if not self._is_small() or not self._receive_here(body, first.cancel):
                 self._receive_by_connections(first, body, answer)
         return True
+
+    def _settle_if_alone(self) -> None:
+        turn = self._request.turn
+        if turn is not None and not self._is_parallel():
+            turn.settle()
 
     def _is_small(self) -> bool:
         total = self._transfer.ledger.total
@@ -160,7 +166,8 @@ class Attempts:
         limit = self._request.settings.connections if self._is_parallel() else 1
         latency = body.response.latency
         schedule = SaveSchedule()
-        with Connections(self._transfer, self._cancel, limit=limit, latency=latency) as connections:
+        turn = self._request.turn
+        with Connections(self._transfer, self._cancel, limit=limit, latency=latency, turn=turn) as connections:
             if not connections.go_on(first, body, answer):
                 self._receive_in_this_thread(body, first.cancel, schedule)
                 return

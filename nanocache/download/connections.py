@@ -21,6 +21,7 @@ from .growth import Growth, Sample
 from .ledger import Claim, piece_size
 from .retry import least_progress
 from .transfer import Body, Transfer
+from .turn import Turn
 
 __all__ = ["Connection", "Connections"]
 
@@ -52,8 +53,11 @@ class Connections:
     `go_on` comes first; then `running` and `wait` in turn, until nothing is running.
     """
 
-    def __init__(self, transfer: Transfer, cancel: Cancel, *, limit: int, latency: float) -> None:
+    def __init__(
+        self, transfer: Transfer, cancel: Cancel, *, limit: int, latency: float, turn: Turn | None = None
+    ) -> None:
         self._transfer = transfer
+        self._turn = turn
         self._cancel = cancel
         self._piece = piece_size(transfer.ledger.total or 0, limit)
         self._patience = max(LEAST_PATIENCE, 10 * latency)
@@ -140,12 +144,17 @@ class Connections:
         return Sample(now, self._transfer.ledger.received, self._transfer.waited + idle)
 
     def _grow(self) -> None:
+        if self._turn is not None and not self._turn.first:
+            return
         with self._transfer.changed:
-            lacking = self._growth.look(self._sample()) - len(self._alive)
+            now = self._sample()
+            lacking = self._growth.look(now) - len(self._alive)
             claims = [self._next() for _ in range(lacking)]
         for claim in claims:
             if claim is not None:
                 self._start(Connection(claim=claim))
+        if self._turn is not None and self._growth.is_over(now.time):
+            self._turn.settle()
 
     def __exit__(self, *_: object) -> None:
         if self._transfer.ledger.complete:  # then they are about to end, and leave a connection that can be used again

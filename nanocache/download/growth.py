@@ -42,6 +42,10 @@ class Growth:
         self._not_before = start.time
         self._quiet = QUIET
 
+    def is_over(self, time: float) -> bool:
+        """Whether no more connections will be opened for now."""
+        return self.target >= self.limit or time < self._not_before
+
     def refused(self, left: int) -> None:
         """The server does not want more than the `left` connections there still are."""
         self.limit = max(1, left)

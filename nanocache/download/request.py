@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..config import Settings
 from ..http.redirects import Target
 from ..sources.protocol import Resolved
+from .turn import Turn
 
 __all__ = ["Condition", "DownloadRequest", "Downloaded", "NotModified", "Target"]
 
@@ -36,6 +37,7 @@ class DownloadRequest:
     size: int | None = None  # bytes
     git_sha1: str | None = None  # of the bytes as a git blob
     condition: Condition | None = None
+    turn: Turn | None = None  # None: it is the only one that its caller wants
     is_here: Callable[[str], bool] = lambda _: False  # whether the cache has the bytes of a digest
 
     @property

@@ -24,6 +24,7 @@ from ..disk import faults
 from ..disk.absence import look_again
 from ..download.download import Condition, Downloaded, DownloadRequest, NotModified, Target, download
 from ..download.retry import retried
+from ..download.turn import Turn
 from ..errors import DownloadFailed, NotCached
 from ..progress import Display
 from ..store import healing, orphans, sweep
@@ -65,6 +66,7 @@ class Fetch:
     store: Store
     request: Request
     cancel: Cancel = field(default_factory=Cancel)
+    turn: Turn | None = None  # of a caller that has several downloads under way
 
     @property
     def memory(self) -> Remembered:
@@ -161,7 +163,7 @@ class Fetch:
 
     def _lead(self, cancel: Cancel) -> Found:
         """Run the flight that this process's callers share. `cancel` is the flight's: set once all of them left."""
-        leader = Fetch(self.store, self.request, cancel)
+        leader = Fetch(self.store, self.request, cancel, self.turn)
         with closing(Display(self.request.progress, self.request.name)) as display:
             return leader._locked(display)
 
@@ -278,6 +280,7 @@ class Fetch:
             digest=artifact.sha256,
             size=artifact.size,
             condition=None if stale is None else Condition(stale.etag, stale.last_modified, stale.version),
+            turn=self.turn,
             is_here=self._has,
         )
 
