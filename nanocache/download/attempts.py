@@ -25,7 +25,7 @@ from ..http.slots import Busy
 from ..store.partials import Abandoned
 from . import instead
 from .connections import Connection, Connections
-from .ledger import SMALLEST_PIECE
+from .ledger import SMALLEST_PIECE, WAITED_PIECE
 from .request import Downloaded, DownloadRequest, NotModified
 from .resume import SaveSchedule
 from .retry import Tries, least_progress
@@ -166,8 +166,14 @@ class Attempts:
         limit = self._request.settings.connections if self._is_parallel() else 1
         latency = body.response.latency
         schedule = SaveSchedule()
-        turn = self._request.turn
-        with Connections(self._transfer, self._cancel, limit=limit, latency=latency, turn=turn) as connections:
+        with Connections(
+            self._transfer,
+            self._cancel,
+            limit=limit,
+            smallest=self._smallest_piece,
+            latency=latency,
+            turn=self._request.turn,
+        ) as connections:
             if not connections.go_on(first, body, answer):
                 self._receive_in_this_thread(body, first.cancel, schedule)
                 return
@@ -196,7 +202,11 @@ class Attempts:
         if self._started_over or not self._transfer.splittable:
             return False
         lacking = self._transfer.lacking
-        return lacking is not None and lacking >= WORTH_SPLITTING * SMALLEST_PIECE
+        return lacking is not None and lacking >= WORTH_SPLITTING * self._smallest_piece
+
+    @property
+    def _smallest_piece(self) -> int:
+        return SMALLEST_PIECE if self._request.turn is None else WAITED_PIECE
 
     def _tell(self) -> None:
         with self._transfer.changed:

@@ -50,16 +50,25 @@ class Connection:
 class Connections:
     """A context manager that fetches what the ledger of `transfer` lacks, over at most `limit` connections.
 
+    `smallest`: bytes of a piece at least.
+
     `go_on` comes first; then `running` and `wait` in turn, until nothing is running.
     """
 
     def __init__(
-        self, transfer: Transfer, cancel: Cancel, *, limit: int, latency: float, turn: Turn | None = None
+        self,
+        transfer: Transfer,
+        cancel: Cancel,
+        *,
+        limit: int,
+        smallest: int,
+        latency: float,
+        turn: Turn | None = None,
     ) -> None:
         self._transfer = transfer
         self._turn = turn
         self._cancel = cancel
-        self._piece = piece_size(transfer.ledger.total or 0, limit)
+        self._piece = piece_size(transfer.ledger.total or 0, limit, smallest)
         self._patience = max(LEAST_PATIENCE, 10 * latency)
         self._growth = Growth(limit, self._sample(), latency=latency)
         self._alive: list[Connection] = []

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 __all__ = ["Claim", "Ledger", "Range", "piece_size"]
 
 SMALLEST_PIECE = 4 << 20  # bytes
+WAITED_PIECE = 2 << 20  # bytes of the smallest piece of a shard: a loop waits for it, and shards are small
 LARGEST_PIECE = 16 << 20  # bytes
 
 Range = tuple[int, int]
 
 
-def piece_size(total: int, connections: int) -> int:
+def piece_size(total: int, connections: int, smallest: int) -> int:
     """Bytes of a piece: a few for each connection, so that none waits long for the last one."""
-    return max(SMALLEST_PIECE, min(LARGEST_PIECE, total // (4 * connections) >> 20 << 20))
+    return max(smallest, min(LARGEST_PIECE, total // (4 * connections) >> 20 << 20))
 
 
 @dataclass(slots=True, eq=False)

@@ -42,8 +42,8 @@ def test_content_range_never_raises(text: str) -> None:
 
 @given(st.integers(0, 1 << 50), st.integers(1, 64))
 def test_pieces_are_four_to_sixteen_mib(total: int, connections: int) -> None:
-    assert SMALLEST_PIECE <= piece_size(total, connections) <= LARGEST_PIECE
-    assert piece_size(total, connections) % (1 << 20) == 0
+    assert SMALLEST_PIECE <= piece_size(total, connections, SMALLEST_PIECE) <= LARGEST_PIECE
+    assert piece_size(total, connections, SMALLEST_PIECE) % (1 << 20) == 0
 
 
 def test_the_first_stream_is_cut_where_the_pieces_begin_and_pieces_come_from_the_front() -> None:
