@@ -7,6 +7,7 @@ file that is not ours is never lost.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -209,7 +210,9 @@ def _missing(folder: str) -> list[str]:
 def _lstat(path: str) -> os.stat_result | None:
     try:
         return os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
         return None
 
 

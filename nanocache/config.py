@@ -37,6 +37,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
 CONNECTIONS_PER_HOST = 16
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds them
+LONGEST_PATH = 3500  # characters; Linux takes 4,096 bytes, and what lies in the cache needs a few hundred of them
 LONGEST_TIMEOUT = 1e6  # seconds, 11 days; poll(2) counts milliseconds in an int, and "inf" fits into none
 
 
@@ -55,7 +56,10 @@ def expand(path: object, name: str) -> str:
         raise ValueError(f"{name} is empty: give a folder, or leave it unset for the user's cache")
     if "\0" in text or text[0] in "'\"" or text != text.strip():
         raise ValueError(f"{name} has quotes or spaces around it, or holds a null character: {text!r}; take them away")
-    return os.path.abspath(_with_variables(_with_home(text, name), name))
+    expanded = os.path.abspath(_with_variables(_with_home(text, name), name))
+    if len(expanded) > LONGEST_PATH:
+        raise ValueError(f"{name} is a path of more than {LONGEST_PATH:,} characters: give a shorter one")
+    return expanded
 
 
 def _with_home(path: str, name: str) -> str:

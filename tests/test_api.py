@@ -282,7 +282,11 @@ def test_an_artifacts_repr_shows_no_secret() -> None:
         ({"size": 1.5}, "size must be"),
         ({"headers": {"A": 1}}, "headers must map"),
         ({"headers": ["A: b"]}, "headers must map"),
-        ({"headers": {"A": "b\r\nX: y"}}, "line break"),
+        ({"headers": {"A": "b\r\nX: y"}}, "'A' holds a line break; take it out"),
+        ({"headers": {"A": "b", "B": "a\0b"}}, r"'B' holds a null character \(U\+0000\); take it out"),
+        ({"headers": {"A": "a\tb"}}, r"'A' holds a tab \(U\+0009\)"),
+        ({"headers": {"A": "a\x7f"}}, r"'A' holds a character that no header may hold \(U\+007F\)"),
+        ({"headers": {"A": "a\udcff"}}, r"'A' holds a character that no header may hold \(U\+DCFF\)"),
         ({"headers": {"X-\u00e9": "y"}}, "no name may hold"),
         ({"headers": {"": "b"}}, "is empty"),
         ({"sha256": "9f86d081"}, "64 hex digits"),
@@ -332,7 +336,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"headers": {b"Accept": b"*/*"}}, "headers must map"),
     ({"headers": 1}, "headers must map"),
     ({"headers": {"A b": "c"}}, "'A b'"),
-    ({"headers": {"A": "c\n"}}, "'A' holds a line break"),
+    ({"headers": {"A": "c\n"}}, "'A' holds a line break; strip"),
     ({"headers": {"A": " c"}}, "'A' begins or ends"),
     *(
         ({"headers": {name: "x"}}, f"the header '{name}' can't be set")

@@ -31,6 +31,8 @@ _OURS = {
     "transfer-encoding": _FRAMING,
     "upgrade": _FRAMING,
 }
+_BREAKS = "\r\n"
+_NAMES = {"\0": "a null character", "\t": "a tab"}
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110, 5.6.2
 _CREDENTIALS = ("auth", "cookie", "key", "secret", "token")  # and with them Authorization, Proxy-Authorization
 
@@ -58,13 +60,22 @@ def _check(name: object, value: object) -> tuple[str, str]:
         raise ValueError(f"headers must map header names to values, both str, got {kinds}")
     if not name or not set(name.lower()) <= _TOKEN:
         raise ValueError(f"the header name {name!r} is empty, or holds a character that no name may hold")
-    if any(c in "\r\n\0" for c in value):
-        raise ValueError(f"the value of the header {name!r} holds a line break; strip() it")
-    if value != value.strip(" \t") or not value.isprintable():
-        raise ValueError(f"the value of the header {name!r} begins or ends with a space, or holds a control character")
+    if (fault := _fault(value)) is not None:
+        raise ValueError(f"the value of the header {name!r} {fault}")
     if (why := refusal(name.lower())) is not None:
         raise ValueError(f"the header {name!r} can't be set: {why}; leave it off")
     return name, value
+
+
+def _fault(value: str) -> str | None:
+    if set(value) & set(_BREAKS):
+        return f"holds a line break; {'take it out' if set(value.strip()) & set(_BREAKS) else 'strip() it'}"
+    if value != value.strip(" \t"):
+        return "begins or ends with a space; strip() it"
+    odd = next((c for c in value if not c.isprintable()), None)
+    if odd is None:
+        return None
+    return f"holds {_NAMES.get(odd, 'a character that no header may hold')} (U+{ord(odd):04X}); take it out"
 
 
 def refusal(name: str) -> str | None:

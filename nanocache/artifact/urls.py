@@ -23,7 +23,10 @@ from .signing import without_signature
 __all__ = ["check", "file_path", "is_address", "is_file", "origin", "parse", "redact", "url_key"]
 
 LONGEST_SHOWN = 500  # characters
+LONGEST_HOST = 253  # characters of a name in the DNS
+LONGEST_LABEL = 63  # characters between two of its dots
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _DIGEST_MARK = "sha256="  # pip's form of a fragment
 _ADDRESSES: dict[str, Callable[[str], object]] = {
@@ -63,6 +66,8 @@ def check(url: object) -> str:
     text = _text(url)
     if _BLANK.search(text):
         raise ValueError(f"not a URL: {redact(text)!r} holds a space or a control character; percent-encode it")
+    if _SURROGATE.search(text):
+        raise ValueError(f"not a URL: {redact(text)!r} holds bytes that are no UTF-8; percent-encode them")
     parts = _split(text)
     if (reason := schemes.refusal_of(parts.scheme)) is not None:  # urlsplit lowers the scheme
         raise ValueError(f"cannot fetch {redact(text)!r}: {reason}{_meant(parts)}")
@@ -78,13 +83,20 @@ def _check_place(address: str, parts: SplitResult) -> None:
     if parts.scheme == "file":
         file_path(address)
     elif parts.scheme in schemes.WEB:
-        if not (parts.hostname or "").rstrip("."):
+        host = (parts.hostname or "").rstrip(".")
+        if not host:
             raise ValueError(f"cannot fetch {redact(address)!r}: it names no host")
+        if host.isascii() and (len(host) > LONGEST_HOST or not all(map(_is_label, host.split(".")))):
+            raise ValueError(f"cannot fetch {redact(address)!r}: a part of its host's name is empty or too long")
     elif (parse_address := _ADDRESSES.get(parts.scheme)) is not None:
         try:
             parse_address(address)
         except ValueError as e:
             raise ValueError(f"cannot fetch {redact(address)!r}: {e}") from None
+
+
+def _is_label(text: str) -> bool:
+    return 0 < len(text) <= LONGEST_LABEL
 
 
 def _text(url: object) -> str:

@@ -165,6 +165,15 @@ def kind(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "a device or socket")
 
 
+def what_is(path: str | os.PathLike[str]) -> str:
+    """What stands at `path`, for a person; of a symlink, where it leads."""
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISLNK(mode):
+        return kind(mode)
+    leads = kind(os.stat(path).st_mode) if os.path.exists(path) else "nothing"
+    return f"a symlink to {leads} ({os.readlink(path)})"
+
+
 def check_regular(path: str) -> os.stat_result | None:
     """lstat of the regular file at `path`, None if nothing is there; UnsafeCache if it is anything else."""
     try:

@@ -7,6 +7,7 @@ value.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..callers import let_pass
 from ..cancel import Cancel
+from .environment import Proxy
 from .failure import Failure, Pace
 from .socket import READ, CancellableSocket
 
@@ -93,7 +95,7 @@ def _errors(phase: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, UnicodeError) as e:  # the latter for a label of a host name that is empty or too long
+    except OSError as e:
         import httpcore
 
         let_pass(e)
@@ -105,17 +107,34 @@ def _errors(phase: str) -> Iterator[None]:
 
 
 @contextmanager
-def failures(cancel: Cancel, timeout: float) -> Iterator[None]:
+def failures(cancel: Cancel, timeout: float, proxy: Proxy | None) -> Iterator[None]:
+    """What httpcore raises in the block is a Failure, which names the proxy of the exchange."""
     import httpcore
 
     try:
         yield
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, httpcore.ProxyError) as e:
+    except httpcore.ProxyError as e:
+        cancel.check()
+        raise _refused(proxy, str(e)) from None
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as e:
         let_pass(e.__context__ or e)  # TLS within TLS is httpcore's own, and knows no caller
         cancel.check()  # a socket that was shut down fails in one of these ways
-        raise _failure(e, timeout) from None
-    except httpcore.UnsupportedProtocol:
-        raise Failure("the proxy in the environment has a scheme that cannot be used", lasting=True) from None
+        raise _through(proxy, _failure(e, timeout)) from None
+
+
+def _through(proxy: Proxy | None, failure: Failure) -> Failure:
+    """The same failure, with the proxy in its reason and, where there is no other, in its remedy."""
+    if proxy is not None:
+        failure.reason += f", through {proxy}"
+        failure.remedy = failure.remedy or proxy.remedy
+    return failure
+
+
+def _refused(proxy: Proxy | None, text: str) -> Failure:
+    """What a proxy's refusal becomes. `text`: a status, and a reason in the proxy's words, which may hold a secret."""
+    status = text[:3] if text[:3].isdigit() else text
+    remedy = "" if proxy is None else proxy.login if status == "407" else proxy.remedy
+    return Failure(f"{proxy} refused: {status}", lasting=status.startswith("4"), remedy=remedy)
 
 
 def _failure(e: Exception, timeout: float) -> Failure:
@@ -131,14 +150,12 @@ def _failure(e: Exception, timeout: float) -> Failure:
         case httpcore.ConnectError(args=(ssl.SSLCertVerificationError(verify_message=reason),)):
             remedy = "if it should be, let SSL_CERT_FILE name a file with its authority"
             return Failure(f"its certificate is not trusted: {reason}; {remedy}", lasting=True)
+        case httpcore.ConnectError(args=(OSError(errno=errno.EINVAL, strerror=reason),)):
+            return Failure(f"cannot connect: {reason}", lasting=True)
         case httpcore.ConnectError():
             return Failure(f"cannot connect: {e}")
         case httpcore.NetworkError():
             return Failure(f"the connection broke: {e}")
-        case httpcore.ProxyError():
-            text = str(e)  # the status, and a reason in the proxy's own words, which may hold a secret
-            status = text[:3] if text[:3].isdigit() else text
-            return Failure(f"the proxy refused: {status}", lasting=status.startswith("4"))
         case httpcore.LocalProtocolError():
             return Failure("a header of the request is not valid", lasting=True)  # h11's own text holds its value
         case _:

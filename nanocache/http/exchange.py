@@ -25,12 +25,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..artifact.urls import origin
+from ..artifact.urls import origin, redact
 from ..callers import suppress
 from ..cancel import Cancel
 from ..config import Settings
 from . import environment, socket
 from .backend import CONNECT_TIMEOUT, LONGEST_HEAD, Network, failures, quiet, without_values
+from .environment import Proxy
 from .failure import Failure, Offline
 
 __all__ = ["Response", "exchange"]
@@ -49,6 +50,7 @@ class Response:
     body: Iterator[bytes]  # raises Failure and Cancelled
     latency: float = 0.0  # seconds from the request to the head, a new connection included
     waited: Callable[[], float] = lambda: 0.0  # seconds so far in which the socket had nothing to read
+    proxy: Proxy | None = None  # that it came through
 
 
 @contextmanager
@@ -85,11 +87,12 @@ _idle: dict[tuple[Any, ...], list[_KeptConnection]] = {}
 class _KeptConnection:
     """A connection to one origin (through one proxy), opened when needed and reopened when it was closed."""
 
-    def __init__(self, key: tuple[Any, ...], target: Any, proxy: str | None) -> None:
+    def __init__(self, key: tuple[Any, ...], target: Any, proxy: Proxy | None) -> None:
         import httpcore
 
         _register()
         self.key = key
+        self.proxy = proxy
         self.network = Network()
         self.since = 0.0  # monotonic seconds since which it is idle
         self.used = False
@@ -109,12 +112,13 @@ class _KeptConnection:
     @contextmanager
     def ask(self, request: Any, url: str, timeout: float, cancel: Cancel) -> Iterator[Response]:
         asked = time.monotonic()
-        with failures(cancel, timeout), quiet:
+        with failures(cancel, timeout, self.proxy), quiet:
             answer = self._send(request)
         latency = time.monotonic() - asked
-        body = _body(answer, cancel, timeout)
+        body = _body(answer, cancel, timeout, self.proxy)
+        waited = self.network.waited
         try:
-            yield Response(answer.status, url, _decoded(answer.headers), body, latency, self.network.waited)
+            yield Response(answer.status, url, _decoded(answer.headers), body, latency, waited, self.proxy)
         finally:
             answer.close()
 
@@ -159,7 +163,7 @@ class _KeptConnection:
             self._connection.close()
 
 
-def _take(proxy: str | None, target: Any) -> _KeptConnection:
+def _take(proxy: Proxy | None, target: Any) -> _KeptConnection:
     key = (target.scheme, target.host, target.port, proxy, *environment.certificates())
     while kept := _idle.get(key):
         with suppress(IndexError):  # another thread was faster
@@ -235,9 +239,9 @@ def _request(method: str, url: str, headers: Iterable[tuple[str, str]], timeout:
 
     try:
         server, target = _parsed(url)
-        raw = [(name.encode("ascii"), value.encode("utf-8")) for name, value in headers]
-    except (httpx.InvalidURL, UnicodeError, TypeError, ValueError):
-        raise Failure("the address or a header of the request is not valid", lasting=True) from None
+    except (httpx.InvalidURL, UnicodeError, TypeError, ValueError):  # its port and its characters were looked at before
+        raise Failure(f"{redact(url)!r} names no host that can be asked, or is too long", lasting=True) from None
+    raw = [_encoded(name, value) for name, value in headers]
     connect = min(CONNECT_TIMEOUT, timeout)
     return httpcore.Request(
         method,
@@ -262,17 +266,26 @@ def _server(url: str) -> Any:
     return httpx.URL(url)
 
 
+def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
+    try:
+        return name.encode("ascii"), value.encode("utf-8")
+    except UnicodeError:
+        raise Failure(f"the header {name!r} of the request is not valid", lasting=True) from None
+
+
 def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     read: dict[str, str] = {}
     for name, value in headers:
-        key, text = name.decode("latin-1").lower(), value.decode("utf-8", "replace")
+        key = name.decode("latin-1").lower()
+        # Of an address every byte counts; `redirects` writes those beyond ASCII as %XX.
+        text = value.decode("utf-8", "surrogateescape" if key == "location" else "replace")
         read[key] = f"{read[key]}, {text}" if key in read else text
     return read
 
 
-def _body(answer: Any, cancel: Cancel, timeout: float) -> Iterator[bytes]:
+def _body(answer: Any, cancel: Cancel, timeout: float, proxy: Proxy | None) -> Iterator[bytes]:
     chunks = answer.iter_stream()
-    with failures(cancel, timeout):
+    with failures(cancel, timeout, proxy):
         while (chunk := _next(chunks)) is not None:
             yield chunk
     cancel.check()  # a body that ends with its connection also ends when the socket is shut down
@@ -286,18 +299,21 @@ def _next(chunks: Iterator[bytes]) -> bytes | None:
 # --- proxies and trust ------------------------------------------------------------------------------------------------
 
 
-def _proxy(url: str) -> Any:
+def _proxy(given: Proxy) -> Any:
     import httpcore
     import httpx
 
     try:
-        proxy = httpx.Proxy(url)
+        proxy = httpx.Proxy(given.url)
+        origin(given.url)
     except (httpx.InvalidURL, ValueError):
-        raise Failure("the proxy in the environment is not a valid URL", lasting=True) from None
+        raise Failure(f"{given} is not a valid URL of one", lasting=True, remedy=given.remedy) from None
     target = proxy.url
+    if not target.raw_host:
+        raise Failure(f"{given} names no host", lasting=True, remedy=given.remedy)
     if target.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        remedy = "pip install socksio, or unset the proxy"
-        raise Failure("the proxy in the environment speaks SOCKS, which needs a package", lasting=True, remedy=remedy)
+        remedy = f"pip install socksio, or {given.remedy}"
+        raise Failure(f"{given} speaks SOCKS, which needs a package", lasting=True, remedy=remedy)
     return httpcore.Proxy(
         httpcore.URL(scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path),
         auth=proxy.raw_auth,

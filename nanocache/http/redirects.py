@@ -11,12 +11,13 @@ import base64
 import functools
 import logging
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..artifact.urls import origin, redact
 from ..callers import let_pass
@@ -32,6 +33,8 @@ logger = logging.getLogger("nanocache")
 
 MOST_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
+_AUTHORITY = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 ANSWERS = (200, 206, 304, 416)  # what a transfer knows how to take; all else is a failure
 
 
@@ -53,6 +56,7 @@ class Address:
     url: str
     own: bool = True  # every step so far stayed at the target's origin
     hops: int = 0
+    cookie: bool = False  # a redirect on the way set one
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +90,13 @@ def get(
                 _check_status(target, address, response)
                 yield Answer(response, address)
                 return
-        address = _next(address, response.headers["location"])
-    raise Failure(f"more than {MOST_REDIRECTS} redirects", lasting=True)
+        address = _next(address, response.headers)
+    raise Failure(f"more than {MOST_REDIRECTS} redirects", lasting=True, remedy=_about_cookie(address))
 
 
-def _next(address: Address, location: str) -> Address:
+def _next(address: Address, headers: Mapping[str, str]) -> Address:
     try:
-        url = urljoin(address.url, location.strip())
+        url = urljoin(address.url, _in_ascii(headers["location"].strip()))
         before = origin(address.url)
         after = origin(url)
     except ValueError:
@@ -103,35 +107,67 @@ def _next(address: Address, location: str) -> Address:
         raise Failure(
             f"it redirects from https to {redact(url)}, where others on the way can read and change it", lasting=True
         )
-    return Address(url, own=address.own and before == after, hops=address.hops + 1)
+    cookie = address.cookie or "set-cookie" in headers
+    return Address(url, own=address.own and before == after, hops=address.hops + 1, cookie=cookie)
+
+
+def _in_ascii(location: str) -> str:
+    """`location` with each byte beyond ASCII as %XX, as browsers and curl ask for it; a host's name has its own way."""
+    authority = _AUTHORITY.match(location)
+    end = authority.end() if authority else 0
+    return location[:end] + _BEYOND_ASCII.sub(_escaped, location[end:])
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return quote(found[0], errors="surrogateescape")
 
 
 def _check_status(target: Target, address: Address, response: Response) -> None:
     status = response.status
     if status in ANSWERS:
+        _warn_of_page(address, response)
         return
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = "of no known meaning"
     elsewhere = f" from {redact(address.url)}" if address.hops else ""
+    through = f", through {response.proxy}" if response.proxy is not None else ""
     raise Failure(
-        f"{status} {phrase}{elsewhere}",
+        f"{status} {phrase}{elsewhere}{through}",
         lasting=not retried(status),
         status=status,
         retry_after=parse_retry_after(response.headers.get("retry-after"), time.time()),
-        remedy=_remedy(target, address, status),
+        remedy=_remedy(target, address, response),
     )
 
 
-def _remedy(target: Target, address: Address, status: int) -> str:
-    if status not in (401, 403):
-        return ""
+def _remedy(target: Target, address: Address, response: Response) -> str:
+    if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and response.proxy is not None:
+        return response.proxy.login
+    cookie = _about_cookie(address)
+    if response.status not in (401, 403):
+        return cookie
     host = urlsplit(address.url).hostname
     netrc = f"~/.netrc (a machine named exactly {host})"
     if not address.own:
-        return f"a redirect led to another origin, which gets no headers of yours, only what is in {netrc}"
-    return f"credentials come from headers=, else user:password@ in the URL, else {netrc}"
+        remedy = f"a redirect led to another origin, which gets no headers of yours, only what is in {netrc}"
+    else:
+        remedy = f"credentials come from headers=, else user:password@ in the URL, else {netrc}"
+    return "; ".join(filter(None, (remedy, cookie)))
+
+
+def _about_cookie(address: Address) -> str:
+    """What a person may have to know of a failure behind a redirect that set a cookie; empty without one."""
+    if not address.cookie:
+        return ""
+    way = "headers={'Cookie': '...'}" if address.own else "the address behind the redirects, or another one"
+    return f"a redirect set a cookie, and nanocache keeps none: if the site wants one, give {way}"
+
+
+def _warn_of_page(address: Address, response: Response) -> None:
+    if address.cookie and response.headers.get("content-type", "").lower().startswith("text/html"):
+        logger.warning("%s came from a web page: %s", redact(address.url), _about_cookie(address))
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from ..callers import let_pass, suppress
 
 __all__ = ["CancellableSocket", "close_all"]
 
+LONGEST_HOST_SHOWN = 100  # characters
 RECORD = 1 << 14  # bytes, the most that TLS gives at once
 READ = 1 << 18  # bytes asked of the socket at once: 64 KiB cost twice the CPU for each byte
 
@@ -29,6 +30,18 @@ def close_all() -> None:
     """In a forked child: let go of the parent's connections without a word to their servers."""
     for sock in list(_open):
         sock.close()  # only this process's descriptor: a TLS session is ended by a message, which close doesn't send
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (ValueError, OverflowError):  # the idna codec's UnicodeError, of a label that is empty or too long; the port
+        raise _impossible(host, port) from None
+
+
+def _impossible(host: str | None, port: int | None = None) -> OSError:
+    shown = (host or "")[:LONGEST_HOST_SHOWN]
+    return OSError(errno.EINVAL, f"no server can be at {shown!r}{'' if port is None else f', port {port}'}")
 
 
 class CancellableSocket:
@@ -60,7 +73,7 @@ class CancellableSocket:
         self._pending = None
         deadline = time.monotonic() + timeout
         error: OSError = OSError(errno.EADDRNOTAVAIL, "the host has no address")
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = _addresses(host, port)
         for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
             sock = socket.socket(family, kind, protocol)
             try:
@@ -85,6 +98,9 @@ class CancellableSocket:
         except OSError:
             self.close()
             raise
+        except ValueError:  # a name that begins with a dot, or that the idna codec refuses
+            self.close()
+            raise _impossible(host) from None
         self._pending = secured.pending
 
     @property

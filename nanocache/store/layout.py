@@ -23,8 +23,9 @@ import hashlib
 import logging
 import os
 import stat
+from pathlib import Path
 
-from ..callers import suppress
+from ..callers import let_pass, suppress
 from ..coordination.lock import LockPlace
 from ..disk import durable, files
 from ..errors import UnsafeCache
@@ -140,10 +141,18 @@ class BaseDirectory:
         except UnsafeCache:
             raise
         except OSError as e:
+            let_pass(e)
+            self._check_way()
             if e.errno not in NOT_WRITABLE:
                 raise
             return False
         return self.writable()
+
+    def _check_way(self) -> None:
+        """Raise UnsafeCache if something else stands where the base directory, or a folder above it, should be."""
+        for path in [*reversed(Path(self.base).parents), Path(self.base)]:
+            if os.path.lexists(path) and not os.path.isdir(path):
+                raise UnsafeCache(path=str(path), reason=f"a folder should be there, not {files.what_is(path)}")
 
     def _make(self) -> None:
         if not os.path.isdir(self.base):

@@ -69,6 +69,70 @@ def test_a_location_may_be_relative_and_odd(misbehaving: Servers, download: Down
     assert download(server.route("/f", first)) == DATA
 
 
+def moved(location: bytes, *more: bytes) -> m.Handler:
+    """A redirect whose head is what it is, byte by byte."""
+    lines = [b"HTTP/1.1 302 Found", b"Content-Length: 0", b"Location: " + location, *more, b"", b""]
+    return lambda _: iter([b"\r\n".join(lines)])
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        (b"/caf\xe9.bin", "/caf%E9.bin"),
+        ("/café ☃.bin".encode(), "/caf%C3%A9%20%E2%98%83.bin"),
+        (b"/\xff\xfe?x=\xe9%20#\xe9", "/%FF%FE?x=%E9%20"),
+        (b"/other?\xe9", "/other?%E9"),
+        (b"/a%E9%zz", "/a%E9%zz"),
+    ],
+)
+def test_the_very_bytes_of_a_location_are_asked_for(
+    misbehaving: Servers, download: Download, location: bytes, path: str
+) -> None:
+    server = misbehaving()
+    server.route(path.partition("?")[0], m.serve(DATA))
+    assert download(server.route("/start", moved(location))) == DATA
+    request = server.requests()[-1]
+    assert "?".join(filter(None, (request.path, request.query))) == path
+
+
+@pytest.mark.parametrize("host", [b"b\xfccher.invalid", b"a..b", b"x" * 64, b"\xe9", "☃".encode(), b".a", b"256.1.1.1"])
+@pytest.mark.parametrize("scheme", [b"http", b"https"])
+def test_a_location_that_no_server_can_be_at_fails_at_once(
+    misbehaving: Servers, download: Download, slept: list[float], host: bytes, scheme: bytes
+) -> None:
+    with pytest.raises(DownloadFailed, match=r"no server can be at|names no host that can be asked"):
+        download(misbehaving().route("/f", moved(scheme + b"://" + host + b"/x")))
+    assert slept == []
+
+
+@pytest.mark.parametrize("end", ["loop", "page", "forbidden", "gone"])
+def test_a_site_that_wants_a_cookie_is_named_as_such_and_the_cookie_not_shown(
+    misbehaving: Servers, download: Download, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    server = misbehaving()
+    handlers = {
+        "page": m.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nxx"),
+        "gone": m.status(404),
+    }
+    server.route("/end", handlers.get(end, m.status(403)))
+    url = server.route("/f", moved(b"/f" if end == "loop" else b"/end", b"Set-Cookie: session=hunter2"))
+    with pytest.raises(DownloadFailed) as e:
+        download(url)
+    said = f"{e.value} {caplog.text}"
+    assert "a redirect set a cookie" in said
+    assert "headers={'Cookie'" in said
+    assert "hunter2" not in said
+
+
+def test_a_cookie_that_nothing_failed_for_is_not_mentioned(
+    misbehaving: Servers, download: Download, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = misbehaving()
+    server.route("/end", m.serve(DATA))
+    assert download(server.route("/f", moved(b"/end", b"Set-Cookie: a=b"))) == DATA
+    assert not caplog.records
+
+
 def test_ten_redirects_are_enough_and_eleven_too_many(misbehaving: Servers, download: Download) -> None:
     server = misbehaving()
     file = server.route("/file", m.serve(DATA))
@@ -369,14 +433,137 @@ def test_no_poll_is_needed(misbehaving: Servers, download: Download, monkeypatch
     assert download(misbehaving().route("/f", m.serve(DATA))) == DATA
 
 
-@pytest.mark.parametrize(("proxy", "reason"), [("http://h:port", "not a valid URL"), ("ftp://h", "not a valid URL")])
-def test_a_proxy_that_makes_no_sense_is_an_error_that_does_not_show_it(
-    download: Download, monkeypatch: pytest.MonkeyPatch, proxy: str, reason: str
+NO_PROXIES = (
+    *(
+        "http://me:hunter2@h:port",
+        "ftp://me:hunter2@h",
+        "http://me:hunter2@h:99999",
+        "socks4://h:1",
+        "me:hunter2@:",
+        "//",
+    ),
+    *(
+        "http://",
+        "[::1",
+        "http://me:hunter2@[bad",
+        "\udcff",
+        "http://me:hunter2@h:-1",
+        "://me:hunter2@h",
+        "http://me:hun/ter2",
+    ),
+)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("proxy", NO_PROXIES)
+def test_a_proxy_that_makes_no_sense_is_an_error_that_names_its_variable_and_no_password(
+    download: Download, monkeypatch: pytest.MonkeyPatch, slept: list[float], proxy: str, scheme: str
 ) -> None:
-    monkeypatch.setenv("HTTP_PROXY", proxy.replace("//", "//me:hunter2@"))
-    with pytest.raises(DownloadFailed, match=reason) as e:
-        download("http://127.0.0.1/f")
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(DownloadFailed, match=r"the proxy .*\(ALL_PROXY\)( names no host| is not a valid URL)") as e:
+        download(f"{scheme}://127.0.0.1/f")
+    assert "hun" not in str(e.value)
+    assert slept == []
+
+
+ODD_PROXIES = (
+    *("http://a..b:1", f"http://{'x' * 64}:1", "http://xn--zzzzz99999:1", "h x:1", "http://me:%zz@127.0.0.1:1"),
+    *(
+        "http://127.0.0.1:1/path?x#y",
+        "http://me:hun/ter2@127.0.0.1:1",
+        "http://me:1/hunter2@h:1",
+        "http://me:hun#ter2@h",
+    ),
+)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("proxy", ODD_PROXIES)
+def test_whatever_stands_for_a_proxy_the_error_is_ours(
+    download: Download, monkeypatch: pytest.MonkeyPatch, slept: list[float], proxy: str, scheme: str
+) -> None:
+    monkeypatch.setenv(f"{scheme}_proxy", proxy)
+    with pytest.raises(
+        DownloadFailed, match=f"the proxy http://.*\\({scheme}_proxy\\).*; set {scheme}_proxy right"
+    ) as e:
+        download(f"{scheme}://127.0.0.1/f")
+    assert "ter2" not in str(e.value)
+
+
+@pytest.fixture(params=["refuses", "is unknown", "is full", "is silent", "hangs up"])
+def dead(request: pytest.FixtureRequest, misbehaving: Servers) -> Iterator[str]:
+    """The host and port of a proxy that is of no use."""
+    match request.param:
+        case "refuses":
+            yield "127.0.0.1:1"
+        case "is unknown":
+            yield "no-such-proxy.invalid:3128"
+        case "is silent" | "hangs up":
+            with Silent() if request.param == "is silent" else HangingUp() as server:
+                yield f"127.0.0.1:{server.port}"
+        case _:
+            with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+                waiting = [socket.socket() for _ in range(4)]
+                for one in waiting:
+                    one.setblocking(False)
+                    one.connect_ex(server.getsockname())
+                yield f"127.0.0.1:{server.getsockname()[1]}"
+                for one in waiting:
+                    one.close()
+
+
+class Silent(Misbehaving):
+    def answer(self, connection: socket.socket, request: Request) -> bool:
+        self._unless_closing(10)
+        return False
+
+
+class WantsLogin(Misbehaving):
+    def answer(self, connection: socket.socket, request: Request) -> bool:
+        self.record(request)
+        connection.sendall(b"HTTP/1.1 407 hunter2\r\nContent-Length: 0\r\n\r\n")
+        return False
+
+
+class HangingUp(Misbehaving):
+    def answer(self, connection: socket.socket, request: Request) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTPS_PROXY", "all_proxy"])
+def test_a_dead_proxy_is_named_without_its_password(
+    download: Download, monkeypatch: pytest.MonkeyPatch, dead: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, f"http://me:hunter2@{dead}")
+    scheme = "https" if "HTTPS" in variable else "http"
+    with pytest.raises(
+        DownloadFailed, match=f"through the proxy http://{dead} .{variable}.; set {variable} right"
+    ) as e:
+        download(f"{scheme}://example.invalid/f", retries=0, timeout=0.5)
     assert "hunter2" not in str(e.value)
+
+
+def test_the_lower_case_variable_is_named_where_both_are_set(
+    download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:2")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with pytest.raises(DownloadFailed, match=r"127.0.0.1:1 \(http_proxy\)"):
+        download("http://example.invalid/f", retries=0)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_a_login_says_where_to_write_it(
+    download: Download, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    with WantsLogin() as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{proxy.port}")
+        with pytest.raises(DownloadFailed, match="407") as e:
+            download(f"{scheme}://example.invalid/f")
+        assert f"127.0.0.1:{proxy.port} (ALL_PROXY)" in str(e.value)
+        assert "write user:password@ before the host in ALL_PROXY" in str(e.value)
+        assert "hunter2" not in str(e.value)
+        assert len(proxy.requests()) == 1
 
 
 def test_a_proxy_that_refuses_is_named(
@@ -384,7 +571,7 @@ def test_a_proxy_that_refuses_is_named(
 ) -> None:
     proxy = misbehaving()
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-    with pytest.raises(DownloadFailed, match="the proxy refused: 404"):
+    with pytest.raises(DownloadFailed, match=rf"the proxy http://127.0.0.1:{proxy.port} .HTTPS_PROXY. refused: 404"):
         download("https://no.such.host.invalid/f")
     assert len(proxy.requests()) == 1
 
