@@ -71,13 +71,17 @@ class BaseDirectory:
         self.modes = files.Modes.of(0o755)
         self._owners: frozenset[int] | None = None  # whose files are used; None: every user's
         self._prepared = False
+        self.swept = 0.0  # seconds since the epoch: when the last sweep began, as far as this process knows
         self._checked: set[str] = set()  # folders of ours that this process made, or saw to be no symlinks
-        with suppress(OSError):  # absent or unreadable: `prepare` says why
+        with suppress(OSError):  # unreadable: `prepare` says why
             self._read_base()
 
     def _read_base(self) -> int:
-        """Its mode, which decides what is trusted and who may read what is written."""
-        st = os.stat(self.base)
+        """Its mode, which decides what is trusted and who may read what is written; 0 if it is absent."""
+        try:
+            st = os.stat(self.base)
+        except FileNotFoundError:
+            return 0
         self.modes = files.Modes.of(st.st_mode)
         self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
         return st.st_mode
@@ -155,9 +159,11 @@ class BaseDirectory:
                 raise UnsafeCache(path=str(path), reason=f"a folder should be there, not {files.what_is(path)}")
 
     def _make(self) -> None:
-        if not os.path.isdir(self.base):
+        mode = self._read_base()
+        if not stat.S_ISDIR(mode):
             os.makedirs(self.base, exist_ok=True)
-        self._warn_if_open(self._read_base())
+            mode = self._read_base()
+        self._warn_if_open(mode)
         if not os.path.lexists(f"{self.trash}/{LAST_TAG}"):  # else a process has made and tagged all of them
             made = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
             for name in FOLDERS:

@@ -23,9 +23,13 @@ SWEPT = "swept"  # in the trash; its mtime is when the last sweep began
 
 def daily(directory: BaseDirectory) -> None:
     """Sweep, unless a process did within a day. Errors are left for the next time."""
+    now = time.time()
+    if now - directory.swept < DAY:
+        return
     mark = os.path.join(directory.trash, SWEPT)
     try:
-        if time.time() - os.lstat(mark).st_mtime < DAY:
+        directory.swept = os.lstat(mark).st_mtime
+        if now - directory.swept < DAY:
             return
         os.utime(mark, follow_symlinks=False)
     except FileNotFoundError:
@@ -34,6 +38,7 @@ def daily(directory: BaseDirectory) -> None:
     except OSError as e:
         let_pass(e)
         return
+    directory.swept = now
     _sweep_trash(directory)
     _sweep_partials(directory)
 

@@ -1,0 +1,43 @@
+"""What a small artifact costs a disk: calls that a shared file system's server has to answer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nanocache
+from tests.faults.calls import Call, Calls
+from tests.servers.origin import Origin, digest
+
+SIZE = 1024
+
+
+def calls_of(base: Path, url: str, sha256: str) -> list[Call]:
+    seen: list[Call] = []
+    with Calls(base, before=seen.append):
+        nanocache.fetch(url, sha256=sha256)
+    return seen
+
+
+def test_a_small_miss_makes_at_most_fifty_file_calls_half_of_them_by_name(base: Path, origin: Origin) -> None:
+    for n in range(3):
+        seen = calls_of(base, origin.url(f"/bytes/{SIZE}/{n}/w.bin"), digest(SIZE, n))
+    folders = [call for call in seen if call.name in ("mkdir", "chmod", "fsync", "close")]  # more, where one is new
+    assert len(seen) - len(folders) <= 42
+    assert len([call for call in seen if call.paths and call not in folders]) <= 26
+
+
+def test_the_first_miss_of_a_process_looks_at_each_folder_once(
+    base: Path, origin: Origin, spawn: Callable[..., Any]
+) -> None:
+    url = origin.url(f"/bytes/{SIZE}/1/w.bin")
+    path = nanocache.fetch(url, sha256=digest(SIZE, 1))
+    shutil.rmtree(path.parent)
+    for file in (*base.glob("refs-v1/*/*"), *base.glob("locks-v1/*/*")):
+        file.unlink()
+    code = "seen = calls_of(Path(base), url, sha256); print(len([call for call in seen if call.paths]))"
+    setup = "from pathlib import Path; from tests.engine.test_file_calls import calls_of"
+    (named,) = spawn(code, setup=setup, base=str(base), url=url, sha256=digest(SIZE, 1)).outputs()
+    assert int(named) <= 34
