@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .progress import Progress
     from .sources.protocol import Described, Reader, Resolved, Source
     from .sources.registry import register_source
+    from .upkeep.entries import Entry
 
     __version__: str
 
@@ -50,6 +51,7 @@ _HOMES = {
     "Resolved": "sources.protocol",
     "Source": "sources.protocol",
     "register_source": "sources.registry",
+    "Entry": "upkeep.entries",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",
     "download_file_with_lock": "compat",
@@ -83,6 +85,7 @@ __all__ = [
     "Source",
     "Described",
     "Reader",
+    "Entry",
     "NanocacheError",
     "ChecksumMismatch",
     "DownloadFailed",

@@ -27,13 +27,14 @@ from .engine.steps import Fetch, Found
 from .progress import ProgressOption
 from .store.blobs import Store
 from .store.hits import RefStamp
+from .upkeep.calls import Upkeep
 
 __all__ = ["Cache", "PathLike"]
 
 PathLike = str | os.PathLike[str]
 
 
-class Cache:
+class Cache(Upkeep):
     """A cache in one base directory; without one, in the environment's, read at each call.
 
     Cheap to make and to keep; safe to share between threads, tasks and forked children.

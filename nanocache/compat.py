@@ -33,7 +33,7 @@ from .engine.steps import Fetch
 from .progress import Display
 from .store import refs, seal
 from .store.blobs import Store, Witness, witness
-from .store.layout import FOLDERS, product_lock_key
+from .store.layout import FOLDERS, LATER, product_lock_key
 from .store.private import private_folder
 
 __all__ = ["download_file_with_lock"]
@@ -75,7 +75,7 @@ def _check(given: object) -> str:
     if "\0" in filename or "\\" in filename:
         raise _outside(filename)
     _check_segments(filename, parts)
-    if parts[0].lower() in FOLDERS:
+    if parts[0].lower() in FOLDERS + LATER:
         raise ValueError(f"filename must stay out of the cache's own folder {parts[0]}, got {filename!r}")
     return str(path)
 

@@ -113,7 +113,7 @@ class DownloadFailed(NanocacheError, OSError):
 class NotCached(NanocacheError, FileNotFoundError):
     """The artifact is not here and may not be fetched.
 
-    Attributes: url, sha256, base_dir, reason, command (of nanocache, which fetches it).
+    Attributes: url, sha256, base_dir, reason, command (of nanocache, which fetches it; "": it is only looked for).
     """
 
     FACTS = ("url", "base_dir", "sha256", "reason", "command")
@@ -123,12 +123,15 @@ class NotCached(NanocacheError, FileNotFoundError):
     ) -> None:
         self.command = command
         self.url, self.base_dir, self.sha256, self.reason = url, base_dir, sha256, reason
-        elsewhere = "" if reason == "offline" else "set NANOCACHE_DIR to a folder that this user can write; or "
-        pin = f" --sha256 {sha256}" if sha256 else ""
-        super().__init__(
-            f"{url} is not cached in {base_dir} and cannot be fetched ({reason}); {elsewhere}"
+        super().__init__(self._fetch_it() if command else f"{url} is not cached in {base_dir}; see `nanocache ls`")
+
+    def _fetch_it(self) -> str:
+        elsewhere = "" if self.reason == "offline" else "set NANOCACHE_DIR to a folder that this user can write; or "
+        pin = f" --sha256 {self.sha256}" if self.sha256 else ""
+        return (
+            f"{self.url} is not cached in {self.base_dir} and cannot be fetched ({self.reason}); {elsewhere}"
             f"to fill the cache, run this on a machine that can: "
-            f"NANOCACHE_DIR={_quoted(base_dir)} nanocache {command} {_quoted(url, always=True)}{pin}"
+            f"NANOCACHE_DIR={_quoted(self.base_dir)} nanocache {self.command} {_quoted(self.url, always=True)}{pin}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..archives.unpack import Decompress, Unpack
 
-__all__ = ["EXIT_CODES", "about_artifact", "about_base", "digest_of", "header", "parser"]
+__all__ = ["EXIT_CODES", "about_artifact", "about_base", "about_json", "digest_of", "header", "parser"]
 
 OK = 0
 FAILED = 1
@@ -64,6 +64,10 @@ def about_artifact(command: argparse.ArgumentParser) -> None:
 
 def about_base(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dir", metavar="DIR", help="base directory (default: NANOCACHE_DIR)")
+
+
+def about_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="one JSON object, for a program")
 
 
 def header(text: str) -> tuple[str, str]:

@@ -9,6 +9,8 @@
     ├── partials-v1/new-<random>                          the bytes of a transfer that has saved nothing yet
     ├── partials-v1/<key>/<random>/{data,state.json,lock} the same bytes from the first save on; private to one transfer
     ├── locks-v1/9f/<key>.lock, <key>.json                the lock; its holder, progress and failure
+    ├── pins-v1/<digest>.json                             what is never evicted, and why
+    ├── leases-v1/<host>-<pid>-<random>                   what a living process holds: a lock, and which digests
     └── trash-v1/                                         renamed here first, deleted outside any lock
 
 `<key>` is a digest, or `u-` and the hash of a URL, or `p-` and the hash of a product's path. Knows nothing of what a
@@ -30,7 +32,22 @@ from ..coordination.lock import LockPlace
 from ..disk import durable, files
 from ..errors import UnsafeCache
 
-__all__ = ["FOLDERS", "BaseDirectory", "lock_key", "product_lock_key"]
+__all__ = [
+    "BLOBS",
+    "FOLDERS",
+    "LATER",
+    "LEASES",
+    "LOCKS",
+    "PARTIALS",
+    "PINS",
+    "PRODUCTS",
+    "REFS",
+    "TRASH",
+    "TREES",
+    "BaseDirectory",
+    "lock_key",
+    "product_lock_key",
+]
 
 logger = logging.getLogger("nanocache")
 
@@ -41,7 +58,10 @@ TREES = "trees-v1"
 PARTIALS = "partials-v1"
 LOCKS = "locks-v1"
 TRASH = "trash-v1"
+PINS = "pins-v1"
+LEASES = "leases-v1"
 FOLDERS = (BLOBS, REFS, PRODUCTS, TREES, PARTIALS, LOCKS, TRASH)
+LATER = (PINS, LEASES)  # made when they are first needed
 
 URL_PREFIX = "u-"
 PRODUCT_PREFIX = "p-"
@@ -96,6 +116,13 @@ class BaseDirectory:
             raise UnsafeCache(path=path, reason=f"it belongs to user {st.st_uid}, a stranger to this cache")
 
     # paths
+
+    def top(self, name: str) -> str:
+        """One of our folders in the base directory, by its name."""
+        return f"{self.base}/{name}"
+
+    def pin(self, digest: str) -> str:
+        return f"{self.base}/{PINS}/{digest}.json"
 
     def blob(self, digest: str, name: str) -> str:
         return f"{self.blob_folder(digest)}/{name}"

@@ -18,7 +18,7 @@ import time
 
 from ..disk import files
 
-__all__ = ["DAY_NS", "STEP_NS", "of", "holds", "put"]
+__all__ = ["DAY_NS", "DAY_SECONDS", "STEP_NS", "of", "holds", "put"]
 
 DAY_SECONDS = 86_400
 DAY_NS = DAY_SECONDS * 1_000_000_000

@@ -1,0 +1,146 @@
+"""What is cached, one entry for each digest: its names, sizes and times, and what keeps it.
+
+A look and not an index: everything is read from the folders at each call. Invariants: nothing is written; a ref is
+parsed only when a URL is asked for; what disappears meanwhile is left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..store import refs, seal
+from ..store.layout import PRODUCTS, TREES, BaseDirectory
+from . import walk
+
+__all__ = ["Catalogue", "Entry", "all_refs"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One digest: the artifact under all its names, and what was built of it. Times in seconds since the epoch."""
+
+    digest: str
+    size: int  # bytes of the artifact; 0 where only what was built of it is left
+    names: tuple[str, ...]
+    created: float
+    used: float  # to the hour
+    verified: float | None  # when its bytes were last known to be right, to the day; None: they were written to
+    pinned: bool
+    held: bool  # by a living process
+    products: tuple[str, ...]  # what hooks and snapshots made of it: paths
+    paths: tuple[str, ...]  # the artifact's, one for each name
+    links: int  # further names that it has outside: in snapshots, and in folders of the caller's
+    _catalogue: Catalogue = field(repr=False, compare=False)
+
+    @cached_property
+    def urls(self) -> tuple[str, ...]:
+        """Where it came from, as far as that is remembered; without credentials."""
+        return self._catalogue.urls.get(self.digest, ())
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry's facts, all of them values that JSON can carry."""
+        names = [*self.__dataclass_fields__, "urls"]
+        return {name: getattr(self, name) for name in names if not name.startswith("_")}
+
+
+class Catalogue:
+    """What one base directory holds."""
+
+    def __init__(self, directory: BaseDirectory) -> None:
+        self._directory = directory
+        self._products = walk.digests_in(directory.top(PRODUCTS))
+        self._trees = walk.digests_in(directory.top(TREES))
+
+    def entries(self) -> Iterator[Entry]:
+        """All of them, in no order. Raises OSError where a folder can't be read."""
+        only_built = self._products | self._trees
+        for digest, folder in walk.blob_folders(self._directory):
+            only_built.discard(digest)
+            yield from self._entry(digest, folder)
+        for digest in only_built:
+            yield from self.of(digest)
+
+    def of(self, digest: str) -> Iterator[Entry]:
+        """The entry of one digest, if there is one."""
+        yield from self._entry(digest, os.path.dirname(self._directory.blob(digest, "")))
+
+    def _entry(self, digest: str, folder: str) -> Iterator[Entry]:
+        files = sorted(walk.files_in(folder), key=lambda file: file[0])
+        products = self._built_of(digest)
+        if not files and not products:
+            return
+        stats = [st for _, st in files]
+        inodes = {st.st_ino: st for st in stats}
+        used = self._used(digest, folder)
+        yield Entry(
+            digest=digest,
+            size=max((st.st_size for st in stats), default=0),
+            names=tuple(name for name, _ in files),
+            created=min((_created(st) for st in stats), default=used),
+            used=used,
+            verified=_verified(digest, stats),
+            pinned=False,
+            held=False,
+            products=products,
+            paths=tuple(f"{folder}/{name}" for name, _ in files),
+            links=sum(st.st_nlink for st in inodes.values()) - len(files),
+            _catalogue=self,
+        )
+
+    def _built_of(self, digest: str) -> tuple[str, ...]:
+        found: list[str] = []
+        if digest in self._products:
+            for hook in walk.scan(f"{self._directory.top(PRODUCTS)}/{digest}"):
+                if hook.is_dir(follow_symlinks=False):  # beside it stands the record of what is in it
+                    found += [entry.path for entry in walk.scan(hook.path)]
+        if digest in self._trees:
+            found += [entry.path for entry in walk.scan(f"{self._directory.top(TREES)}/{digest}")]
+        return tuple(sorted(found))
+
+    def _used(self, digest: str, folder: str) -> float:
+        """When the artifact or what was built of it was last marked as used."""
+        marked = [folder]
+        if digest in self._products:
+            marked.append(f"{self._directory.top(PRODUCTS)}/{digest}")
+        if digest in self._trees:
+            marked.append(f"{self._directory.top(TREES)}/{digest}")
+        return max(map(_mtime, marked))
+
+    @cached_property
+    def urls(self) -> dict[str, tuple[str, ...]]:
+        """digest -> the URLs that gave it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for ref in all_refs(self._directory):
+            found[ref.digest].append(ref.url)
+        return {digest: tuple(sorted(set(urls))) for digest, urls in found.items()}
+
+
+def all_refs(directory: BaseDirectory) -> Iterator[refs.Ref]:
+    """All that URLs gave. One that can't be read or parsed is none."""
+    for path in walk.ref_files(directory):
+        ref = refs.read(directory, os.path.basename(path).removesuffix(".json"))
+        if ref is not None:
+            yield ref
+
+
+def _mtime(folder: str) -> float:
+    try:
+        return os.lstat(folder).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _created(st: os.stat_result) -> float:
+    # The seal is at most a day older than the publication; a later link or chmod moves the ctime.
+    return min(st.st_ctime, st.st_mtime + seal.DAY_SECONDS)
+
+
+def _verified(digest: str, stats: list[os.stat_result]) -> float | None:
+    if not stats or not all(seal.holds(st, digest) for st in stats):
+        return None
+    return min(st.st_mtime for st in stats)

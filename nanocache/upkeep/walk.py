@@ -1,0 +1,91 @@
+"""What lies in the folders of a base directory: names and sizes, as one walk finds them.
+
+Not what it means (`entries`). Invariants: only our own folders are walked, and no symlink is followed; what disappears
+meanwhile was never there; nothing is written, opened or parsed. A folder that may not be read is an OSError, since
+what is not seen must not be taken for absent.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from ..store.layout import BLOBS, REFS, BaseDirectory
+
+__all__ = ["blob_folders", "digests_in", "files_in", "is_digest", "occupied", "ref_files", "scan", "tree_files"]
+
+MISSING = (FileNotFoundError, NotADirectoryError)
+HEXADECIMAL = frozenset("0123456789abcdef")
+SECTOR = 512  # bytes; what st_blocks counts in
+
+
+def scan(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except MISSING:
+        return []
+
+
+def is_digest(name: str) -> bool:
+    return len(name) == 64 and HEXADECIMAL.issuperset(name)
+
+
+def digests_in(folder: str) -> set[str]:
+    """The digests that the names in a folder are."""
+    return {entry.name for entry in scan(folder) if is_digest(entry.name)}
+
+
+def blob_folders(directory: BaseDirectory) -> Iterator[tuple[str, str]]:
+    """(digest, folder) of all that is in `blobs-v1`."""
+    for shard in scan(f"{directory.top(BLOBS)}/sha256"):
+        for folder in scan(shard.path) if shard.is_dir(follow_symlinks=False) else ():
+            if is_digest(folder.name):
+                yield folder.name, folder.path
+
+
+def ref_files(directory: BaseDirectory) -> Iterator[str]:
+    """The paths of all refs."""
+    for shard in scan(directory.top(REFS)):
+        for file in scan(shard.path) if shard.is_dir(follow_symlinks=False) else ():
+            if is_digest(file.name.removesuffix(".json")) and file.is_file(follow_symlinks=False):
+                yield file.path
+
+
+def files_in(folder: str) -> list[tuple[str, os.stat_result]]:
+    """(name, lstat) of the regular files in a folder, and of no folder below it."""
+    found = []
+    for entry in scan(folder):
+        try:
+            st = entry.stat(follow_symlinks=False)
+        except MISSING:
+            continue
+        if stat.S_ISREG(st.st_mode):
+            found.append((entry.name, st))
+    return found
+
+
+def tree_files(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """(path, lstat) of each file at or below `path`; of a symlink its own."""
+    try:
+        st = os.lstat(path)
+    except MISSING:
+        return
+    if not stat.S_ISDIR(st.st_mode):
+        yield path, st
+        return
+    for entry in scan(path):
+        if entry.is_dir(follow_symlinks=False):
+            yield from tree_files(entry.path)
+            continue
+        try:
+            yield entry.path, entry.stat(follow_symlinks=False)
+        except MISSING:
+            continue
+
+
+def occupied(st: os.stat_result) -> int:
+    """Bytes that a file takes: of a sparse or compressed one, those that are on the disk."""
+    return min(st.st_size, st.st_blocks * SECTOR)
