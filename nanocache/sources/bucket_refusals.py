@@ -103,7 +103,7 @@ class Refusal:
         if self.status in (401, 403, 409) or not is_signed:
             return _DENIED if is_signed else _NO_LOGIN
         if self.region is not None:
-            return f"the bucket is in {self.region}", f"set AWS_REGION={self.region}"
+            return f"the bucket is in {self.region}", f"set AWS_DEFAULT_REGION={self.region}"
         return "the store refuses it", ""
 
     def _is_clock_off(self) -> bool:

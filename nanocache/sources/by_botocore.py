@@ -84,7 +84,7 @@ def _client(region: str | None, environment: tuple[object, ...], process: int) -
 
     session = Session()
     has_credentials = session.get_credentials() is not None
-    region = region or session.get_config_variable("region") or DEFAULT_REGION
+    region = region or session.get_config_variable("region") or os.environ.get("AWS_REGION") or DEFAULT_REGION
     config = Config(signature_version="s3v4" if has_credentials else UNSIGNED)
     return session.create_client("s3", region_name=region, config=config), has_credentials
 

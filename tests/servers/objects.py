@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-import pytest
-
 from tests.servers.origin import Answer, Origin, Request, head, respond
 
 __all__ = ["KEY", "SECRET", "ObjectServer", "Store", "moto", "rclone", "refusal", "started"]
@@ -40,6 +38,8 @@ def started(program: str, *arguments: str, why: str) -> Iterator[Store]:
     """`program`, found beside the interpreter or on the PATH, once its port answers. `{port}` in arguments is that."""
     path = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
     if path is None:
+        import pytest
+
         pytest.skip(f"no {program} is installed: {why}")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
