@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from . import config
 from .artifact import arguments, hooks
 from .artifact.artifact import Artifact
 from .artifact.request import Request
@@ -86,6 +87,7 @@ def _check_segments(filename: str, parts: tuple[str, ...]) -> None:
         lengths = [len(part.encode()) for part in parts]
     except UnicodeEncodeError:
         raise ValueError(f"filename must be text that UTF-8 can write, got {filename!r}") from None
+    config.writable_name(filename, "filename")
     if max(lengths) > LONGEST_SEGMENT:
         raise ValueError(f"filename must have at most {LONGEST_SEGMENT} bytes between two slashes, got {filename!r}")
 

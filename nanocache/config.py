@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple, TypeVar
 
-__all__ = ["VARIABLES", "Settings", "base_dir", "local_rank", "offline", "progress", "version"]
+__all__ = ["VARIABLES", "Settings", "base_dir", "local_rank", "offline", "progress", "version", "writable_name"]
 
 # name, default, meaning
 VARIABLES = (
@@ -59,7 +60,18 @@ def expand(path: object, name: str) -> str:
     expanded = os.path.abspath(_with_variables(_with_home(text, name), name))
     if len(expanded) > LONGEST_PATH:
         raise ValueError(f"{name} is a path of more than {LONGEST_PATH:,} characters: give a shorter one")
-    return expanded
+    return writable_name(expanded, name)
+
+
+def writable_name(text: str, name: str) -> str:
+    """`text` if a file can be called so. Raises ValueError: after a download it would be too late."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        cure = "" if encoding == "utf-8" else "; set PYTHONUTF8=1 or LC_ALL=C.UTF-8 before Python starts"
+        raise ValueError(f"{name} {text!a} cannot be the name of a file in this process's {encoding}{cure}") from None
+    return text
 
 
 def _with_home(path: str, name: str) -> str:

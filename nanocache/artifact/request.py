@@ -54,7 +54,7 @@ class Request:
             )
         return cls(
             artifact=artifact,
-            name=artifact.name,
+            name=config.writable_name(artifact.name, "filename"),
             hook=None if artifact.postprocess is None else hooks.identify(artifact.postprocess),
             url_key=urls.url_key(artifact.url, artifact.headers),
             settings=Settings.read(offline=arguments.option("offline", offline)),

@@ -120,7 +120,7 @@ def make_folder(path: str, *, below: str, mode: int, checked: set[str]) -> list[
 def _way_down(path: str, below: str, checked: set[str]) -> Iterator[str]:
     """The folders on the way to `path`, itself included, that have to be looked at."""
     parent = os.path.dirname(path)
-    if parent not in checked and parent != below:
+    if parent not in checked and parent.rstrip("/") != below.rstrip("/"):  # of a base directory that is the root
         yield from _way_down(parent, below, checked)
         if len(checked) >= MOST_CHECKED:
             checked.clear()

@@ -41,7 +41,7 @@ def _place(url: str) -> str:
     scheme, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest)[0].rpartition("@")[2]
     known = "@" not in rest[rest.find(authority) + len(authority) :] and _AUTHORITY.fullmatch(authority)
-    return f"{scheme}://{authority if known else '...'}"
+    return f"{scheme if scheme.isalnum() else '...'}://{authority if known else '...'}"
 
 
 def proxy(scheme: str, host: str, port: int) -> Proxy | None:

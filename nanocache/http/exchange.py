@@ -336,4 +336,5 @@ def _trust(file: str | None, folder: str | None) -> Any:
     except OSError as e:  # ssl.SSLError is one: no PEM. An environment that is gone leaves its SSL_CERT_FILE behind
         reason = "holds no certificates" if isinstance(e, ssl.SSLError) else e.strerror or str(e)
         remedy = "let it name a file of certificates in PEM, or unset it"
-        raise Failure(f"SSL_CERT_FILE ({file}) cannot be used: {reason}", lasting=True, remedy=remedy) from None
+        shown = "".join(c if c.isprintable() else "?" for c in file or "")
+        raise Failure(f"SSL_CERT_FILE ({shown}) cannot be used: {reason}", lasting=True, remedy=remedy) from None
