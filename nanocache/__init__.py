@@ -11,7 +11,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # what type checkers take for true; importing typing for it costs 8 ms
 
 if TYPE_CHECKING:
-    from .api import afetch, fetch, fetch_many, get_base_dir, lookup, snapshot
+    from .api import afetch, build, fetch, fetch_many, get_base_dir, lookup, snapshot
     from .archives.unpack import Decompress, Unpack
     from .artifact.artifact import Artifact
     from .cache import Cache
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UnsafeArchive,
         UnsafeCache,
     )
-    from .loaders import prefetch
+    from .loaders import Prefetch, prefetch
     from .progress import Progress
     from .sources.protocol import Described, Reader, Resolved, Source
     from .sources.registry import register_source
@@ -42,7 +42,9 @@ _HOMES = {
     "get_base_dir": "api",
     "lookup": "api",
     "snapshot": "api",
+    "build": "api",
     "prefetch": "loaders",
+    "Prefetch": "loaders",
     "Artifact": "artifact.artifact",
     "Cache": "cache",
     "Progress": "progress",
@@ -73,6 +75,7 @@ __all__ = [
     "lookup",
     "snapshot",
     "prefetch",
+    "build",
     "Artifact",
     "Cache",
     "get_base_dir",
@@ -80,6 +83,7 @@ __all__ = [
     "Unpack",
     "Decompress",
     "Progress",
+    "Prefetch",
     "register_source",
     "Resolved",
     "Source",

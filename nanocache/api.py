@@ -5,7 +5,7 @@ Spelled out, so that `help`, editors and type checkers see them; the promises ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .artifact.hooks import Postprocess
 from .cache import Cache, PathLike
 from .progress import ProgressOption
 
-__all__ = ["afetch", "fetch", "fetch_many", "get_base_dir", "lookup", "snapshot"]
+__all__ = ["afetch", "build", "fetch", "fetch_many", "get_base_dir", "lookup", "snapshot"]
 
 _default = Cache()
 
@@ -120,6 +120,10 @@ def snapshot(
     )
 
 
+def build(key: str, fn: Callable[[Path], object], *, name: str, base_dir: PathLike | None = None) -> Path:
+    return _cache(base_dir).build(key, fn, name=name)
+
+
 def get_base_dir() -> Path:
     """The base directory that the environment asks for, made if it can be."""
     base = _default.base_dir
@@ -131,5 +135,5 @@ def get_base_dir() -> Path:
 
 
 # One text for both: a docstring kept twice comes apart.
-for _function in (fetch, afetch, fetch_many, lookup, snapshot):
+for _function in (fetch, afetch, fetch_many, lookup, snapshot, build):
     _function.__doc__ = getattr(Cache, _function.__name__).__doc__

@@ -7,19 +7,20 @@ in `engine`. Invariant: `fetch` and `afetch` are one implementation with one sig
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from . import config
-from .artifact import arguments, hooks, urls
+from .artifact import arguments, filenames, hooks, urls
 from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
 from .callers import callers_errors
 from .cancel import Cancel, ambient
+from .config import Settings
 from .coordination import flights
 from .disk import faults, files
 from .download.turn import Turn
@@ -172,6 +173,24 @@ class Cache(Upkeep):
         if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
         return _fetch(store, Request.of(artifact, offline=offline, progress=progress), asked, cancel)
+
+    def build(self, key: str, fn: Callable[[Path], object], *, name: str) -> Path:
+        """The file or folder that `fn(dst)` builds: once for all processes, and kept for every later call with `key`.
+
+        `dst` does not exist when `fn` is called, and ends in `name`, as the path that is returned does. What is built
+        is visible only when complete and synced. A failed build publishes nothing: those who waited for it get its
+        error, and the next call builds. Something from which files were purged is built again. `key` says everything
+        that the result depends on, versions included; what `fn` reads is not looked at. What is built is not sealed: a
+        write to it changes it for all.
+
+        Raises ValueError, PostprocessFailed (caused by what `fn` raised), LockTimeout, UnsafeCache, OSError.
+        """
+        from .engine.building import Build  # here: most callers build nothing
+
+        checked = arguments.text("key", key)
+        settings = Settings.read()
+        with callers_errors():
+            return Build(self.store, checked, filenames.check(name), arguments.hook(fn, "fn", "(dst)"), settings).run()
 
     def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
         """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""

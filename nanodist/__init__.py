@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .compute.seeds import data_seed, seed_all, worker_init_fn
     from .coordination.leader import leader_first
     from .errors import CoordinatorLost, LeaderError, LeaderLost, NanodistError, NotVisible
+    from .loaders import prefetch
     from .rank import get_dist_info, is_ddp, is_ddp_initialized, is_ddp_requested, print0, topology
 
     COMPUTE_DTYPE: torch.dtype
@@ -52,6 +53,7 @@ __all__ = [
     "fetch",
     "fetch_many",
     "snapshot",
+    "prefetch",
     "leader_first",
     "get_base_dir",
     "download_file_with_lock",
@@ -74,6 +76,7 @@ _HOMES = {
     ".errors": ("NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"),
     ".compute.group": ("compute_init", "compute_cleanup"),
     ".coordination.leader": ("leader_first",),
+    ".loaders": ("prefetch",),
     ".compute.peaks": ("get_peak_flops", "get_peak_bandwidth"),
     ".rank": ("topology", "get_dist_info", "is_ddp", "is_ddp_initialized", "is_ddp_requested", "print0"),
     ".compute.seeds": ("seed_all", "data_seed", "worker_init_fn"),

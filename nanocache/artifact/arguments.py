@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
-__all__ = ["flag", "hook", "number", "option", "patterns", "progress", "several", "whole"]
+__all__ = ["flag", "hook", "number", "option", "patterns", "progress", "several", "text", "whole"]
 
 
 def flag(name: str, value: object) -> bool:
@@ -49,6 +49,12 @@ def several(name: str, values: object) -> Iterable[Any]:
     if isinstance(values, bytes) or not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a list of URLs, got {type(values).__name__}")
     return values
+
+
+def text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a str that is not empty, got {value!r}")
+    return value
 
 
 def patterns(name: str, values: object) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from ..cancel import Cancel, Cancelled, within
 from ..errors import NanocacheError, PostprocessFailed
 from . import arguments, filenames
 
-__all__ = ["Hook", "Postprocess", "identify", "run"]
+__all__ = ["Hook", "Postprocess", "check_built", "failing_as", "identify", "run"]
 
 Postprocess = Callable[[Path, Path], Any]
 
@@ -174,12 +174,14 @@ def run(hook: Hook, src: Path, dst: Path, cancel: Cancel) -> None:
     """Have the hook build `dst` from `src`. Errors of ours pass; any other is PostprocessFailed, caused by it."""
     with failing_as(hook.label, src.name), within(cancel):
         hook.call(src, dst)
+    check_built(dst, hook.label, src.name)
+
+
+def check_built(dst: Path, label: str, artifact: str) -> None:
+    """Raise PostprocessFailed unless something was built at `dst`."""
     if not dst.exists() or dst.is_symlink():
-        raise PostprocessFailed(
-            hook=hook.label,
-            artifact=src.name,
-            reason=f"it built no file or folder at the dst it was given ({dst.name})",
-        )
+        reason = f"it built no file or folder at the dst it was given ({dst.name})"
+        raise PostprocessFailed(hook=label, artifact=artifact, reason=reason)
 
 
 @contextmanager

@@ -31,12 +31,16 @@ from ..store.layout import product_lock_key
 from ..store.private import private_folder
 from . import contents
 
-__all__ = ["build", "find"]
+__all__ = ["build", "find", "find_at", "inode_of", "publish"]
 
 
 def find(store: Store, digest: str, hook: Hook, artifact_name: str) -> Path | None:
     """The product if it is there, with all its files. UnsafeCache for a symlink or a stranger's."""
-    path = store.product(digest, hook.key, hook.product_name(artifact_name))
+    return find_at(store, store.product(digest, hook.key, hook.product_name(artifact_name)))
+
+
+def find_at(store: Store, path: str) -> Path | None:
+    """`find`, by the product's path."""
     try:
         st = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -53,11 +57,11 @@ def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cance
     Raises PostprocessFailed and what else the hook raises of ours, LockTimeout, Cancelled, OSError.
     """
     product = _Build(store, request, hook, digest)
-    product = replace(product, stale=_inode(product.path))
+    product = replace(product, stale=inode_of(product.path))
     return share(("product", store.base, product.key, request.rehash), product.identity, product.lead, cancel)
 
 
-def _inode(path: str) -> int | None:
+def inode_of(path: str) -> int | None:
     try:
         return os.lstat(path).st_ino
     except OSError as e:
@@ -94,7 +98,7 @@ class _Build:
         with hold_lock(self.store.lock_place(self.key), options) as writer:
             look_again(self.path, below=self.store.base)
             there = find(self.store, self.digest, self.hook, self.request.name)
-            if there is not None and not (self.request.rehash and _inode(self.path) == self.stale):
+            if there is not None and not (self.request.rehash and inode_of(self.path) == self.stale):
                 return there
             source = self.store.hit(self.digest, self.request.name)
             if writer is None or source is None:
@@ -103,7 +107,7 @@ class _Build:
                 return self._run(source, cancel)
 
     def _published(self) -> bool:
-        return _inode(self.path) not in (None, self.stale)
+        return inode_of(self.path) not in (None, self.stale)
 
     def _run(self, source: Path, cancel: Cancel) -> Path:
         path = Path(self.path)
@@ -120,7 +124,7 @@ def publish(store: Store, built: str, path: str, stale: int | None) -> None:
     durable.sync_tree(built)
     parent = os.path.dirname(path)
     grown = store.folder(parent)
-    if _inode(path) not in (None, stale):
+    if inode_of(path) not in (None, stale):
         store.set_aside(built)
         return
     if stale is not None:

@@ -25,6 +25,7 @@ BEYOND = {
         "fetch",
         "fetch_many",
         "snapshot",
+        "prefetch",
         "leader_first",
     ),
     *("LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible", "NanodistError"),
