@@ -198,7 +198,7 @@ def test_dir_prints_the_base_directory_and_makes_nothing(
         (["fetch", "URL/page"], 1, "a web page came"),
         (["fetch", "URL/loop"], 1, "redirect"),
         (["fetch", "URL/weights.bin", "--unpack"], 1, "refused to unpack weights.bin"),
-        (["fetch", "URL/weights.bin", "--dir", "/dev/null/x"], 1, "Not a directory"),
+        (["fetch", "URL/weights.bin", "--dir", "/dev/null/x"], 1, "a folder should be there"),
         (["fetch", "not-a-url"], 2, "the scheme must be"),
         (["fetch", "URL/weights.bin", "--sha256", "9f86"], 2, "64 hex digits"),
         (["fetch", "URL/weights.bin", "--sha256", "md5:" + "0" * 32], 2, "prints the SHA-256"),
