@@ -26,15 +26,15 @@ __all__ = ["is_installed", "sign"]
 
 DEFAULT_REGION = "us-east-1"  # which S3 signs for where none is set; a bucket elsewhere says where it is
 FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
-# The caller's headers that S3 wants signed, in lower case -> what botocore calls them.
+# Headers that S3 wants signed, in lower case -> what botocore calls them.
 SIGNED_HEADERS = {
+    "x-amz-checksum-mode": "ChecksumMode",
     "x-amz-request-payer": "RequestPayer",
     "x-amz-expected-bucket-owner": "ExpectedBucketOwner",
     "x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
     "x-amz-server-side-encryption-customer-key": "SSECustomerKey",
     "x-amz-server-side-encryption-customer-key-md5": "SSECustomerKeyMD5",
 }
-ASK_FOR_DIGEST = ("x-amz-checksum-mode", "ENABLED")  # the answer to a plain GET has it then: no second request
 
 _ours = threading.local()
 
@@ -47,8 +47,7 @@ def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
     """Where the object is for the next hour. `headers`: those of SIGNED_HEADERS that are sent. Raises Failure."""
     from botocore.exceptions import BotoCoreError
 
-    parameters: dict[str, str] = {"Bucket": address.bucket, "Key": address.key}
-    parameters["ChecksumMode"] = ASK_FOR_DIGEST[1]
+    parameters = {"Bucket": address.bucket, "Key": address.key}
     parameters |= {SIGNED_HEADERS[name]: value for name, value in headers}
     if address.version is not None:
         parameters["VersionId"] = address.version
@@ -58,7 +57,7 @@ def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
             url = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=signed.LIFE)
     except BotoCoreError as e:
         raise _failure(e) from None
-    return Signed(url, (ASK_FOR_DIGEST, *headers), is_signed)
+    return Signed(url, headers, is_signed)
 
 
 def _environment() -> tuple[object, ...]:

@@ -59,6 +59,8 @@ def sign(address: BucketAddress, options: dict[str, str]) -> Signed:
 
 
 def _ask(question: dict[str, Any]) -> dict[str, Any]:
+    if getattr(sys, "frozen", False):  # the executable is the application, which would start once more
+        raise Failure("obstore signs in a process of Python, and this is a frozen application", lasting=True)
     # -P: the folder of the script is not for imports, where its `file` and `signed` would be found.
     command = [sys.executable, "-P", str(CHILD)]
     with (

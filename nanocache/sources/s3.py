@@ -15,11 +15,14 @@ from ..artifact.buckets import BucketAddress
 from ..artifact.headers import Pairs
 from ..http.failure import Failure
 from . import bucket_refusals, by_botocore, by_obstore
+from .bucket_refusals import Refusal
 from .protocol import Resolved
 from .signed import Signed, missing
 
 __all__ = ["S3", "source"]
 
+ASK_FOR_DIGEST = ("x-amz-checksum-mode", "ENABLED")  # the answer to a plain GET has it then: no second request
+REFUSED_ASKING = "InvalidArgument"  # Backblaze B2, which does not know the header
 NEEDS_BOTOCORE = Failure("obstore signs neither versions nor headers", lasting=True, remedy="pip install botocore")
 
 
@@ -32,6 +35,7 @@ class S3:
 
     def __init__(self) -> None:
         self._regions: dict[str, str] = {}  # bucket -> where it said that it is
+        self._without_digests: set[str] = set()  # buckets that are not to be asked for one
 
     def resolve_with(self, url: str, headers: Pairs) -> Resolved:
         """Where the object of `url` is. Raises Failure, Cancelled."""
@@ -42,7 +46,8 @@ class S3:
     def _sign(self, address: BucketAddress, headers: Pairs) -> Signed:
         region = self._regions.get(address.bucket)
         if by_botocore.is_installed():
-            return by_botocore.sign(address, headers, region)
+            asking = () if address.bucket in self._without_digests else (ASK_FOR_DIGEST,)
+            return by_botocore.sign(address, (*asking, *headers), region)
         if not by_obstore.is_installed():
             raise missing("s3", "botocore or obstore")
         if headers or address.version is not None:
@@ -50,20 +55,27 @@ class S3:
         return by_obstore.sign(address, {} if region is None else {"region": region})
 
     def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
-        """What a refusal means; None where the bucket says that it is elsewhere. Raises Failure, Cancelled."""
+        """What a refusal means; None where the bucket is to be asked otherwise. Raises Failure, Cancelled."""
         refusal = bucket_refusals.ask(refused)
         if refusal is None:
             return failure
         address = buckets.parse(url)
-        if refusal.region is not None and self._is_elsewhere(address.bucket, refusal.region, refusal.status):
+        if self._is_elsewhere(address.bucket, refusal) or self._gives_no_digests(address.bucket, refusal, refused):
             return None
         return refusal.failure(address, is_signed=refused.expires is not None)
 
-    def _is_elsewhere(self, bucket: str, region: str, status: int) -> bool:
-        """Whether the bucket is to be asked in `region` from now on, and was not before."""
-        if status not in (301, 307, 400) or self._regions.get(bucket) == region:
+    def _is_elsewhere(self, bucket: str, refusal: Refusal) -> bool:
+        """Whether the bucket is to be asked in another region from now on."""
+        if refusal.status not in (301, 307, 400) or refusal.region in (None, self._regions.get(bucket)):
             return False
-        self._regions[bucket] = region
+        self._regions[bucket] = refusal.region or ""
+        return True
+
+    def _gives_no_digests(self, bucket: str, refusal: Refusal, refused: Resolved) -> bool:
+        """Whether the bucket is not to be asked for digests from now on."""
+        if refusal.code != REFUSED_ASKING or ASK_FOR_DIGEST not in refused.headers:
+            return False
+        self._without_digests.add(bucket)
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import importlib
@@ -24,6 +25,7 @@ from tests.servers.origin import MIB, Answer, Origin, Request, content
 
 DATA = content(24 * MIB, "objects")
 OTHER = content(24 * MIB, "others")
+SHORT, SHORT2 = content(100_000, "short"), content(100_000, "another")  # where no range is wanted
 SHA256 = hashlib.sha256(DATA).hexdigest()
 NAME = "dir with space/f+1.bin"
 URL = "s3://bucket/dir%20with%20space/f+1.bin"
@@ -383,7 +385,7 @@ CUSTOMER = {
 def test_the_callers_headers_are_signed_and_sent(
     fetch: Fetch, server: ObjectServer, checking: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.add("/bucket/f.bin", DATA)
+    server.add("/bucket/f.bin", SHORT)
     fetch("s3://bucket/f.bin", headers={"x-amz-request-payer": "requester", **CUSTOMER})
     for request in server.requests():
         assert request.headers["x-amz-request-payer"] == "requester"
@@ -473,8 +475,8 @@ def test_a_clock_that_is_wrong_is_named(fetch: Fetch, server: ObjectServer, hour
 def test_a_bucket_of_another_region_is_asked_there(
     fetch: Fetch, server: ObjectServer, status: int, in_header: bool
 ) -> None:
-    server.add("/bucket/f.bin", DATA)
-    server.add("/bucket/g.bin", OTHER)
+    server.add("/bucket/f.bin", SHORT)
+    server.add("/bucket/g.bin", SHORT2)
 
     def judge(request: Request) -> Answer | None:
         if "%2Feu-north-1%2Fs3" in request.query:
@@ -485,10 +487,51 @@ def test_a_bucket_of_another_region_is_asked_there(
         return answer
 
     server.judge = judge
-    assert fetch("s3://bucket/f.bin").read_bytes() == DATA
+    assert fetch("s3://bucket/f.bin").read_bytes() == SHORT
     server.reset()
-    assert fetch("s3://bucket/g.bin").read_bytes() == OTHER  # and it is remembered
+    assert fetch("s3://bucket/g.bin").read_bytes() == SHORT2  # and it is remembered
     assert {request.status for request in server.requests()} <= {200, 206}
+
+
+def test_a_server_that_knows_no_checksums_is_asked_without(fetch: Fetch, server: ObjectServer) -> None:
+    """Backblaze B2 refuses the question."""
+    server.add("/bucket/f.bin", SHORT)
+    server.add("/bucket/g.bin", SHORT2)
+    asks = "x-amz-checksum-mode"
+    server.judge = lambda request: refusal(400, "InvalidArgument") if asks in request.headers else None
+    assert fetch("s3://bucket/f.bin").read_bytes() == SHORT
+    server.reset()
+    assert fetch("s3://bucket/g.bin").read_bytes() == SHORT2
+    assert not any(asks in request.headers for request in server.requests())
+    server.judge = lambda request: refusal(400, "InvalidArgument")
+    with pytest.raises(DownloadFailed, match="400"):
+        fetch("s3://bucket/h.bin")
+
+
+def test_an_object_that_did_not_change_is_not_sent_again(fetch: Fetch, server: ObjectServer) -> None:
+    server.add("/bucket/f.bin", SHORT)
+    path = fetch("s3://bucket/f.bin")
+    server.reset()
+    assert fetch("s3://bucket/f.bin", max_age=0) == path
+    assert [request.status for request in server.requests()] == [304]
+    server.add("/bucket/f.bin", SHORT2)
+    assert fetch("s3://bucket/f.bin", max_age=0).read_bytes() == SHORT2
+
+
+def test_a_call_that_is_cancelled_does_not_wait_for_obstore(
+    no_credentials: None, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use("obstore", monkeypatch)
+    (child := tmp_path / "child.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(by_obstore, "CHILD", child)
+
+    async def impatient() -> None:
+        await asyncio.wait_for(nanocache.afetch("s3://bucket/f.bin"), 0.5)
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(impatient())
+    assert time.monotonic() - began < 10
 
 
 def test_a_region_that_is_wrong_again_is_named_and_not_followed_for_ever(fetch: Fetch, server: ObjectServer) -> None:
@@ -511,8 +554,8 @@ def test_a_public_bucket_is_asked_unsigned_where_there_are_no_credentials(
 ) -> None:
     with ObjectServer() as server:
         point_at(monkeypatch, server.url(""))
-        server.add("/bucket/dir/f.bin", DATA)
-        assert fetch("s3://bucket/dir/f.bin").read_bytes() == DATA
+        server.add("/bucket/dir/f.bin", SHORT)
+        assert fetch("s3://bucket/dir/f.bin").read_bytes() == SHORT
         assert {request.query for request in server.requests()} == {""}
         server.judge = lambda request: refusal(403, "AccessDenied")
         with pytest.raises(DownloadFailed, match=r"without credentials.*AWS_ACCESS_KEY_ID"):
@@ -546,10 +589,10 @@ def test_a_profile_that_is_not_there_is_named(fetch: Fetch, credentials: None, m
 
 
 def test_mirrors_cross_schemes(fetch: Fetch, server: ObjectServer, origin: Origin) -> None:
-    server.add("/bucket/f.bin", DATA)
-    assert fetch(origin.url("/none"), mirrors=["s3://bucket/f.bin"], sha256=SHA256).read_bytes() == DATA
-    url = origin.add("/g.bin", OTHER)
-    assert fetch("s3://bucket/none", mirrors=[url]).read_bytes() == OTHER
+    server.add("/bucket/f.bin", SHORT)
+    assert fetch(origin.url("/none"), mirrors=["s3://bucket/f.bin"]).read_bytes() == SHORT
+    url = origin.add("/g.bin", SHORT2)
+    assert fetch("s3://bucket/none", mirrors=[url]).read_bytes() == SHORT2
 
 
 FORKING = """
@@ -572,7 +615,7 @@ def test_a_forked_child_fetches_after_its_parent_and_nothing_warns(
 ) -> None:
     pytest.importorskip(name)
     for letter in "ab":
-        server.add(f"/bucket/{letter}.bin", DATA)
+        server.add(f"/bucket/{letter}.bin", SHORT)
     code = """
 if name == "obstore":
     from nanocache.sources import by_botocore
@@ -586,13 +629,13 @@ child("s3://bucket/b.bin")
 print("obstore" in sys.modules)
 """
     told = spawn(code, setup=FORKING, name=name).outputs()
-    assert told == [f"parent {len(DATA)}\nchild {len(DATA)}\nFalse"]
+    assert told == [f"parent {len(SHORT)}\nchild {len(SHORT)}\nFalse"]
 
 
 def test_spawned_workers_share_one_download(spawn: Callable[..., Any], base: Path, server: ObjectServer) -> None:
-    server.add("/bucket/f.bin", DATA)
+    server.add("/bucket/f.bin", SHORT)
     told = spawn("print(nanocache.fetch('s3://bucket/f.bin').stat().st_size)", 4).outputs()
-    assert told == [str(len(DATA))] * 4
+    assert told == [str(len(SHORT))] * 4
     assert server.downloads() == 1
 
 
