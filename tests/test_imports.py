@@ -52,6 +52,7 @@ DOORS: dict[str, set[str]] = {
     "botocore": {"sources.by_botocore"},
     "google": {"sources.by_google"},
     "obstore": {"sources.obstore_child"},
+    "fsspec": {"sources.filesystems"},
 }
 
 

@@ -28,6 +28,7 @@ ELSEWHERE = {"ftp": "ask its host for an https address, or register a source for
 # Schemes whose userinfo is a place and no login: github://owner:repository@branch/path, abfs://container@account/path.
 PLACE_IN_USERINFO = frozenset({"abfs", "abfss", "git", "github", "oci"})
 
+_FSSPECS_OWN = ("fsspec.", "morefs.", "pyscript_fsspec_client.")  # of its table; what of it serves us is in FSSPEC
 _added: set[str] = set()
 
 
@@ -68,6 +69,7 @@ def _installed(group: str) -> frozenset[str]:
 
 
 def _is_loaded(scheme: str) -> bool:
-    """Whether this process taught fsspec the protocol itself."""
-    registry = getattr(sys.modules.get("fsspec.registry"), "registry", {})
-    return scheme in registry
+    """Whether this process taught fsspec the protocol itself, by a class or by the name of one."""
+    module = sys.modules.get("fsspec.registry")
+    named = getattr(module, "known_implementations", {}).get(scheme, {"class": "fsspec."})
+    return scheme in getattr(module, "registry", {}) or not named["class"].startswith(_FSSPECS_OWN)

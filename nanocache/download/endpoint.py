@@ -65,7 +65,7 @@ class Endpoint:
     @contextmanager
     def _get(self, resolved: Resolved, headers: Asked, cancel: Cancel, patient: bool) -> Iterator[Response]:
         if self._resolver.reader is not None:
-            with reading.read(self._resolver.reader, resolved, headers) as response:
+            with reading.read(self._resolver.reader, resolved, headers, cancel) as response:
                 yield response
         elif urls.is_file(resolved.url):
             with file.read(resolved.url) as response:

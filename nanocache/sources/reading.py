@@ -6,10 +6,11 @@ versions never end up in one file, because the version is asked for again after 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 from ..callers import let_pass
+from ..cancel import Cancel, within
 from ..http.exchange import Response
 from ..http.failure import Failure, StartOver
 from .protocol import Reader, Resolved
@@ -19,20 +20,28 @@ __all__ = ["read"]
 
 
 @contextmanager
-def read(reader: Reader, resolved: Resolved, asked: Sequence[tuple[str, str]]) -> Iterator[Response]:
-    """The bytes that the headers `asked` want as a Response, open while the block runs. Raises Failure, StartOver."""
+def read(reader: Reader, resolved: Resolved, asked: Sequence[tuple[str, str]], cancel: Cancel) -> Iterator[Response]:
+    """The bytes that the headers `asked` want as a Response, open while the block runs.
+
+    Raises Failure, StartOver, Cancelled.
+    """
     start, end = _range(asked) if resolved.size is not None else (0, None)  # a part is always a part of so much
     stop = resolved.size if end is None else end
-    with _failures():
+    with _failures(), within(cancel):
         chunks = reader.read(resolved.pinned or resolved.url, start, end)
     left = None if stop is None else stop - start
-    body = _checked(reader, resolved, chunks, left)
-    if stop is None:
-        yield Response(200, resolved.url, {"transfer-encoding": "chunked"}, body)
-    elif start == 0 and end is None:
-        yield Response(200, resolved.url, {"content-length": str(stop)}, body)
-    else:
-        yield Response(206, resolved.url, {"content-range": f"bytes {start}-{stop - 1}/{resolved.size}"}, body)
+    # Closed here: what a reader has open would else wait for the end of the exception that it failed with.
+    with _closing(chunks), closing(_checked(reader, resolved, chunks, left, cancel)) as body:
+        if stop is None:
+            yield Response(200, resolved.url, {"transfer-encoding": "chunked"}, body)
+        elif start == 0 and end is None:
+            yield Response(200, resolved.url, {"content-length": str(stop)}, body)
+        else:
+            yield Response(206, resolved.url, {"content-range": f"bytes {start}-{stop - 1}/{resolved.size}"}, body)
+
+
+def _closing(chunks: Iterable[bytes]) -> AbstractContextManager[object]:
+    return closing(chunks) if isinstance(chunks, Generator) else nullcontext()
 
 
 def _range(asked: Sequence[tuple[str, str]]) -> tuple[int, int | None]:
@@ -41,22 +50,25 @@ def _range(asked: Sequence[tuple[str, str]]) -> tuple[int, int | None]:
     return int(start), int(last) + 1 if last else None
 
 
-def _checked(reader: Reader, resolved: Resolved, chunks: Iterable[bytes], left: int | None) -> Iterator[bytes]:
+def _checked(
+    reader: Reader, resolved: Resolved, chunks: Iterable[bytes], left: int | None, cancel: Cancel
+) -> Generator[bytes, None, None]:
     """The chunks. The last one comes after the look: once it is there, the transfer asks for nothing any more."""
     with _failures():
         for chunk in chunks:
             left = None if left is None else left - len(chunk)
             if left is not None and left <= 0:
-                _check_version(reader, resolved)
+                _check_version(reader, resolved, cancel)
             yield chunk
         if left is None:
-            _check_version(reader, resolved)
+            _check_version(reader, resolved, cancel)
 
 
-def _check_version(reader: Reader, resolved: Resolved) -> None:
+def _check_version(reader: Reader, resolved: Resolved, cancel: Cancel) -> None:
     if resolved.pinned is not None:  # what was read is that version for ever
         return
-    now = reader.describe(resolved.url)
+    with within(cancel):
+        now = reader.describe(resolved.url)
     if now.version != resolved.validator or (resolved.size is not None and now.size not in (None, resolved.size)):
         raise StartOver("it changed while it was read")
 
