@@ -169,8 +169,7 @@ class _Placement:
             options = WaitOptions(placed, self._identity, cancel, timeout, display.waiting)
             with hold_lock(place, options) as writer:
                 if writer is not None and not placed():
-                    with writer.alive():
-                        self._place(str(found.path))
+                    self._place(str(found.path))
 
     def _place(self, source: str) -> None:
         """Run the hook on a private link, then make the name appear."""

@@ -10,15 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event, Thread
 from typing import Any
 
-from ..callers import suppress
+from ..callers import let_pass, suppress
 from ..disk import files
 from ..errors import NanocacheError
+from .heartbeat import Heartbeat
 from .lock import LockPlace
 from .process import Identity, me
 
@@ -85,19 +83,31 @@ def _rate(value: Any) -> float | None:
 class HolderWriter:
     """The holder's side: writes the record while it works, and leaves the error if it fails.
 
-    Without a lock `place` is None and nothing is written: the record there is the real holder's.
+    Without a lock `place` is None and nothing is written: the record there is the real holder's. `standing`: a record
+    lies there already, of a holder that was killed or failed. It stays until this hold has lasted a while, so that
+    processes that waited for a failure can still read of it.
     """
 
-    def __init__(self, place: LockPlace | None) -> None:
+    def __init__(self, place: LockPlace | None, *, standing: bool) -> None:
         self._place = place
+        self._standing = standing
         self._begun = time.monotonic()
         self._wrote = self._begun
         self._start: int | None = None  # bytes that were there at the first report: they are no rate
         self._done: int | None = None
         self._total: int | None = None
-        self._over: Event | None = None  # ends the signs of life
+        self._beats = 0
+        self._heartbeat = Heartbeat(self._rewrite, REWRITE)
+        self._beating = False
         self._pid = os.getpid()
-        self._write_new()
+
+    def start(self) -> None:
+        """Write the record from now on. `failed` or `clear` ends it."""
+        if self._place is None:
+            return
+        self._beating = self._heartbeat.start()
+        if not self._beating:
+            self._rewrite()
 
     @property
     def _ours(self) -> bool:
@@ -105,7 +115,8 @@ class HolderWriter:
         return os.getpid() == self._pid
 
     def _record(self) -> dict[str, Any]:
-        return {"holder": me().to_json(), "done": self._done, "total": self._total, "rate": self._rate()}
+        progress = {"done": self._done, "total": self._total, "rate": self._rate()}
+        return {"holder": me().to_json(), "beat": self._beats, **progress}
 
     def _rate(self) -> float | None:
         """Bytes a second since the first report."""
@@ -114,76 +125,51 @@ class HolderWriter:
             return None
         return round((self._done - self._start) / elapsed, 1)
 
-    def _write_new(self) -> None:
-        # In place and not through a rename: most artifacts are small and no process waits, so this must be cheap. A
-        # reader treats half a record as absent, and looks again in a few milliseconds.
-        if self._place is None:
-            return
-        record = self._record()
-        with suppress(OSError):
-            try:
-                files.create_json(self._place.record, record, mode=self._place.mode)
-            except FileExistsError:  # of a holder that was killed, or failed
-                self._replace(record)
-
     def _rewrite(self) -> None:
         self._wrote = time.monotonic()
+        self._beats += 1
         self._replace(self._record())
 
     def _replace(self, record: dict[str, Any], mode: int | None = None) -> None:
-        if self._place is not None and self._ours:
-            with suppress(OSError):  # no reason to fail a download
-                try:
-                    files.write_json(
-                        self._place.record, record, scratch=self._place.scratch, mode=mode or self._place.mode
-                    )
-                except PermissionError:  # another user's, in a folder with the sticky bit
-                    if mode is None:
-                        files.overwrite_json(self._place.record, record)
+        if self._place is None or not self._ours:
+            return
+        self._standing = True  # before it does
+        with suppress(OSError):  # no reason to fail a download
+            try:
+                files.write_json(self._place.record, record, scratch=self._place.scratch, mode=mode or self._place.mode)
+            except PermissionError:  # another user's, in a folder with the sticky bit
+                if mode is None:
+                    files.overwrite_json(self._place.record, record)
 
     def report(self, done: int, total: int | None) -> None:
-        """Say how far the work is; written at most once a second. Cheap enough for every chunk."""
+        """Say how far the work is, for the next sign of life. Cheap enough for every chunk."""
         if self._start is None:
             self._start = done
         self._done = done
         self._total = total
-        if time.monotonic() - self._wrote >= REWRITE:
+        if not self._beating and time.monotonic() - self._wrote >= REWRITE:
             self._rewrite()
-
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        """Give a sign of life every second while the block runs: it is the caller's hook and reports nothing."""
-        over = self._over = Event()
-
-        def beat() -> None:
-            while not over.wait(REWRITE):
-                self._rewrite()
-
-        thread = Thread(target=beat, name="nanocache-heartbeat", daemon=True)
-        with suppress(RuntimeError):  # no thread can be started: the block goes on without signs of life
-            thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            if thread.ident is not None:
-                thread.join()
-
-    def _end(self) -> None:
-        # Also here: Ctrl-C during `alive`'s cleanup once left the heartbeat running for ever.
-        if self._over is not None:
-            self._over.set()
 
     def failed(self, error: NanocacheError, identity: RequestIdentity) -> None:
         """Leave the error for waiters whose request was the same."""
-        self._end()
+        self._heartbeat.stop()
         salt = files.random_name()
         record = {"error": error.to_json(), "ended": time.time(), "salt": salt, "asker": fingerprint(identity, salt)}
         self._replace(record, 0o600)
 
     def clear(self) -> None:
-        """Leave nothing: it went well, or was interrupted and the next process takes over."""
-        self._end()
-        if self._place is not None and self._ours:
+        """Leave nothing: it went well, or was interrupted and the next process takes over. Again is harmless."""
+        self._heartbeat.stop()
+        if self._place is None or not self._standing or not self._ours:
+            return
+        try:
+            os.unlink(self._place.record)
+        except PermissionError:  # as above
             with suppress(OSError):
-                os.unlink(self._place.record)
+                files.overwrite_json(self._place.record, {})
+        except OSError as e:
+            let_pass(e)
+
+    def stop(self) -> None:
+        """Write no more. Ctrl-C in `failed` or `clear` once left the signs of life going for ever."""
+        self._heartbeat.stop()

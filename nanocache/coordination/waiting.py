@@ -63,25 +63,29 @@ def hold_lock(place: LockPlace, options: WaitOptions) -> Iterator[HolderWriter |
         if waiter.reached:
             yield None
             return
-        with _recorded(place if waiter.lock else None, options.identity) as writer:
+        writer = HolderWriter(place if waiter.lock else None, standing=waiter.stamp is not None)
+        with _recorded(writer, options.identity):
             yield writer
     finally:
         waiter.release()
 
 
 @contextmanager
-def _recorded(place: LockPlace | None, identity: RequestIdentity) -> Iterator[HolderWriter]:
+def _recorded(writer: HolderWriter, identity: RequestIdentity) -> Iterator[None]:
     """Keep the holder's record while the block runs, and leave the error in it if the block fails."""
-    writer = HolderWriter(place)
     try:
-        yield writer
+        writer.start()
+        yield
     except NanocacheError as e:
         writer.failed(e, identity)
         raise
     except BaseException:  # an interruption, or a fault of this machine's: no other process's result
         writer.clear()
         raise
-    writer.clear()
+    else:
+        writer.clear()
+    finally:
+        writer.stop()
 
 
 class _Waiter:
@@ -93,8 +97,8 @@ class _Waiter:
         self._place = place
         self._options = options
         # A failure that is there now came before this wait, and binds no process that comes after it.
-        self._stamp = files.stamp(place.record)
-        self._record: HolderRecord | None = read(place.record) if self._stamp else None
+        self.stamp = files.stamp(place.record)
+        self._record: HolderRecord | None = read(place.record) if self.stamp else None
         self._looks_to_lock = 0  # looks until the next attempt to lock
         now = time.monotonic()
         self._life_checked = 0.0
@@ -157,9 +161,9 @@ class _Waiter:
     def _look(self) -> None:
         """Read the record if it changed; raise the error in it if this waiter's request was the same."""
         stamp = files.stamp(self._place.record)
-        if stamp == self._stamp:
+        if stamp == self.stamp:
             return
-        self._stamp = stamp
+        self.stamp = stamp
         self._looks_to_lock = 0
         self._last_sign = time.monotonic()
         record = read(self._place.record) if stamp else None

@@ -76,7 +76,7 @@ class Build:
             there = products.find_at(self.store, self.path)
             if there is not None or writer is None:
                 return there
-            with writer.alive(), private_folder(self.store, self._lock_key) as folder:
+            with private_folder(self.store, self._lock_key) as folder:
                 built = Path(folder, self.name)
                 self._run(built, cancel)
                 products.publish(self.store, str(built), self.path, self.stale)

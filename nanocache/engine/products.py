@@ -103,8 +103,7 @@ class _Build:
             source = self.store.hit(self.digest, self.request.name)
             if writer is None or source is None:
                 return None
-            with writer.alive():
-                return self._run(source, cancel)
+            return self._run(source, cancel)
 
     def _published(self) -> bool:
         return inode_of(self.path) not in (None, self.stale)

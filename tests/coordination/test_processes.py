@@ -33,6 +33,13 @@ print(path)
 """
 
 
+def wait_until(condition: Callable[[], object], timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def url_of(origin: Origin, size: int, query: str = "") -> tuple[str, str]:
     return origin.url(f"/bytes/{size}/7/weights.bin{query}"), digest(size, 7)
 
@@ -257,6 +264,7 @@ def test_record_of_a_failure_is_private_and_that_of_a_holder_names_no_url(base: 
     with pytest.raises(DownloadFailed), hold_lock(store.lock_place("ab" * 32), wait) as holding:
         assert holding is not None
         path = Path(store.lock_place("ab" * 32).path).with_suffix(".json")
+        wait_until(path.exists)
         assert "s3cret" not in path.read_text()
         assert records.read(str(path)).holder.pid == os.getpid()  # type: ignore[union-attr]
         raise DownloadFailed(url="http://h/", causes=(("http://h/", "404"),))
