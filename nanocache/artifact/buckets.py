@@ -33,4 +33,7 @@ def parse(url: str) -> BucketAddress:
         raise ValueError(f"an object's address is {scheme}://BUCKET/KEY")
     if mark and (name != VERSIONS[scheme] or not version or "&" in version):
         raise ValueError(f"the one parameter of {scheme}:// is ?{VERSIONS[scheme]}=; a ? in a key is written %3F")
-    return BucketAddress(scheme, bucket, unquote(key), unquote(version) if mark else None)
+    plain = unquote(key)
+    if not {".", ".."}.isdisjoint(plain.split("/")):
+        raise ValueError("a key with . or .. between slashes cannot be asked for: on the way it becomes another key")
+    return BucketAddress(scheme, bucket, plain, unquote(version) if mark else None)

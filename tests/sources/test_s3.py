@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -27,6 +28,7 @@ DATA = content(24 * MIB, "objects")
 OTHER = content(24 * MIB, "others")
 SHORT, SHORT2 = content(100_000, "short"), content(100_000, "another")  # where no range is wanted
 SHA256 = hashlib.sha256(DATA).hexdigest()
+UNUSUAL = "#?%+&=;:@$!*'()[]{}<>|^`~,\\\" ü漢"
 NAME = "dir with space/f+1.bin"
 URL = "s3://bucket/dir%20with%20space/f+1.bin"
 
@@ -77,6 +79,8 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("buckets")
     (folder / "bucket/dir with space").mkdir(parents=True)
     (folder / "bucket" / NAME).write_bytes(DATA)
+    for character in UNUSUAL:
+        (folder / "bucket" / f"a{character}b.bin").write_text(character)
     return folder
 
 
@@ -123,6 +127,20 @@ def test_a_server_that_checks_signatures_gives_the_object_in_parallel_ranges(
     point_at(monkeypatch, checking.endpoint)
     path = fetch(URL)
     assert (path.name, path.read_bytes()) == ("f+1.bin", DATA)
+
+
+def test_a_key_may_hold_any_character(
+    signer: str, base: Path, credentials: None, checking: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(monkeypatch, checking.endpoint)
+    for character in UNUSUAL:
+        assert nanocache.fetch(f"s3://bucket/a{quote(character)}b.bin").read_text() == character
+
+
+@pytest.mark.parametrize("key", ["a/../b", "a/%2E%2e/b", "./b", "a/."])
+def test_a_key_that_becomes_another_one_on_the_way_is_refused(key: str, base: Path) -> None:
+    with pytest.raises(ValueError, match="becomes another key"):
+        nanocache.fetch(f"s3://bucket/{key}")
 
 
 def test_a_wrong_secret_is_said(
