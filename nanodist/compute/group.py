@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..coordination.coordinator import address, connect, pauses
+from ..coordination.job import check_same_job
 from ..coordination.store_client import StoreClient, torch_distributed
 from ..errors import CoordinatorLost
 from ..rank import Topology, initialized_group, topology
@@ -31,7 +32,7 @@ __all__ = ["Compute", "compute_cleanup", "compute_init"]
 logger = logging.getLogger("nanodist")
 
 SEED = 42
-TIMEOUT = 1800.0  # seconds, torch's own for gloo
+MEETING = 1800.0  # seconds that the ranks have to come, unless the caller says otherwise: as long as torch gives gloo
 
 
 class Compute(NamedTuple):
@@ -44,13 +45,13 @@ class Compute(NamedTuple):
     device: torch.device
 
 
-def compute_init(device_type: str | None = None, *, seed: int = SEED, timeout: float = TIMEOUT) -> Compute:
+def compute_init(device_type: str | None = None, *, seed: int = SEED, timeout: float | None = None) -> Compute:
     """Make this rank ready to compute: `(ddp, rank, local_rank, world_size, device)`.
 
     `device_type`: "cuda", "cpu", "mps", "xpu"...; None picks (`autodetect_device_type`). Seeds all ranks alike, lets
     float32 products use TF32 on CUDA, binds the device, and, under a launcher, makes the process group: NCCL for CUDA,
     gloo for the CPU, the registered backend elsewhere. A group that is there already is used. `timeout`: seconds that
-    the ranks have to come, and the group's own.
+    the ranks have to come, and the group's own; None: 1,800 to come, and torch's own for the group (600 for NCCL).
 
     Raises ValueError for a device that is not there (saying what is), for a broken environment (`topology`), and
     CoordinatorLost if no store answers or ranks are missing (naming them).
@@ -74,7 +75,7 @@ def compute_cleanup() -> None:
         dist.destroy_process_group()
 
 
-def _init_group(here: Topology, device: torch.device, timeout: float) -> None:
+def _init_group(here: Topology, device: torch.device, timeout: float | None) -> None:
     dist = torch_distributed()
     if device.type == "xla":
         import torch_xla.distributed.xla_backend  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
@@ -82,19 +83,28 @@ def _init_group(here: Topology, device: torch.device, timeout: float) -> None:
         dist.init_process_group("xla", init_method="xla://")
         return
     backend = dist.Backend.default_device_backend_map.get(device.type, "gloo")
-    dist.init_process_group(
-        backend,
-        store=_fresh_store(here, timeout),
-        rank=here.rank,
-        world_size=here.world_size,
-        timeout=timedelta(seconds=timeout),
-        # Binds NCCL's communicator to the device at once, and every barrier with it; gloo takes no device.
-        device_id=device if backend != "gloo" else None,
-    )
+    store = _fresh_store(here, MEETING if timeout is None else timeout)
+    try:
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=here.rank,
+            world_size=here.world_size,
+            timeout=None if timeout is None else timedelta(seconds=timeout),
+            # Binds NCCL's communicator to the device at once, and every barrier with it; gloo takes no device.
+            device_id=device if backend != "gloo" else None,
+        )
+    except RuntimeError as e:  # torch's DistError: a rank left, or cannot be reached at the address that it gave
+        reason = f"the ranks met, and their {backend} group did not come up ({_first_line(e)})"
+        raise CoordinatorLost(address=str(address()), reason=reason) from e
     if backend == "gloo":
         # A process that ends with its group up, by an exception or a forgotten cleanup, was seen to abort in gloo's
         # threads (SIGABRT in 1 of 5 runs); ending a gloo group asks no other rank.
         atexit.register(compute_cleanup)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
 
 
 def _fresh_store(here: Topology, timeout: float) -> Any:
@@ -109,6 +119,7 @@ def _fresh_store(here: Topology, timeout: float) -> Any:
         )
     deadline = time.monotonic() + timeout
     client = connect(where, timeout)
+    check_same_job(client, here, address=str(where), hosting=where.hosting, lasting=where.lasting)
     attempts = StoreClient(str(where), client, "nanodist/attempts")
     session = _greet(attempts, here, deadline) if here.rank == 0 else _call(attempts, here, deadline)
     return dist.PrefixStore(f"nanodist/group/{session}", client)
@@ -121,6 +132,12 @@ def _call(attempts: StoreClient, here: Topology, deadline: float) -> str:
     if not _until(lambda: attempts.check(f"answer/{nonce}"), here, deadline):
         raise CoordinatorLost(address=str(address()), reason="rank 0 did not come")
     session = attempts.get(f"answer/{nonce}")
+    if attempts.add(f"{session}/here/{here.rank}", 1) > 1:
+        reason = (
+            f"another process is rank {here.rank} of its group already; give each job a MASTER_PORT of its own, and "
+            f"start all ranks of a job again"
+        )
+        raise CoordinatorLost(address=str(address()), reason=reason)
     attempts.add(f"{session}/here", 1)
     return session
 

@@ -31,6 +31,7 @@ from ..errors import CoordinatorLost
 from ..launchers import integer
 from ..rank import Topology, initialized_group, is_ddp_initialized, topology, warn_once
 from .clock import process_age
+from .job import check_same_job
 from .store_client import ANSWER, StoreClient, torch_distributed
 from .torch_calls import TorchCalls
 
@@ -163,8 +164,11 @@ def _join(where: StoreAddress | None) -> Coordinator | None:
             "set MASTER_ADDR and MASTER_PORT to the host of rank 0 and a free port"
         )
         return None
+    here = topology()
     try:
-        place = Coordinator(where, topology(), connect(where, ANSWER))
+        client = connect(where, ANSWER)
+        check_same_job(client, here, address=str(where), hosting=where.hosting, lasting=where.lasting)
+        place = Coordinator(where, here, client)
     except CoordinatorLost as e:
         logger.warning("%s; file locks alone coordinate", e)
         return None
@@ -226,8 +230,17 @@ def connect(where: StoreAddress, timeout: float) -> Any:
     except TimeoutError:
         reason = f"it took a connection, and gave no answer within {patience:g} s"
     except RuntimeError as e:
-        reason = str(e).split("\n", 1)[0]
+        reason = _why_not(where, str(e).split("\n", 1)[0])
     raise CoordinatorLost(address=str(where), reason=reason)
+
+
+def _why_not(where: StoreAddress, said: str) -> str:
+    if not where.hosting or "EADDRINUSE" not in said:
+        return said
+    return (
+        f"rank 0 cannot serve the store, because another process has port {where.port} (another job, or what is left "
+        f"of this one?); set MASTER_PORT to a free port on all ranks"
+    )
 
 
 def _reach(where: StoreAddress, timeout: float) -> None:
