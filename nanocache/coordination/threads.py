@@ -35,8 +35,16 @@ STUCK = 0.1  # seconds in which no job begins: then all threads are at long jobs
 IDLE_THREAD = 0.5  # seconds
 
 
+def _thread(run: Callable[[], None], name: str) -> threading.Thread:
+    """A daemon; in an isolated subinterpreter, which has none and waits for its threads, one that soon ends."""
+    try:
+        return threading.Thread(target=run, name=name, daemon=True)
+    except RuntimeError:
+        return threading.Thread(target=run, name=name, daemon=False)
+
+
 class ThreadPool:
-    """At most `limit` daemon threads."""
+    """At most `limit` threads, daemons where there are any."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -84,7 +92,7 @@ class ThreadPool:
 
     def _add(self, limit: int) -> bool:
         """One thread more, unless there are `limit` already."""
-        thread = threading.Thread(target=self._run, name="nanocache-fetch", daemon=True)
+        thread = _thread(self._run, "nanocache-fetch")
         try:
             with self._ready:
                 if len(self.threads) >= min(limit, self.limit):
@@ -120,7 +128,7 @@ class ThreadPool:
     # --- how many they are --------------------------------------------------------------------------------------------
 
     def _look_after(self) -> None:
-        steward = threading.Thread(target=self._grow, name="nanocache-steward", daemon=True)
+        steward = _thread(self._grow, "nanocache-steward")
         self._steward = steward
         try:
             steward.start()

@@ -90,15 +90,15 @@ class Connections:
         return self._start(first, body, answer)
 
     def _start(self, connection: Connection, *first: Body | ExitStack) -> bool:
-        connection.thread = threading.Thread(
-            target=self._live, args=(connection, *first), name="nanocache-connection", daemon=True
-        )
         with self._transfer.changed:
             self._alive.append(connection)
             self._all.append(connection)
         try:
+            connection.thread = threading.Thread(
+                target=self._live, args=(connection, *first), name="nanocache-connection", daemon=True
+            )
             connection.thread.start()
-        except RuntimeError:  # a limit of the user, the container or the memory; or the interpreter is ending
+        except RuntimeError:  # a limit, an interpreter that is ending, or a subinterpreter that allows no daemons
             self._forget(connection)
             return False
         return True

@@ -35,7 +35,11 @@ def close_all() -> None:
 def _addresses(host: str, port: int) -> list[Any]:
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (ValueError, OverflowError):  # the idna codec's UnicodeError, of a label that is empty or too long; the port
+    except (
+        ValueError,
+        OverflowError,
+    ) as e:  # the idna codec's UnicodeError, of a label that is empty or too long; the port
+        let_pass(e)
         raise _impossible(host, port) from None
 
 
@@ -98,8 +102,9 @@ class CancellableSocket:
         except OSError:
             self.close()
             raise
-        except ValueError:  # a name that begins with a dot, or that the idna codec refuses
+        except ValueError as e:  # a name that begins with a dot, or that the idna codec refuses
             self.close()
+            let_pass(e)
             raise _impossible(host) from None
         self._pending = secured.pending
 
