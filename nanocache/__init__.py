@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .sources.protocol import Described, Reader, Resolved, Source
     from .sources.registry import register_source
     from .upkeep.entries import Entry
+    from .upkeep.findings import Damage
+    from .upkeep.verify import Verified
 
     __version__: str
 
@@ -54,6 +56,8 @@ _HOMES = {
     "Source": "sources.protocol",
     "register_source": "sources.registry",
     "Entry": "upkeep.entries",
+    "Verified": "upkeep.verify",
+    "Damage": "upkeep.findings",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",
     "download_file_with_lock": "compat",
@@ -90,6 +94,8 @@ __all__ = [
     "Described",
     "Reader",
     "Entry",
+    "Verified",
+    "Damage",
     "NanocacheError",
     "ChecksumMismatch",
     "DownloadFailed",

@@ -37,7 +37,7 @@ def test_the_public_names_are_pinned() -> None:
         *("fetch", "afetch", "fetch_many", "lookup", "snapshot", "prefetch", "build", "Artifact"),
         *("Cache", "get_base_dir", "download_file_with_lock", "Unpack", "Decompress", "Progress", "Prefetch"),
         *("register_source", "Resolved", "Source", "Described", "Reader"),
-        *("Entry",),
+        *("Entry", "Verified", "Damage"),
         *("NanocacheError", "ChecksumMismatch", "DownloadFailed", "NotCached", "LockTimeout", "NoSpace"),
         *("UnsafeArchive", "UnsafeCache", "PostprocessFailed"),
     ]

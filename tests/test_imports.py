@@ -31,7 +31,7 @@ ROOMS = {
     "sources": f"{GROUND} artifact http",
     "download": f"{GROUND} artifact disk http sources store.partials",
     "engine": f"{GROUND} archives artifact disk coordination store sources download",
-    "upkeep": f"{GROUND} artifact disk coordination store engine",
+    "upkeep": f"{GROUND} artifact disk coordination store sources engine",
 }
 DIST_GROUND = "errors launchers rank shared_disk"
 DIST_ROOMS = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import quote, unquote
 
-__all__ = ["HubAddress", "parse"]
+__all__ = ["HubAddress", "is_repository", "parse"]
 
 Kind = Literal["models", "datasets", "spaces"]
 KINDS: tuple[Kind, ...] = ("datasets", "spaces")  # a model's address has no kind before it
@@ -51,6 +51,17 @@ class HubAddress:
     def at(self, revision: str, path: str | None = None) -> HubAddress:
         """The same file, or the one at `path`, at another revision."""
         return replace(self, revision=revision, path=self.path if path is None else path)
+
+
+def is_repository(url: str) -> bool:
+    """Whether `url` names a whole repository of a Hub."""
+    if not url.startswith("hf://"):
+        return False
+    try:
+        parse(url, repository=True)
+    except ValueError:
+        return False
+    return True
 
 
 def parse(url: str, *, repository: bool = False) -> HubAddress:

@@ -93,7 +93,8 @@ def git_sha1(fd: int, size: int, cancel: Cancel) -> str:
 
 def _feed(hasher: hashlib._Hash, fd: int, cancel: Cancel | None) -> str:
     offset = 0
-    buffer = memoryview(bytearray(HASH_BLOCK))
+    size = os.fstat(fd).st_size
+    buffer = memoryview(bytearray(min(HASH_BLOCK, size + 1)))  # 1 MiB of zeros costs more than hashing a small file
     while count := os.preadv(fd, [buffer], offset):
         if cancel is not None:
             cancel.check()

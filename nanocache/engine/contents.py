@@ -14,11 +14,11 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..callers import suppress
+from ..callers import let_pass, suppress
 from ..disk import files
 from ..store.layout import BaseDirectory
 
-__all__ = ["Contents", "remember", "was_purged"]
+__all__ = ["Contents", "record_of", "recorded", "remember", "was_purged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,30 @@ def remember(directory: BaseDirectory, product: str) -> None:
     with suppress(OSError):
         held = Contents.of(product)
         record = {"files": held.files, "bytes": held.size}
-        files.write_json(_record(product), record, scratch=directory.trash, mode=directory.modes.lock)
+        files.write_json(record_of(product), record, scratch=directory.trash, mode=directory.modes.lock)
+
+
+def recorded(directory: BaseDirectory, product: str) -> Contents | None:
+    """What `product` held when it was published; None without a record that can be read."""
+    record = files.read_json(record_of(product), trusts=directory.trusts) or {}
+    count, size = record.get("files"), record.get("bytes")
+    return Contents(count, size) if type(count) is int and type(size) is int else None
 
 
 def was_purged(directory: BaseDirectory, product: str) -> bool:
     """Whether files were taken out of `product`, or cut, since it was published."""
-    record = files.read_json(_record(product), trusts=directory.trusts) or {}
-    count, size = record.get("files"), record.get("bytes")
-    if type(count) is not int or type(size) is not int:
+    published = recorded(directory, product)
+    if published is None:
         return False
     try:
         held = Contents.of(product)
-    except OSError:  # it is being deleted
+    except OSError as e:  # it is being deleted
+        let_pass(e)
         return True
-    return held.files < count or held.size < size
+    return held.files < published.files or held.size < published.size
 
 
-def _record(product: str) -> str:
+def record_of(product: str) -> str:
+    """The path of the record of `product`."""
     folder, name = os.path.split(product)
     return f"{folder}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.json"

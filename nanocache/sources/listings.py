@@ -16,7 +16,7 @@ from ..artifact.schemes import LISTING, scheme_of
 from . import registry
 from .protocol import Learner, Listed, Listing
 
-__all__ = ["artifact", "learn", "name_of", "parse", "url_of"]
+__all__ = ["FILENAME", "artifact", "learn", "name_of", "parse", "url_of"]
 
 FILENAME = "listing.json"
 

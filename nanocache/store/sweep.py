@@ -14,11 +14,12 @@ from ..disk import files
 from . import orphans
 from .layout import TAGS, BaseDirectory
 
-__all__ = ["daily"]
+__all__ = ["VERIFIED", "daily"]
 
 DAY = 86_400.0  # seconds between two sweeps, and that a file on its way to its place is kept
 WEEK = 7 * DAY  # seconds that a partial is kept to be resumed
 SWEPT = "swept"  # in the trash; its mtime is when the last sweep began
+VERIFIED = "verified"  # the same, of the last time that all was read
 
 
 def daily(directory: BaseDirectory) -> None:
@@ -45,7 +46,7 @@ def daily(directory: BaseDirectory) -> None:
 
 def _sweep_trash(directory: BaseDirectory) -> None:
     for entry in _scan(directory.trash):
-        if entry.name == SWEPT or entry.name in TAGS or _on_its_way(entry):
+        if entry.name in (SWEPT, VERIFIED, *TAGS) or _on_its_way(entry):
             continue
         files.remove(entry.path)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from ..callers import suppress
+from ..callers import let_pass, suppress
 from ..disk import durable, files
 from ..errors import UnsafeCache
 from . import partials, seal
@@ -26,7 +26,7 @@ from .layout import product_lock_key
 from .manifest import Manifest, TreeFile
 from .private import private_folder
 
-__all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_manifest", "repair"]
+__all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_manifest", "repair", "stands"]
 
 MANIFEST = "tree.json"
 FOLDERS_SEEN = 1  # below the tree itself, at a hit
@@ -44,16 +44,20 @@ def keep_manifest(store: Store, manifest: Manifest) -> None:
 
 def read_manifest(store: Store, digest: str) -> Manifest | None:
     """The manifest of this digest, None if it is not here or damaged."""
-    return _read_manifest(store.any_intact(digest, MANIFEST), digest)
+    path = store.any_intact(digest, MANIFEST)
+    try:
+        return None if path is None else _read_manifest(path, digest)
+    except (OSError, ValueError) as e:
+        let_pass(e)
+        return None
 
 
 @lru_cache(maxsize=64)
-def _read_manifest(path: str | None, digest: str) -> Manifest | None:
-    try:
-        manifest = None if path is None else Manifest.from_bytes(_read(path))
-    except (OSError, ValueError):
-        return None
-    return manifest if manifest is not None and manifest.digest == digest else None
+def _read_manifest(path: str, digest: str) -> Manifest:
+    manifest = Manifest.from_bytes(_read(path))
+    if manifest.digest != digest:
+        raise ValueError(f"{path} is another manifest")  # raised, so that one that is put back is seen
+    return manifest
 
 
 def _read(path: str) -> bytes:
@@ -103,10 +107,11 @@ def _is_right(path: str, file: TreeFile) -> bool:
 def lacking(store: Store, manifest: Manifest, name: str) -> list[TreeFile]:
     """The files that are missing in the tree or were written to. Each is looked at, none is read."""
     root = store.tree(manifest.digest, name)
-    return [file for file in manifest.files if not _stands(store, _join(root, file.path), file)]
+    return [file for file in manifest.files if not stands(store, _join(root, file.path), file)]
 
 
-def _stands(store: Store, path: str, file: TreeFile) -> bool:
+def stands(store: Store, path: str, file: TreeFile) -> bool:
+    """Whether `path` is what a tree has to have there, as far as a look tells."""
     if _is_right(path, file):
         return True
     # Where no seal can be kept, the blob's own verdict counts for each of its names.

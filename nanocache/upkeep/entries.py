@@ -15,6 +15,7 @@ from typing import Any
 
 from ..store import refs, seal
 from ..store.layout import PRODUCTS, TREES, BaseDirectory
+from ..store.sweep import VERIFIED
 from . import walk
 
 __all__ = ["Catalogue", "Entry", "all_refs"]
@@ -55,6 +56,7 @@ class Catalogue:
         self._directory = directory
         self._products = walk.digests_in(directory.top(PRODUCTS))
         self._trees = walk.digests_in(directory.top(TREES))
+        self._verified = _mtime(os.path.join(directory.trash, VERIFIED))  # when all was read
 
     def entries(self) -> Iterator[Entry]:
         """All of them, in no order. Raises OSError where a folder can't be read."""
@@ -83,7 +85,7 @@ class Catalogue:
             names=tuple(name for name, _ in files),
             created=min((_created(st) for st in stats), default=used),
             used=used,
-            verified=_verified(digest, stats),
+            verified=self._when_verified(digest, stats),
             pinned=False,
             held=False,
             products=products,
@@ -110,6 +112,11 @@ class Catalogue:
         if digest in self._trees:
             marked.append(f"{self._directory.top(TREES)}/{digest}")
         return max(map(_mtime, marked))
+
+    def _when_verified(self, digest: str, stats: list[os.stat_result]) -> float | None:
+        if not stats or not all(seal.holds(st, digest) for st in stats):
+            return None
+        return max(self._verified, min(st.st_mtime for st in stats))
 
     @cached_property
     def urls(self) -> dict[str, tuple[str, ...]]:
@@ -138,9 +145,3 @@ def _mtime(folder: str) -> float:
 def _created(st: os.stat_result) -> float:
     # The seal is at most a day older than the publication; a later link or chmod moves the ctime.
     return min(st.st_ctime, st.st_mtime + seal.DAY_SECONDS)
-
-
-def _verified(digest: str, stats: list[os.stat_result]) -> float | None:
-    if not stats or not all(seal.holds(st, digest) for st in stats):
-        return None
-    return min(st.st_mtime for st in stats)

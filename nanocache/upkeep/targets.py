@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from ..artifact import hub, schemes, urls
+from ..artifact import hub, urls
 from ..artifact.artifact import Artifact
 from ..disk import files
 from ..errors import NotCached
@@ -58,7 +58,7 @@ def _find(directory: BaseDirectory, target: object) -> list[str]:
     if isinstance(target, str) and _is_digits(text.removeprefix("sha256:").lower()):
         return _of_digits(directory, text.removeprefix("sha256:").lower())
     if isinstance(target, str) and "://" in text:
-        return _of_repository(directory, text) if _is_repository(text) else _of_artifact(directory, Artifact(text))
+        return _of_repository(directory, text) if hub.is_repository(text) else _of_artifact(directory, Artifact(text))
     return _of_path(directory, os.path.abspath(os.path.expanduser(text)))
 
 
@@ -92,16 +92,6 @@ def _of_repository(directory: BaseDirectory, url: str) -> list[str]:
     trees = walk.digests_in(directory.top(TREES))
     left = [ref for ref in all_refs(directory) if ref.url == shown and _of_digits(directory, ref.digest)]
     return [ref.digest for ref in sorted(left, key=lambda ref: (ref.digest not in trees, -ref.fetched_at))]
-
-
-def _is_repository(url: str) -> bool:
-    if schemes.scheme_of(url) != "hf":
-        return False
-    try:
-        hub.parse(url, repository=True)
-    except ValueError:
-        return False
-    return True
 
 
 def _of_path(directory: BaseDirectory, path: str) -> list[str]:
