@@ -28,7 +28,7 @@ from .cancel import Cancel
 from .coordination.holder import HolderWriter
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk import faults
-from .disk.absence import listed, look_again
+from .disk.absence import listed
 from .disk.hashing import FileHasher
 from .engine.remembered import Remembered
 from .engine.snapshots import FetchFiles, FetchListing, Snapshot
@@ -102,7 +102,7 @@ def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:
 
 def forget_absence(path: Path, base: Path) -> None:
     """Have the mount ask anew for `path`, which another host says it has published under `base`."""
-    look_again(str(path), below=str(base))
+    Cache(base).store.look_again(str(path))
 
 
 def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInfo] | None:

@@ -3,8 +3,9 @@
 NFS clients and FUSE mounts keep answers of "no such file" for up to a minute, so a path that another host has made
 stays absent for the process that looked before. Not a poll. Invariant: nothing is created, in no folder.
 
-A file system with a major device number is not asked: it lies on a block device of this host, or is a cluster's that
-calls its memories back (Lustre, GPFS). NFS and FUSE have none; nor have tmpfs, overlays and btrfs, where it is cheap.
+A file system with a major device number is not doubtful: it lies on a block device of this host, or is a cluster's that
+calls its memories back (Lustre, GPFS). NFS and FUSE have none; nor have tmpfs, overlays and btrfs, where to look again
+is cheap.
 
 Sources: Linux, fs/nfs/dir.c (`nfs_neg_need_reval`, close-to-open of folders) and fs/fuse/dir.c
 (`fuse_dentry_revalidate`, LOOKUP_EXCL).
@@ -12,20 +13,22 @@ Sources: Linux, fs/nfs/dir.c (`nfs_neg_need_reval`, close-to-open of folders) an
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 import sys
 
 from ..callers import let_pass, suppress
 
-__all__ = ["listed", "look_again"]
+__all__ = ["is_doubtful", "listed", "look_again"]
+
+
+def is_doubtful(st: os.stat_result) -> bool:
+    """Whether the kernel may take for absent what another host has made, on the file system of this file."""
+    return sys.platform != "linux" or os.major(st.st_dev) == 0
 
 
 def look_again(path: str, *, below: str) -> None:
     """Have the kernel ask anew for `path`, and for each folder above it up to `below`, that it takes for absent."""
-    if _is_sure_of_absence(below):
-        return
     parent = below
     for name in path[len(below) + 1 :].split("/"):
         child = f"{parent}/{name}"
@@ -49,11 +52,6 @@ def listed(path: str, *, below: str) -> bool:
             return False
         folder = f"{folder}/{name}"
     return True
-
-
-@functools.lru_cache(maxsize=64)
-def _is_sure_of_absence(base: str) -> bool:
-    return sys.platform == "linux" and os.major(os.stat(base).st_dev) != 0
 
 
 def _mode(path: str) -> int | None:

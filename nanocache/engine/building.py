@@ -21,7 +21,6 @@ from ..config import Settings
 from ..coordination.flights import share
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
-from ..disk.absence import look_again
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
 from ..store.private import private_folder
@@ -72,7 +71,7 @@ class Build:
     def _lead(self, cancel: Cancel) -> Path | None:
         options = WaitOptions(self._published, self._identity, cancel, self.settings.lock_timeout, lambda *_: None)
         with hold_lock(self.store.lock_place(self._lock_key), options) as writer:
-            look_again(self.path, below=self.store.base)
+            self.store.look_again(self.path)
             there = products.find_at(self.store, self.path)
             if there is not None or writer is None:
                 return there

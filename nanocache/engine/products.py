@@ -24,7 +24,6 @@ from ..cancel import Cancel
 from ..coordination.flights import share
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import durable, files
-from ..disk.absence import look_again
 from ..errors import UnsafeCache
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
@@ -96,7 +95,7 @@ class _Build:
         timeout = self.request.settings.lock_timeout
         options = WaitOptions(self._published, self.identity, cancel, timeout, lambda *_: None)
         with hold_lock(self.store.lock_place(self.key), options) as writer:
-            look_again(self.path, below=self.store.base)
+            self.store.look_again(self.path)
             there = find(self.store, self.digest, self.hook, self.request.name)
             if there is not None and not (self.request.rehash and inode_of(self.path) == self.stale):
                 return there

@@ -21,7 +21,6 @@ from ..coordination.flights import share
 from ..coordination.holder import HolderWriter
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
-from ..disk.absence import look_again
 from ..download.download import Condition, Downloaded, DownloadRequest, NotModified, Target, download
 from ..download.retry import retried
 from ..download.turn import Turn
@@ -213,10 +212,10 @@ class Fetch:
     def _look_again(self) -> None:
         """Have the mount forget that it saw nothing here: another host may have published meanwhile."""
         if self.request.artifact.sha256 is None:
-            look_again(self.store.ref(self.request.url_key), below=self.store.base)
+            self.store.look_again(self.store.ref(self.request.url_key))
         digest = self.memory.known()
         if digest is not None:
-            look_again(self.store.blob(digest, self.request.name), below=self.store.base)
+            self.store.look_again(self.store.blob(digest, self.request.name))
 
     def _heal(self, digest: str) -> bool:
         """Whether the digest's blob is intact, healed if need be.

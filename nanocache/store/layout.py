@@ -29,8 +29,9 @@ from pathlib import Path
 
 from ..callers import let_pass, suppress
 from ..coordination.lock import LockPlace
-from ..disk import durable, files
+from ..disk import absence, durable, files
 from ..errors import UnsafeCache
+from .facts import ABSENT, BaseFacts
 
 __all__ = [
     "BLOBS",
@@ -42,6 +43,7 @@ __all__ = [
     "PINS",
     "PRODUCTS",
     "REFS",
+    "SWEPT",
     "TRASH",
     "TREES",
     "BaseDirectory",
@@ -69,7 +71,7 @@ PRODUCT_PREFIX = "p-"
 # https://bford.info/cachedir/: the first 43 bytes say "a cache" to tar, borg and restic.
 CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by nanocache; safe to delete.\n"
 TAGS = {"CACHEDIR.TAG": CACHEDIR_TAG, ".gitignore": b"*\n"}
-LAST_TAG = [*TAGS][-1]  # that a folder gets
+SWEPT = "swept"  # in the trash; its mtime is when the last sweep began
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -88,27 +90,37 @@ class BaseDirectory:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self.modes = files.Modes.of(0o755)
-        self._owners: frozenset[int] | None = None  # whose files are used; None: every user's
-        self._prepared = False
         self.swept = 0.0  # seconds since the epoch: when the last sweep began, as far as this process knows
+        self._facts: BaseFacts | None = None
+        self._prepared = False
         self._checked: set[str] = set()  # folders of ours that this process made, or saw to be no symlinks
-        with suppress(OSError):  # unreadable: `prepare` says why
-            self._read_base()
 
-    def _read_base(self) -> int:
-        """Its mode, which decides what is trusted and who may read what is written; 0 if it is absent."""
+    def _read_base(self) -> BaseFacts:
         try:
-            st = os.stat(self.base)
+            self._facts = BaseFacts.of(os.stat(self.base))
         except FileNotFoundError:
-            return 0
-        self.modes = files.Modes.of(st.st_mode)
-        self._owners = None if st.st_mode & 0o022 else frozenset({os.geteuid(), 0, st.st_uid})
-        return st.st_mode
+            return ABSENT
+        return self._facts
+
+    def _known(self) -> BaseFacts:
+        if self._facts is None:
+            with suppress(OSError):  # unreadable: `prepare` says why
+                self._read_base()
+        return self._facts or ABSENT
+
+    @property
+    def modes(self) -> files.Modes:
+        return self._known().modes
 
     def trusts(self, st: os.stat_result) -> bool:
         """Whether a file may be used: this user's, root's, the base's owner's; any user's in a group-writable base."""
-        return self._owners is None or st.st_uid in self._owners
+        owners = self._known().owners
+        return owners is None or st.st_uid in owners
+
+    def look_again(self, path: str) -> None:
+        """Have the mount ask anew for `path` if it may take it for absent although another host has made it."""
+        if self._known().doubtful:
+            absence.look_again(path, below=self.base)
 
     def check_trusted(self, path: str, st: os.stat_result) -> None:
         """Raises UnsafeCache for a file that may not be used."""
@@ -150,6 +162,11 @@ class BaseDirectory:
     def trash(self) -> str:
         return f"{self.base}/{TRASH}"
 
+    @property
+    def mark(self) -> str:
+        """What the last sweep left."""
+        return f"{self.trash}/{SWEPT}"
+
     def lock_place(self, key: str) -> LockPlace:
         """Where `key` is locked. Makes the folder of the lock."""
         hexadecimal = key.removeprefix(URL_PREFIX).removeprefix(PRODUCT_PREFIX)
@@ -186,12 +203,12 @@ class BaseDirectory:
                 raise UnsafeCache(path=str(path), reason=f"a folder should be there, not {files.what_is(path)}")
 
     def _make(self) -> None:
-        mode = self._read_base()
+        mode = self._read_base().mode
         if not stat.S_ISDIR(mode):
             os.makedirs(self.base, exist_ok=True)
-            mode = self._read_base()
+            mode = self._read_base().mode
         self._warn_if_open(mode)
-        if not os.path.lexists(f"{self.trash}/{LAST_TAG}"):  # else a process has made and tagged all of them
+        if not self._was_swept():  # else a process has made and tagged all of them before
             made = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
             for name in FOLDERS:
                 self._tag(f"{self.base}/{name}")
@@ -199,6 +216,14 @@ class BaseDirectory:
                 with suppress(PermissionError):  # a base that may be written to but not read
                     durable.sync_folder(self.base)
         self._prepared = True
+
+    def _was_swept(self) -> bool:
+        try:
+            self.swept = os.lstat(self.mark).st_mtime
+        except OSError as e:
+            let_pass(e)
+            return False
+        return True
 
     def _tag(self, folder: str) -> None:
         # In each of our folders and never in the base: with NANOCHAT_BASE_DIR people keep checkpoints there, and a

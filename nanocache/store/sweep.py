@@ -12,14 +12,13 @@ import time
 from ..callers import let_pass, suppress
 from ..disk import files
 from . import orphans
-from .layout import TAGS, BaseDirectory
+from .layout import SWEPT, TAGS, BaseDirectory
 
 __all__ = ["VERIFIED", "daily"]
 
 DAY = 86_400.0  # seconds between two sweeps, and that a file on its way to its place is kept
 WEEK = 7 * DAY  # seconds that a partial is kept to be resumed
-SWEPT = "swept"  # in the trash; its mtime is when the last sweep began
-VERIFIED = "verified"  # the same, of the last time that all was read
+VERIFIED = "verified"  # in the trash; its mtime is when all was read the last time
 
 
 def daily(directory: BaseDirectory) -> None:
@@ -27,7 +26,7 @@ def daily(directory: BaseDirectory) -> None:
     now = time.time()
     if now - directory.swept < DAY:
         return
-    mark = os.path.join(directory.trash, SWEPT)
+    mark = directory.mark
     try:
         directory.swept = os.lstat(mark).st_mtime
         if now - directory.swept < DAY:
