@@ -26,6 +26,7 @@ __all__ = ["is_installed", "sign"]
 
 DEFAULT_REGION = "us-east-1"  # which S3 signs for where none is set; a bucket elsewhere says where it is
 FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+TALKATIVE = ("auth", "endpoint", "parsers", "httpsession")  # of its loggers
 # Headers that S3 wants signed, in lower case -> what botocore calls them.
 SIGNED_HEADERS = {
     "x-amz-checksum-mode": "ChecksumMode",
@@ -45,7 +46,7 @@ def is_installed() -> bool:
 
 def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
     """Where the object is for the next hour. `headers`: those of SIGNED_HEADERS that are sent. Raises Failure."""
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     parameters = {"Bucket": address.bucket, "Key": address.key}
     parameters |= {SIGNED_HEADERS[name]: value for name, value in headers}
@@ -55,7 +56,7 @@ def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
         with _quiet():
             client, is_signed = _client(region, _environment(), os.getpid())
             url = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=signed.LIFE)
-    except BotoCoreError as e:
+    except (BotoCoreError, ClientError) as e:
         raise _failure(e) from None
     return Signed(url, headers, is_signed)
 
@@ -82,19 +83,29 @@ def _client(region: str | None, environment: tuple[object, ...], process: int) -
     from botocore.session import Session
 
     session = Session()
-    has_credentials = session.get_credentials() is not None
     region = region or session.get_config_variable("region") or os.environ.get("AWS_REGION") or DEFAULT_REGION
+    session.set_config_variable("region", region)  # that of the service which gives a role its credentials, too
+    has_credentials = session.get_credentials() is not None
     config = Config(signature_version="s3v4" if has_credentials else UNSIGNED)
     return session.create_client("s3", region_name=region, config=config), has_credentials
 
 
 def _failure(error: Exception) -> Failure:
-    """What botocore could not do. Its text is left out where it may hold what a program of the user's printed."""
+    """What botocore could not do, and whether that may pass, as an hour's download wants to be told."""
+    from botocore.exceptions import ClientError, HTTPClientError
+
     name = type(error).__name__
-    text = "" if name == "CredentialRetrievalError" else f": {str(error).splitlines()[0]}"
+    if isinstance(error, ClientError):  # of the service that gives credentials
+        answer = error.response
+        reason = f"{error.operation_name}: {answer.get('Error', {}).get('Code')}"
+        may_pass = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+    else:
+        # The text of one may hold what a program of the user's printed.
+        reason = name if name == "CredentialRetrievalError" else f"{name}: {str(error).splitlines()[0]}"
+        may_pass = isinstance(error, HTTPClientError)
     is_login = "SSO" in name or "Token" in name
     remedy = "aws sso login" if is_login else "look at the AWS_ variables and ~/.aws/config"
-    return Failure(f"botocore cannot sign ({name}{text})", lasting=True, remedy=remedy)
+    return Failure(f"botocore cannot sign ({reason})", lasting=not may_pass, remedy=remedy)
 
 
 # --- its log ----------------------------------------------------------------------------------------------------------
@@ -102,7 +113,8 @@ def _failure(error: Exception) -> Failure:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # At DEBUG it writes each request that it signs, and the signature. The application's own use of it is left alone.
+    # At DEBUG it writes each request that it signs, the signature, and answers with a role's credentials. The
+    # application's own use of it is left alone.
     _add_filter()
     _ours.active = True
     try:
@@ -113,7 +125,8 @@ def _quiet() -> Iterator[None]:
 
 @cache
 def _add_filter() -> None:
-    logging.getLogger("botocore.auth").addFilter(_is_others)
+    for name in TALKATIVE:
+        logging.getLogger(f"botocore.{name}").addFilter(_is_others)
 
 
 def _is_others(record: logging.LogRecord) -> bool:

@@ -28,7 +28,7 @@ def is_installed() -> bool:
 
 def token() -> tuple[str, float | None] | None:
     """(a token, until when in seconds since the epoch); None where there are no credentials. Raises Failure."""
-    from google.auth.exceptions import GoogleAuthError
+    from google.auth.exceptions import GoogleAuthError, TransportError
     from google.auth.transport.requests import Request
 
     credentials = _credentials(_environment(), os.getpid())
@@ -40,7 +40,7 @@ def token() -> tuple[str, float | None] | None:
     except GoogleAuthError as e:
         reason = f"google-auth gets no token ({type(e).__name__})"  # its text quotes the answer
         remedy = "gcloud auth application-default login, or look at GOOGLE_APPLICATION_CREDENTIALS"
-        raise Failure(reason, lasting=not e.retryable, remedy=remedy) from None
+        raise Failure(reason, lasting=not (e.retryable or isinstance(e, TransportError)), remedy=remedy) from None
     expiry = credentials.expiry
     return credentials.token, None if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
 

@@ -25,6 +25,11 @@ from .signed import Signed
 __all__ = ["is_installed", "sign"]
 
 CHILD = Path(__file__).with_name("obstore_child.py")
+REMEDIES = {
+    "s3": "look at the AWS_ variables; where botocore is installed, profiles and SSO are read",
+    "gs": "look at GOOGLE_APPLICATION_CREDENTIALS; where google-auth is installed, a person's own login is read",
+    "az": "look at the AZURE_ variables",
+}
 ANONYMOUS_FOR = 300.0  # seconds; asking the machine for credentials that it does not have takes seconds
 
 _anonymous: dict[tuple[object, ...], float] = {}  # what had no credentials -> until when (monotonic seconds)
@@ -73,15 +78,14 @@ def _ask(question: dict[str, Any]) -> dict[str, Any]:
             child.kill()
             raise
     ambient().check()
-    return _answer(out)
+    return _answer(out, question["scheme"])
 
 
-def _answer(out: bytes) -> dict[str, Any]:
+def _answer(out: bytes, scheme: str) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(out)
     except ValueError:
         raise Failure("obstore ended without an answer", lasting=True) from None
     if "url" not in told:
-        remedy = "look at the variables that hold your credentials"
-        raise Failure(f"obstore cannot sign ({told['error']})", lasting=True, remedy=remedy)
+        raise Failure(f"obstore cannot sign ({told['error']})", lasting=not told["may_pass"], remedy=REMEDIES[scheme])
     return told

@@ -221,7 +221,7 @@ def test_credentials_that_are_none_are_an_error(
     for name in ("google.auth", "obstore"):
         pytest.importorskip(name)
         monkeypatch.setattr(by_google, "is_installed", lambda name=name: name == "google.auth")
-        with pytest.raises(DownloadFailed, match=r"credentials") as raised:
+        with pytest.raises(DownloadFailed, match=r"credentials|service account file") as raised:
             fetch("gs://bucket/f.bin")
         assert "hunter2" not in str(raised.value)
     assert server.requests() == []

@@ -603,6 +603,36 @@ def test_a_profile_that_is_not_there_is_named(fetch: Fetch, credentials: None, m
         fetch(URL)
 
 
+def test_a_role_is_taken_and_a_refusal_of_it_named(
+    fetch: Fetch,
+    conditional: Store,
+    no_credentials: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    use("botocore", monkeypatch)
+    client = admin(conditional)
+    client.create_bucket(Bucket="roles")
+    client.put_object(Bucket="roles", Key="f.bin", Body=b"taken")
+    (config := tmp_path / "config").write_text(
+        f"[profile lab]\nrole_arn = arn:aws:iam::123456789012:role/lab\nsource_profile = base\n"
+        f"[profile base]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    point_at(monkeypatch, conditional.endpoint)
+    with caplog.at_level(logging.DEBUG):
+        assert fetch("s3://roles/f.bin").read_bytes() == b"taken"
+    assert not [word for word in ("SecretAccessKey", "SessionToken", "Signature=") if word in caplog.text]
+    with ObjectServer() as server:
+        server.judge = lambda request: refusal(403, "AccessDenied", Message="hunter2")
+        point_at(monkeypatch, server.url(""))
+        with pytest.raises(DownloadFailed, match="AssumeRole: ") as raised:
+            fetch("s3://roles/g.bin")
+    assert "hunter2" not in str(raised.value)
+
+
 # --- many processes, many places --------------------------------------------------------------------------------------
 
 
