@@ -7,7 +7,7 @@ had anew from where it came, once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from ..artifact import urls
 from ..cancel import Cancel
@@ -62,17 +62,14 @@ class Endpoint:
                 resolved = self._another(resolved, e, cancel)
         return stack.enter_context(self._get(resolved, headers, cancel, patient))
 
-    @contextmanager
-    def _get(self, resolved: Resolved, headers: Asked, cancel: Cancel, patient: bool) -> Iterator[Response]:
+    def _get(
+        self, resolved: Resolved, headers: Asked, cancel: Cancel, patient: bool
+    ) -> AbstractContextManager[Response]:
         if self._resolver.reader is not None:
-            with reading.read(self._resolver.reader, resolved, headers, cancel) as response:
-                yield response
-        elif urls.is_file(resolved.url):
-            with file.read(resolved.url) as response:
-                yield response
-        else:
-            with self._ask_server(resolved, headers, cancel, patient) as response:
-                yield response
+            return reading.read(self._resolver.reader, resolved, headers, cancel)
+        if urls.is_file(resolved.url):
+            return file.read(resolved.url)
+        return self._ask_server(resolved, headers, cancel, patient)
 
     @contextmanager
     def _ask_server(self, resolved: Resolved, headers: Asked, cancel: Cancel, patient: bool) -> Iterator[Response]:
