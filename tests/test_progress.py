@@ -9,6 +9,7 @@ import os
 import platform
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pytest
 
 import nanocache
 from nanocache import Artifact, Progress
+from tests.servers import misbehave as m
 from tests.servers.origin import MIB, Origin
 
 Fetch = Callable[..., Path]
@@ -36,9 +38,9 @@ QUICK = "/bytes/1000/1/small.bin"
 class Shown:
     """A snippet in a process of its own whose stderr is a terminal, or a pipe."""
 
-    def __init__(self, code: str, *, terminal: bool = True, **environment: str) -> None:
+    def __init__(self, code: str, *, terminal: bool = True, columns: int = 100, **environment: str) -> None:
         command = [sys.executable, "-W", "error", "-c", "import nanocache, sys, threading\n" + code]
-        self._own, other = _window() if terminal else os.pipe()
+        self._own, other = _window(columns) if terminal else os.pipe()
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=other, env=os.environ | environment
         )
@@ -58,10 +60,21 @@ class Shown:
     def pid(self) -> int:
         return self._process.pid
 
+    def ready(self) -> bool:
+        """Whether it printed that it begins."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline() == b"ready\n"
 
-def _window() -> tuple[int, int]:
+    def first_sign(self) -> float:
+        """Seconds until something stands on the terminal."""
+        began = time.monotonic()
+        assert select.select([self._own], [], [], 30)[0]
+        return time.monotonic() - began
+
+
+def _window(columns: int) -> tuple[int, int]:
     own, other = pty.openpty()
-    fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a new one has no columns at all
+    fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))  # a new one has no columns at all
     return own, other
 
 
@@ -101,6 +114,65 @@ def test_no_bar_for_what_is_over_at_once_or_here_already(base: Path, origin: Ori
     assert stderr(fetching(origin.url(QUICK))) == ""
     nanocache.fetch(origin.url(SLOW))
     assert stderr(fetching(origin.url(SLOW))) == ""
+
+
+READY = "nanocache.fetch('file:///etc/hosts', progress=False); print('ready', flush=True); "  # all is imported
+
+
+@pytest.mark.parametrize("wait", ["head", "pause", "body"])
+@pytest.mark.parametrize("call", ["nanocache.fetch({0!r})", "nanocache.fetch_many([{0!r}])"])
+def test_the_first_sign_comes_within_a_second_and_more_follow_whatever_is_waited_for(
+    base: Path, misbehaving: Callable[..., Any], wait: str, call: str
+) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+    later = b"HTTP/1.1 503 No\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n"
+    full = m.raw(answer + b"hello")
+    handlers = {
+        "head": m.raw(3.0, answer + b"hello"),
+        "body": m.raw(answer, 3.0, b"hello"),
+        "pause": m.in_turn(m.raw(later), full),
+    }
+    url = misbehaving().route("/weights.bin", handlers[wait])
+    shown = Shown(READY + call.format(url))
+    assert shown.ready()
+    assert shown.first_sign() < 2  # a busy machine
+    _, seen = shown.end()
+    assert re.search(r"(weights.bin|0/1 files): .*00:01.*00:02", seen, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["w.bin", "a-very-long-name-of-weights-that-has-no-room-" + "x" * 60 + ".safetensors"])
+@pytest.mark.parametrize("length", ["known", "unknown"])
+def test_a_bar_fits_into_sixty_columns(base: Path, misbehaving: Callable[..., Any], name: str, length: str) -> None:
+    size = SIZE if length == "known" else None
+    first = b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + (b"Content-Length: %d\r\n" % size if size else b"") + b"\r\n"
+    pieces = [step for _ in range(10) for step in (bytes(SIZE // 10), 0.1)]
+    url = misbehaving().route("/" + name, m.raw(first, *pieces, m.FIN))
+    seen = stderr(f"import logging; logging.disable(50); {fetching(url)}", columns=60)
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", seen) if line.strip()]
+    assert max(map(len, lines)) <= 60
+    assert all("B/s" in line for line in lines)
+    assert all(line.startswith(name[:4]) for line in lines)
+    assert ("%" in lines[0]) == (length == "known")
+    assert "100%" in lines[-1]
+
+
+@pytest.mark.parametrize("gone", ["os.close(2); sys.stderr = None", "sys.stderr.close()"])
+@pytest.mark.parametrize("wait", [0.0, 1.5])  # the bar is drawn by the thread that downloads, or by its signs of life
+def test_a_bar_without_a_stream_is_no_reason_to_fail(
+    base: Path, misbehaving: Callable[..., Any], gone: str, wait: float
+) -> None:
+    pieces = [step for _ in range(5) for step in (bytes(SIZE // 5), 0.2)]
+    url = misbehaving().route("/w.bin", m.raw(wait, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE, *pieces))
+    code = f"import os; {gone}; print({fetching(url, 'progress=True')}.stat().st_size)"
+    assert Shown(code, terminal=False).end()[0] == str(SIZE)
+
+
+def test_a_terminal_that_goes_away_is_no_reason_to_fail(base: Path, origin: Origin) -> None:
+    shown = Shown(f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); print({fetching(origin.url(SLOW))})")
+    shown.first_sign()
+    os.close(shown._own)
+    out, _ = shown._process.communicate(timeout=60)
+    assert out.strip().endswith(b"weights.bin")
 
 
 @pytest.mark.parametrize(

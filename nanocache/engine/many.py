@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..cancel import Cancel, Cancelled, ambient
 from ..config import Settings
 from ..coordination.threads import ThreadPool
 from ..progress import Display, Progress, ProgressOption, shown
+from .ticking import ticking
 
 __all__ = ["FetchOne", "fetch"]
 
@@ -34,7 +36,7 @@ class _Tally:
         self._done = dict.fromkeys(range(len(artifacts)), 0)
         self._totals = {n: artifact.size for n, artifact in enumerate(artifacts)}
         self._finished = 0
-        self._display = Display(option, f"0/{len(artifacts)} files")
+        self.display = Display(option, f"0/{len(artifacts)} files")
 
     def report(self, n: int, progress: Progress) -> None:
         with self._lock:
@@ -48,8 +50,8 @@ class _Tally:
             self._show()
 
     def _show(self) -> None:
-        self._display.name = f"{self._finished}/{len(self._done)} files"
-        self._display.report(sum(self._done.values()), self._total())
+        self.display.name = f"{self._finished}/{len(self._done)} files"
+        self.display.report(sum(self._done.values()), self._total())
 
     def _total(self) -> int | None:
         # The size of the set is known only once that of each file is; a bar that grows would mislead.
@@ -61,7 +63,7 @@ class _Tally:
         return total
 
     def close(self) -> None:
-        self._display.close()
+        self.display.close()
 
 
 class _Outcomes:
@@ -166,4 +168,5 @@ def fetch(
     outcomes = _Outcomes(len(artifacts), first_error_ends=not return_exceptions)
     tally = _Tally(artifacts, progress) if callable(progress) or shown(progress) else None
     pool = ThreadPool(workers or Settings.read().connections)
-    return _Set(artifacts, fetch_one, outcomes, tally).run(pool)
+    with nullcontext() if tally is None else ticking(tally.display):
+        return _Set(artifacts, fetch_one, outcomes, tally).run(pool)

@@ -33,6 +33,7 @@ from ..store.partials import Abandoned
 from ..store.refs import Ref
 from . import products
 from .remembered import Remembered
+from .ticking import ticking
 
 __all__ = ["Fetch", "Found"]
 
@@ -163,7 +164,7 @@ class Fetch:
     def _lead(self, cancel: Cancel) -> Found:
         """Run the flight that this process's callers share. `cancel` is the flight's: set once all of them left."""
         leader = Fetch(self.store, self.request, cancel, self.turn)
-        with closing(Display(self.request.progress, self.request.name)) as display:
+        with closing(Display(self.request.progress, self.request.name)) as display, ticking(display):
             return leader._locked(display)
 
     def _locked(self, display: Display) -> Found:
