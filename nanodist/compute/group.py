@@ -32,7 +32,7 @@ __all__ = ["Compute", "compute_cleanup", "compute_init"]
 logger = logging.getLogger("nanodist")
 
 SEED = 42
-MEETING = 1800.0  # seconds that the ranks have to come, unless the caller says otherwise: as long as torch gives gloo
+GATHERING = 1800.0  # seconds that the ranks have to come, unless the caller says otherwise: as long as torch gives gloo
 
 
 class Compute(NamedTuple):
@@ -83,7 +83,7 @@ def _init_group(here: Topology, device: torch.device, timeout: float | None) -> 
         dist.init_process_group("xla", init_method="xla://")
         return
     backend = dist.Backend.default_device_backend_map.get(device.type, "gloo")
-    store = _fresh_store(here, MEETING if timeout is None else timeout)
+    store = _fresh_store(here, GATHERING if timeout is None else timeout)
     try:
         dist.init_process_group(
             backend,
