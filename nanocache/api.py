@@ -35,6 +35,7 @@ def fetch(
     max_age: float | None = None,
     offline: bool | None = None,
     progress: ProgressOption = None,
+    into: PathLike | None = None,
     base_dir: PathLike | None = None,
 ) -> Path:
     return _cache(base_dir).fetch(
@@ -48,6 +49,7 @@ def fetch(
         max_age=max_age,
         offline=offline,
         progress=progress,
+        into=into,
     )
 
 
@@ -63,6 +65,7 @@ async def afetch(
     max_age: float | None = None,
     offline: bool | None = None,
     progress: ProgressOption = None,
+    into: PathLike | None = None,
     base_dir: PathLike | None = None,
 ) -> Path:
     return await _cache(base_dir).afetch(
@@ -76,6 +79,7 @@ async def afetch(
         max_age=max_age,
         offline=offline,
         progress=progress,
+        into=into,
     )
 
 
@@ -86,10 +90,16 @@ def fetch_many(
     return_exceptions: bool = False,
     progress: ProgressOption = None,
     offline: bool | None = None,
+    into: PathLike | None = None,
     base_dir: PathLike | None = None,
 ) -> list[Path]:
     return _cache(base_dir).fetch_many(
-        artifacts, workers=workers, return_exceptions=return_exceptions, progress=progress, offline=offline
+        artifacts,
+        workers=workers,
+        return_exceptions=return_exceptions,
+        progress=progress,
+        offline=offline,
+        into=into,
     )
 
 
@@ -113,10 +123,11 @@ def snapshot(
     max_age: float | None = None,
     offline: bool | None = None,
     progress: ProgressOption = None,
+    into: PathLike | None = None,
     base_dir: PathLike | None = None,
 ) -> Path:
     return _cache(base_dir).snapshot(
-        url, include=include, exclude=exclude, max_age=max_age, offline=offline, progress=progress
+        url, include=include, exclude=exclude, max_age=max_age, offline=offline, progress=progress, into=into
     )
 
 

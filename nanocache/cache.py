@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import config
 from .artifact import arguments, filenames, hooks, urls
@@ -29,6 +29,10 @@ from .progress import ProgressOption
 from .store.blobs import Store
 from .store.hits import RefStamp
 from .upkeep.calls import Upkeep
+
+if TYPE_CHECKING:
+    from .engine.many import FetchOne
+    from .engine.placing import CallersFolder
 
 __all__ = ["Cache", "PathLike"]
 
@@ -72,6 +76,7 @@ class Cache(Upkeep):
         max_age: float | None = None,
         offline: bool | None = None,
         progress: ProgressOption = None,
+        into: PathLike | None = None,
     ) -> Path:
         """The path of the artifact at `url`, complete and verified; downloaded once, however many ask at this moment.
 
@@ -85,11 +90,16 @@ class Cache(Upkeep):
         path is returned; a function is known by its source, plain defaults and `version`, not by the globals it reads.
         `rehash`: read the bytes even if nothing seems to have touched them. `offline`: True raises NotCached instead of
         using the network. `progress`: True, False, a callable that is given a Progress, or None for a bar on a
-        terminal.
+        terminal. `into`: a folder of yours, in which it appears as well, under its name; that path is returned. It
+        shares the cached file's blocks, else is a read-only hard link to it, else a copy. Another file of that name is
+        moved aside, unless it came from the cache.
 
         Raises ValueError (bad arguments, before any I/O), ChecksumMismatch, DownloadFailed, NotCached, LockTimeout,
         NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.
         """
+        if into is not None:
+            artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
+            return self._fetch_into(into, artifact, rehash, max_age, offline, progress)
         store = self.store
         asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
         usual = max_age is None and rehash is False and _is_option(offline) and _is_option(progress)
@@ -113,12 +123,16 @@ class Cache(Upkeep):
         max_age: float | None = None,
         offline: bool | None = None,
         progress: ProgressOption = None,
+        into: PathLike | None = None,
     ) -> Path:
         """`fetch` for asyncio: the same arguments, result and errors, without ever holding the event loop.
 
         A hit is answered inline; everything else is one hop to a thread, and tasks that want the same share one.
         Cancelling it stops the work within a second, unless others still wait for it.
         """
+        if into is not None:
+            artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
+            return await self._afetch_into(into, artifact, rehash, max_age, offline, progress)
         store = self.store
         asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
         usual = max_age is None and rehash is False and _is_option(offline) and _is_option(progress)
@@ -143,6 +157,49 @@ class Cache(Upkeep):
                 return path
             return await tasks.share_async(key, job)
 
+    def _fetch_into(
+        self,
+        into: PathLike,
+        artifact: Artifact,
+        rehash: bool,
+        max_age: float | None,
+        offline: bool | None,
+        progress: ProgressOption,
+    ) -> Path:
+        folder = self._folder(into)
+        fetch = partial(self.fetch, artifact, offline=offline, progress=progress)
+        path = fetch(rehash=rehash, max_age=max_age)
+        with callers_errors():
+            return folder.bring(path, artifact, fetch, ambient(), rehash=rehash)
+
+    async def _afetch_into(
+        self,
+        into: PathLike,
+        artifact: Artifact,
+        rehash: bool,
+        max_age: float | None,
+        offline: bool | None,
+        progress: ProgressOption,
+    ) -> Path:
+        from .coordination import tasks
+
+        folder = self._folder(into)
+        path = await self.afetch(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
+        if not rehash and (there := folder.find(path, artifact)) is not None:
+            return there
+        fetch = partial(self.fetch, artifact, offline=offline, progress=progress)
+
+        def job(cancel: Cancel) -> Path:
+            return folder.bring(path, artifact, fetch, cancel, rehash=rehash)
+
+        with callers_errors():
+            return await tasks.share_async(("into", folder, path, artifact, rehash), job)
+
+    def _folder(self, into: PathLike) -> CallersFolder:
+        from .engine.placing import CallersFolder  # here: most callers have none
+
+        return CallersFolder.of(self.store, into)
+
     def fetch_many(
         self,
         artifacts: Iterable[object] | Mapping[Any, str],
@@ -151,18 +208,24 @@ class Cache(Upkeep):
         return_exceptions: bool = False,
         progress: ProgressOption = None,
         offline: bool | None = None,
+        into: PathLike | None = None,
     ) -> list[Path]:
         """The paths of all `artifacts` (URLs or Artifacts), in their order, fetched by up to `workers` threads.
 
         A mapping gives each URL its digest. The first error stops the rest and is raised; with `return_exceptions`
         errors come back in place. One bar for the set. `workers` defaults to the connections that one host may get.
+        `into` as for `fetch`; two artifacts of one name are a ValueError.
         Raises what `fetch` raises.
         """
         from .engine import many  # here, with concurrent.futures: most callers fetch one at a time
 
         checked = Artifact.each(artifacts)
         arguments.option("offline", offline)
-        fetch = partial(self._fetch_one, self.store, offline)
+        fetch: many.FetchOne = partial(self._fetch_one, self.store, offline)
+        if into is not None:
+            folder = self._folder(into)
+            folder.check(checked)
+            fetch = partial(_bring_one, folder, fetch)
         with callers_errors():
             return many.fetch(checked, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
 
@@ -206,6 +269,7 @@ class Cache(Upkeep):
         max_age: float | None = None,
         offline: bool | None = None,
         progress: ProgressOption = None,
+        into: PathLike | None = None,
     ) -> Path:
         """The folder with all files of the repository at `url`, at one version, complete and verified.
 
@@ -213,7 +277,8 @@ class Cache(Upkeep):
         seconds later the branch is asked again, and only what changed is downloaded. `include` and `exclude`: patterns
         of paths, in which * also takes slashes. The files are read-only hard links to what is cached, so that two
         versions share what they have in common. A hit is a few stats: a name that came or went is noticed, and a
-        write to one of the largest files; the folder is then made whole in place. One bar for all.
+        write to one of the largest files; the folder is then made whole in place. One bar for all. `into`: a folder of
+        yours in which each file appears, as `fetch` does it, and which is returned; what else lies there stays.
 
         Raises what `fetch_many` raises, and UnsafeArchive for a listing with a path that leads elsewhere.
         """
@@ -232,8 +297,9 @@ class Cache(Upkeep):
             fetch_listing=fetch_listing,
             fetch_files=fetch_files,
         )
+        folder = None if into is None else self._folder(into)
         with callers_errors():
-            return request.run()
+            return request.run() if folder is None else folder.bring_tree(request.run, ambient())
 
     def lookup(
         self,
@@ -256,6 +322,13 @@ class Cache(Upkeep):
         artifact = _artifact(url, sha256, filename, (), headers, postprocess)
         with callers_errors():
             return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
+
+
+def _bring_one(
+    folder: CallersFolder, fetch: FetchOne, artifact: Artifact, cancel: Cancel, progress: ProgressOption
+) -> Path:
+    again = partial(fetch, artifact, cancel, progress)
+    return folder.bring(again(), artifact, again, cancel)
 
 
 def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel, turn: Turn | None = None) -> Path:

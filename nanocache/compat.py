@@ -28,7 +28,7 @@ from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .coordination.flights import share
 from .coordination.waiting import WaitOptions, hold_lock
-from .disk import durable, faults, files, hashing
+from .disk import copying, durable, faults, files, hashing
 from .engine.remembered import Remembered
 from .engine.steps import Fetch
 from .progress import Display
@@ -41,8 +41,6 @@ __all__ = ["download_file_with_lock"]
 
 logger = logging.getLogger("nanocache")
 
-FICLONE = 0x40049409  # Linux: <linux/fs.h>
-COPY_BLOCK = 1 << 20  # bytes
 LONGEST_SEGMENT = 255  # bytes of one name, as on ext4, xfs, APFS and NTFS
 
 _adopted: dict[str, Witness] = {}  # files that the seed downloaded and this process returned, by path
@@ -233,19 +231,8 @@ def _give(source: str, target: str) -> os.stat_result:
 
 def _copy(source: str, target: str) -> None:
     with open(source, "rb") as blob, open(target, "xb") as copy:
-        if not _share_blocks(blob.fileno(), copy.fileno()):
-            shutil.copyfileobj(blob, copy, COPY_BLOCK)
-
-
-def _share_blocks(source: int, target: int) -> bool:
-    """Make one file's blocks those of another (btrfs, xfs, bcachefs, some NFS); False where that can't be done."""
-    import fcntl
-
-    try:
-        fcntl.ioctl(target, FICLONE, source)
-    except OSError:
-        return False
-    return True
+        if not copying.share_blocks(blob.fileno(), copy.fileno()):
+            copying.copy_bytes(blob.fileno(), copy.fileno(), ambient())
 
 
 def _link(source: str, target: str) -> None:

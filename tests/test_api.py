@@ -94,7 +94,7 @@ def test_options_are_keyword_only(name: str) -> None:
 
 def test_an_artifact_says_what_fetch_says() -> None:
     said = {parameter.name for parameter in parameters(Artifact)}
-    about_the_call = {"rehash", "max_age", "offline", "progress"}
+    about_the_call = {"rehash", "max_age", "offline", "progress", "into"}
     assert {parameter.name for parameter in parameters(nanocache.fetch)} == (said - {"size"}) | about_the_call
 
 

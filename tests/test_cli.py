@@ -392,3 +392,15 @@ def test_the_library_reads_no_variable_that_is_not_in_its_table() -> None:
     folder = Path(nanocache.__file__).parent
     read = {name for path in folder.glob("**/*.py") for name in re.findall(r'"(NANOCACHE_[A-Z_]+)"', path.read_text())}
     assert read == {name for name, _, _ in config.VARIABLES}
+
+
+def test_into_prints_the_path_in_that_folder_and_still_the_digest(
+    run: Run, base: Path, origin: Origin, tmp_path: Path, url: str
+) -> None:
+    said = run("fetch", url, "--into", tmp_path / "mine")
+    assert said.out == f"{tmp_path / 'mine' / Path(url).name}\n"
+    assert "--sha256" in said.err
+    other = origin.add(f"/other/{Path(url).name}", b"other")
+    said = run("fetch", url, other, "--into", tmp_path / "mine")
+    assert said.code == 2
+    assert "one name" in said.err

@@ -62,6 +62,10 @@ def about_artifact(command: argparse.ArgumentParser) -> None:
     about_base(command)
 
 
+def about_folder(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--into", metavar="DIR", help="have it in DIR as well, under its name, and print that path")
+
+
 def about_base(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dir", metavar="DIR", help="base directory (default: NANOCACHE_DIR)")
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..artifact import urls
 from ..artifact.artifact import Artifact
 from ..cache import Cache
-from .arguments import EXIT_CODES, OK, about_artifact, digest_of, header, parser
+from .arguments import EXIT_CODES, OK, about_artifact, about_folder, digest_of, header, parser
 from .output import data, note
 
 __all__ = ["add_to"]
@@ -36,6 +36,7 @@ def add_to(commands: Any) -> None:
         "--rehash", action="store_true", help="read the bytes even if nothing seems to have touched them"
     )
     command.add_argument("--offline", action="store_true", help="never use the network")
+    about_folder(command)
     command.add_argument("-q", "--quiet", action="store_true", help="no progress, and no digest to pin")
     command.set_defaults(run=_run)
 
@@ -50,10 +51,12 @@ def _run(options: argparse.Namespace) -> int:
             max_age=options.max_age,
             offline=options.offline or None,
             progress=False if options.quiet else None,
+            into=options.into,
         )
         data(path)
-        if artifact.sha256 is None and not options.quiet:
-            note(f"to pin it: nanocache fetch {shlex.quote(urls.redact(artifact.url))} --sha256 {digest_of(path)}")
+        cached = path if options.into is None else cache.lookup(artifact)
+        if artifact.sha256 is None and not options.quiet and cached is not None:
+            note(f"to pin it: nanocache fetch {shlex.quote(urls.redact(artifact.url))} --sha256 {digest_of(cached)}")
     return OK
 
 
@@ -62,7 +65,7 @@ def _artifacts(options: argparse.Namespace) -> list[Artifact]:
         for name in ("sha256", "filename", "mirror"):
             if getattr(options, name):
                 raise ValueError(f"--{name} is said of one URL, and there are {len(options.urls)}: run it for each")
-    return [
+    artifacts = [
         Artifact(
             url,
             sha256=options.sha256,
@@ -73,3 +76,6 @@ def _artifacts(options: argparse.Namespace) -> list[Artifact]:
         )
         for url in options.urls
     ]
+    if options.into is not None and len({artifact.name for artifact in artifacts}) < len(set(artifacts)):
+        raise ValueError("two of the URLs would have one name in --into: run it for each, with --filename")
+    return artifacts

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..cache import Cache
-from .arguments import EXIT_CODES, OK, about_base, parser
+from .arguments import EXIT_CODES, OK, about_base, about_folder, parser
 from .output import data
 
 __all__ = ["add_to"]
@@ -26,6 +26,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these (may be repeated)")
     command.add_argument("--max-age", metavar="SECONDS", type=float, help="ask the branch again after so long")
     command.add_argument("--offline", action="store_true", help="only what is here already")
+    about_folder(command)
     about_base(command)
     command.set_defaults(run=_run)
 
@@ -38,6 +39,7 @@ def _run(options: argparse.Namespace) -> int:
             exclude=options.exclude,
             max_age=options.max_age,
             offline=options.offline or None,
+            into=options.into,
         )
     )
     return OK

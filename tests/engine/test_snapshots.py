@@ -291,3 +291,28 @@ def test_the_folders_have_the_modes_of_the_base(hub: HubServer, base: Path) -> N
     base.chmod(0o2770)
     folder = nanocache.snapshot(URL)
     assert stat.S_IMODE((folder / "onnx").stat().st_mode) == 0o2770
+
+
+def test_a_snapshot_appears_in_a_folder_of_the_callers_beside_what_lies_there(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx" / "notes.txt").write_bytes(b"mine")
+    (folder / "config.json").write_bytes(b"mine")
+    assert nanocache.snapshot(URL, into=folder) == folder
+    [aside] = folder.glob("config.json.before-*")
+    assert aside.read_bytes() == b"mine"
+    aside.unlink()
+    assert contents(folder) == {**FILES, "onnx/notes.txt": b"mine"}
+    inodes = {path: path.stat().st_ino for path in folder.rglob("*")}
+    reset(hub)
+    assert nanocache.snapshot(URL, into=folder) == folder
+    assert {path: path.stat().st_ino for path in folder.rglob("*")} == inodes
+    assert requests(hub) == 0
+
+
+def test_the_next_commit_replaces_what_changed_in_it(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    nanocache.snapshot(URL, into=folder)
+    hub.commit("owner/name", {**FILES, "model.safetensors": NEWER})
+    nanocache.snapshot(URL, into=folder, max_age=0)
+    assert contents(folder) == {**FILES, "model.safetensors": NEWER}

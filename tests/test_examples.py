@@ -1,0 +1,82 @@
+"""The examples do what the README says of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.hub import HubServer
+from tests.servers.origin import MIB, Origin, content
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DATA = content(MIB, "an asset")
+
+
+def example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", EXAMPLES / name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+# --- a scheme of one's own --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api(base: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    asset = {
+        "name": "tool.tar.gz",
+        "size": len(DATA),
+        "digest": f"sha256:{hashlib.sha256(DATA).hexdigest()}",
+        "updated_at": "2026-11-28T00:00:00Z",
+        "browser_download_url": origin.add("/download/tool.tar.gz", DATA),
+    }
+    origin.add("/repos/owner/name/releases/tags/v1", json.dumps({"assets": [asset]}).encode())
+    monkeypatch.setenv("GITHUB_API_URL", origin.url(""))
+    return origin
+
+
+def test_a_release_is_fetched_and_verified_by_what_its_host_says(api: Origin) -> None:
+    done = example("releases.py", "release://owner/name@v1/tool.tar.gz")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == DATA
+    api.reset()
+    assert example("releases.py", "release://owner/name@v1/tool.tar.gz").stdout == done.stdout
+    assert api.requests() == []
+
+
+def test_an_asset_that_is_not_there_is_said_with_those_that_are(api: Origin) -> None:
+    assert "has no other.zip, but tool.tar.gz" in example("releases.py", "release://owner/name@v1/other.zip").stderr
+    assert "404" in example("releases.py", "release://owner/name@v2/other.zip").stderr
+
+
+# --- nanochat's dataset -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        shards = {f"shard_{number:05d}.parquet": content(MIB + number, "shard") for number in (0, 1, 2, 3, 1822)}
+        hub.commit("karpathy/fineweb-edu-100b-shuffle", shards, kind="datasets")
+        yield hub
+
+
+def test_nanochats_shards_lie_in_its_folder_and_are_not_fetched_twice(hub: HubServer, base: Path) -> None:
+    done = example("dataset.py", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(base / "base_data" / f"shard_{n:05d}.parquet") for n in (0, 1, 1822)]
+    hub.reset()
+    hub.cdn.reset()
+    assert len(example("dataset.py", "3").stdout.split()) == 4
+    assert len(hub.cdn.requests()) == 1
+    assert sorted(path.name for path in (base / "base_data").iterdir()) == [
+        f"shard_{n:05d}.parquet" for n in (0, 1, 2, 1822)
+    ]
