@@ -5,14 +5,17 @@ Knows nothing of names and blobs: both ends are open files. Invariant: a cancell
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ..cancel import Cancel
 
-__all__ = ["copy_bytes", "share_blocks"]
+__all__ = ["NO_LINK", "copy_bytes", "share_blocks"]
 
 FICLONE = 0x40049409  # Linux: <linux/fs.h>
 COPY_BLOCK = 1 << 20  # bytes
+# What link(2) says where only a copy will do; EPERM also for another user's file, under fs.protected_hardlinks.
+NO_LINK = (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EACCES)
 
 
 def share_blocks(source: int, target: int) -> bool:

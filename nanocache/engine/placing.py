@@ -12,7 +12,6 @@ from it unchanged is moved to `<name>.before-<random>`.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import stat
@@ -22,7 +21,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from .. import config
 from ..artifact import hooks
@@ -42,7 +40,6 @@ logger = logging.getLogger("nanocache")
 
 ON_THE_WAY = ".nanocache"
 LEFT_BEHIND = 3600.0  # seconds after which a file on its way belongs to a process that is gone
-NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EACCES)
 FULL_REMEDY = "free some, or give into= a folder on another disk"
 
 
@@ -185,8 +182,7 @@ class _Placing:
         """So that of several processes one copies. Without a lock each does, and the last rename wins."""
         key = product_lock_key(f"into\n{self.target}")
         options = WaitOptions(self.stands, ("into",), cancel, None, lambda *_: None)
-        lock: Any = hold_lock(self.store.lock_place(key), options) if self.store.prepare() else nullcontext()
-        with lock as writer, writer.alive() if writer else nullcontext():
+        with hold_lock(self.store.lock_place(key), options) if self.store.prepare() else nullcontext():
             yield
 
     def _put(self, cancel: Cancel) -> bool:
@@ -220,7 +216,7 @@ class _Placing:
         try:
             os.link(self.source, linked, follow_symlinks=False)
         except OSError as e:
-            if e.errno not in NO_LINKS:
+            if e.errno not in copying.NO_LINK:
                 raise
             return False
         os.rename(linked, fresh)

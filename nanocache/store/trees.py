@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..callers import let_pass, suppress
-from ..disk import durable, files
+from ..disk import copying, durable, files
 from ..errors import UnsafeCache
 from . import partials, seal
 from .blobs import Store
@@ -31,7 +31,6 @@ __all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_m
 MANIFEST = "tree.json"
 FOLDERS_SEEN = 1  # below the tree itself, at a hit
 FILES_SEEN = 4  # these folders included; what a hit looks at besides is three records and the tree
-NO_LINK = (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EACCES)
 
 
 def keep_manifest(store: Store, manifest: Manifest) -> None:
@@ -189,7 +188,7 @@ def _place(store: Store, blob: Path, target: str, file: TreeFile) -> None:
             os.link(blob, target, follow_symlinks=False)
             return
         except OSError as e:
-            if e.errno not in NO_LINK:
+            if e.errno not in copying.NO_LINK:
                 raise
     _copy(store, blob, target, file)
 
