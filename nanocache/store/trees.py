@@ -10,7 +10,6 @@ looks at no more than `FILES_SEEN` files and folders, so that ten thousand cost 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
