@@ -333,7 +333,11 @@ def _bring_one(
 
 def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel, turn: Turn | None = None) -> Path:
     ref = _ref_stamp(store, request)
-    return _answer(store, request, asked, ref, Fetch(store, request, cancel, turn).run())
+    path = _answer(store, request, asked, ref, Fetch(store, request, cancel, turn).run())
+    if path is None:  # evicted after it was found and before it was marked
+        found = Fetch(store, request, cancel, turn).run()
+        path = _answer(store, request, asked, ref, found) or found.path
+    return path
 
 
 def _find(store: Store, request: Request, asked: Hashable | None) -> Path | None:
@@ -352,12 +356,15 @@ def _ref_stamp(store: Store, request: Request) -> RefStamp | None:
     return path, files.stamp(path)
 
 
-def _answer(store: Store, request: Request, asked: Hashable | None, ref: RefStamp | None, found: Found) -> Path:
-    """The path that was found, remembered for the next call. `ref`: its stamp from before."""
-    store.recency.mark(found.digest)
+def _answer(store: Store, request: Request, asked: Hashable | None, ref: RefStamp | None, found: Found) -> Path | None:
+    """The path that was found, remembered for the next call; None if it is gone. `ref`: its stamp from before."""
+    product = request.hook is not None
+    marked = store.product_folder(found.digest) if product else store.blob_folder(found.digest)
+    if not store.recency.mark(marked):
+        return None
     # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
     if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):
-        store.hits.remember(asked, found.path, found.digest, product=request.hook is not None, ref=ref)
+        store.hits.remember(asked, found.path, found.digest, marked, product=product, ref=ref)
     return found.path
 
 

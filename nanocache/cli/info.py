@@ -62,7 +62,13 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "verified", _verified(entry)
     if entry.links:
         yield "links", f"{entry.links} further names outside, in snapshots or folders of yours"
-    yield "kept", "it is pinned" if entry.pinned else "a process holds it" if entry.held else "nothing keeps it"
+    yield "kept", _kept(entry)
+
+
+def _kept(entry: Entry) -> str:
+    if entry.pinned:
+        return "it is pinned" + (f": {tables.shown(entry.note)}" if entry.note else "")
+    return "a process holds it" if entry.held else "nothing keeps it, once it was not used for 2 hours"
 
 
 def _verified(entry: Entry) -> str:

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from ..callers import let_pass, suppress
 from ..disk import files
 
-__all__ = ["Lock", "LockPlace", "try_lock"]
+__all__ = ["Lock", "LockPlace", "is_locked", "try_lock"]
 
 logger = logging.getLogger("nanocache")
 
@@ -114,3 +114,23 @@ def try_lock(path: str, *, mode: int) -> Lock | None:
         raise
     lock.release()
     return None
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process has the lock at `path`. Nothing is made or written. Raises OSError where that can't be told."""
+    from filelock import lock_descriptor, unlock_descriptor
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        if not lock_descriptor(fd, blocking=False):
+            return True
+        unlock_descriptor(fd)
+    except BlockingIOError as e:
+        let_pass(e)
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -45,7 +45,8 @@ class Build:
     def run(self) -> Path:
         """The path. Raises PostprocessFailed, LockTimeout, UnsafeCache, Cancelled, OSError."""
         with faults.named(self.store.base):
-            if (found := products.find_at(self.store, self.path)) is not None:
+            found = products.find_at(self.store, self.path)
+            if found is not None and self.store.recency.mark(os.path.dirname(found.parent)):
                 return found
         return faults.persistently(self.store.base, self._miss)
 

@@ -100,7 +100,7 @@ class _Build:
             if there is not None and not (self.request.rehash and inode_of(self.path) == self.stale):
                 return there
             source = self.store.hit(self.digest, self.request.name)
-            if writer is None or source is None:
+            if writer is None or source is None or not self.store.recency.mark(os.path.dirname(source)):
                 return None
             return self._run(source, cancel)
 

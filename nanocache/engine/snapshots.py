@@ -86,7 +86,8 @@ class Snapshot:
         """The folder. Raises what fetching raises, and UnsafeArchive for a path that leads elsewhere."""
         with faults.named(self.store.base):
             digest = Remembered(self.store, self.request).known()
-            if digest is not None and (found := self._find(digest)) is not None:
+            found = None if digest is None else self._find(digest)
+            if found is not None and self.store.recency.mark(str(found.parent)):
                 return found
         return faults.persistently(self.store.base, self._miss)
 

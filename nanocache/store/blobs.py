@@ -33,7 +33,7 @@ class Store(BaseDirectory):
 
     def __init__(self, base: str) -> None:
         super().__init__(base)
-        self.recency = Recency(self)
+        self.recency = Recency()
         self.hits = Hits(self.recency)
         self._unsealed: dict[str, Witness] = {}  # blobs that this process hashed, right, which can't keep their seal
         self._wrong: set[Witness] = set()  # files under a blob's name that this process hashed, and that are wrong
@@ -139,7 +139,7 @@ class Store(BaseDirectory):
             durable.sync_folder(changed)
         for other, st in wrong.items():  # not before there is a right one
             self._set_aside_inode(other, st)
-        self.recency.was_marked(digest)
+        self.recency.was_marked(folder)
         return Path(path)
 
     def _sync(self, partial: Partial) -> None:

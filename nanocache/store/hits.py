@@ -29,12 +29,12 @@ MOST_REMEMBERED = 1 << 16  # hits remembered; beyond it the memory starts anew r
 class _Hit:
     """One answer, and what must still be so for it to be the answer again."""
 
-    __slots__ = ("digest", "folders", "instant", "kind", "path", "ref", "spelled", "stamp")
+    __slots__ = ("folders", "instant", "kind", "marked", "path", "ref", "spelled", "stamp")
 
-    def __init__(self, path: Path, digest: str, kind: int, instant: int | None, ref: RefStamp | None) -> None:
+    def __init__(self, path: Path, marked: str, kind: int, instant: int | None, ref: RefStamp | None) -> None:
         self.path = path
         self.spelled = str(path)
-        self.digest = digest
+        self.marked = marked  # the folder that says when it was last used
         self.kind = kind
         self.instant = instant  # the seal's; None for a product, which has none
         self.folders = _folders(self.spelled) if instant is None and stat.S_ISDIR(kind) else ()
@@ -81,10 +81,11 @@ class Hits:
             return None
         if hit.ref is not None and hit.moved():
             return None
-        self._recency.mark(hit.digest)
-        return hit.path
+        return hit.path if self._recency.mark(hit.marked) else None
 
-    def remember(self, asked: Hashable, path: Path, digest: str, *, product: bool, ref: RefStamp | None) -> None:
+    def remember(
+        self, asked: Hashable, path: Path, digest: str, marked: str, *, product: bool, ref: RefStamp | None
+    ) -> None:
         """Remember an answer that was just found on disk. A blob without its seal is not remembered.
 
         `ref` is the stamp from before the answer was found: taken afterwards, it could be of a later one.
@@ -96,7 +97,7 @@ class Hits:
         except OSError as e:
             let_pass(e)
             return
-        hit = _Hit(path, digest, stat.S_IFMT(st.st_mode), None if product else seal.of(digest), ref)
+        hit = _Hit(path, marked, stat.S_IFMT(st.st_mode), None if product else seal.of(digest), ref)
         if not hit.holds(st) or hit.moved():
             return
         if len(self._known) >= MOST_REMEMBERED:

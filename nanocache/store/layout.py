@@ -145,11 +145,17 @@ class BaseDirectory:
     def ref(self, url_key: str) -> str:
         return f"{self.base}/{REFS}/{url_key[:2]}/{url_key}.json"
 
+    def product_folder(self, digest: str) -> str:
+        return f"{self.base}/{PRODUCTS}/{digest}"
+
+    def tree_folder(self, digest: str) -> str:
+        return f"{self.base}/{TREES}/{digest}"
+
     def product(self, digest: str, hook_key: str, name: str) -> str:
-        return f"{self.base}/{PRODUCTS}/{digest}/{hook_key}/{name}"
+        return f"{self.product_folder(digest)}/{hook_key}/{name}"
 
     def tree(self, digest: str, name: str) -> str:
-        return f"{self.base}/{TREES}/{digest}/{name}"
+        return f"{self.tree_folder(digest)}/{name}"
 
     @property
     def all_partials(self) -> str:

@@ -1,8 +1,9 @@
-"""When a blob was last used: a mark for a later eviction.
+"""When something was last used: the mark that an eviction goes by.
 
-The mark is the mtime of the blob's folder. Never the blob's own times: that would launder a write, and in a container
-it would copy the whole file up. Invariant: one mark an hour for each blob, and one look an hour for each process and
-blob; errors are ignored.
+The mark is the mtime of a folder: `blobs-v1/.../<digest>`, `products-v1/<digest>`, `trees-v1/<digest>`. Never a
+blob's own times: that would launder a write, and in a container it would copy the whole file up. Invariants: a path is
+marked before it is returned, at most once an hour; another process's mark counts from when it was made, so that at any
+moment at which a path is returned its mark is less than an hour old; errors are ignored.
 """
 
 from __future__ import annotations
@@ -10,31 +11,37 @@ from __future__ import annotations
 import os
 import time
 
-from ..callers import suppress
-from .layout import BaseDirectory
+from ..callers import let_pass
 
 __all__ = ["Recency"]
 
-RECENT = 3600.0  # seconds between two marks on one blob
+RECENT = 3600.0  # seconds between two marks
 
 
 class Recency:
     """The marks that this process left in one base directory."""
 
-    def __init__(self, directory: BaseDirectory) -> None:
-        self._directory = directory
-        self._marked: dict[str, float] = {}  # digest -> when, in seconds of the monotonic clock
+    def __init__(self) -> None:
+        self._marked: dict[str, float] = {}  # folder -> when, in seconds of the monotonic clock
 
-    def mark(self, digest: str) -> None:
-        """Mark the blob of `digest` as used now, unless this process did within the hour."""
+    def mark(self, folder: str) -> bool:
+        """Mark what is in `folder` as used now, unless that is known within the hour. False: an eviction took it."""
         now = time.monotonic()
-        if now - self._marked.get(digest, -RECENT) >= RECENT:
-            self._marked[digest] = now
-            folder = self._directory.blob_folder(digest)
-            with suppress(OSError):
-                if time.time() - os.stat(folder).st_mtime >= RECENT:  # a thousand nodes that look at it write once
-                    os.utime(folder)
+        if now - self._marked.get(folder, -RECENT) < RECENT:
+            return True
+        age = 0.0
+        try:
+            age = time.time() - os.stat(folder).st_mtime
+            if not -RECENT < age < RECENT:  # a thousand nodes that look at it write once
+                os.utime(folder)
+                age = 0.0
+        except FileNotFoundError:
+            return False
+        except OSError as e:
+            let_pass(e)
+        self._marked[folder] = now - max(age, 0.0)
+        return True
 
-    def was_marked(self, digest: str) -> None:
-        """Remember that a rename into the blob's folder has just left the mark."""
-        self._marked[digest] = time.monotonic()
+    def was_marked(self, folder: str) -> None:
+        """Remember that a rename into `folder` has just left the mark."""
+        self._marked[folder] = time.monotonic()

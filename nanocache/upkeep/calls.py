@@ -5,7 +5,9 @@ Each call is a module of this room, imported when it is called: a fetch needs no
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..artifact import arguments
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from .verify import Verified
 
 __all__ = ["Upkeep"]
+
+logger = logging.getLogger("nanocache")
 
 
 class Upkeep:
@@ -45,11 +49,13 @@ class Upkeep:
         beginning that fits several digests.
         """
         from .entries import Catalogue
-        from .targets import digest_of
+        from .targets import digest_of, unknown
 
         with faults.named(self.store.base):
             digest = digest_of(self.store, target)
-            return next(Catalogue(self.store).of(digest))
+            for entry in Catalogue(self.store).of(digest):
+                return entry
+            raise unknown(self.store, target)
 
     def verify(
         self,
@@ -76,3 +82,63 @@ class Upkeep:
         with callers_errors(), faults.named(self.store.base):
             digests = None if targets is None else digests_of(self.store, targets)
             return verifying.verify(self.store, digests, repair=repair, workers=workers, progress=progress)
+
+    def remove(self, targets: object) -> list[str]:
+        """Remove `targets` (see `info`), what was built of them, and the memory of their URLs; the digests that went.
+
+        With a snapshot go its files that no other snapshot shows. What is pinned or held by a process is an OSError,
+        and nothing goes then. Raises ValueError, NotCached, OSError.
+        """
+        from . import remove
+        from .targets import digests_of
+
+        with faults.named(self.store.base):
+            return remove.remove(self.store, digests_of(self.store, targets))
+
+    def pin(self, target: object, note: str = "") -> None:
+        """Never evict `target` (see `info`), nor what was built of it. `note`: why, for people.
+
+        Raises ValueError, NotCached, OSError.
+        """
+        from . import pins
+        from .remove import check_writable
+        from .targets import digests_of
+
+        if not isinstance(note, str):
+            raise ValueError(f"note must be a str, got {type(note).__name__}")
+        with faults.named(self.store.base):
+            check_writable(self.store)
+            for digest in digests_of(self.store, target):
+                pins.add(self.store, digest, note)
+            digests_of(self.store, target)  # an eviction that did not see the pin has taken it by now
+
+    def unpin(self, target: object) -> None:
+        """Take back what `pin` did. Raises ValueError, NotCached, OSError."""
+        from . import pins
+        from .remove import check_writable
+        from .targets import digests_of
+
+        with faults.named(self.store.base):
+            check_writable(self.store)
+            for digest in digests_of(self.store, target):
+                pins.remove(self.store, digest)
+
+    @contextmanager
+    def hold(self, targets: object) -> Iterator[None]:
+        """Have nothing of `targets` (see `info`) evicted while the block runs; for paths that are used for hours.
+
+        It ends with the block or the process, and a forked child holds nothing. In a cache that this user may not
+        write, it is a warning. Raises ValueError, NotCached, OSError.
+        """
+        from .leases import lease
+        from .targets import digests_of
+
+        store = self.store
+        digests = digests_of(store, targets)
+        if not store.prepare():
+            logger.warning("%s is not writable for this user: nothing in it can be held", store.base)
+            yield
+            return
+        with lease(store, digests):
+            digests_of(store, digests)  # an eviction that did not see the lease has taken it by now
+            yield

@@ -16,7 +16,8 @@ from typing import Any
 from ..store import refs, seal
 from ..store.layout import PRODUCTS, TREES, BaseDirectory
 from ..store.sweep import VERIFIED
-from . import walk
+from . import pins, walk
+from .leases import Leases
 
 __all__ = ["Catalogue", "Entry", "all_refs"]
 
@@ -43,9 +44,15 @@ class Entry:
         """Where it came from, as far as that is remembered; without credentials."""
         return self._catalogue.urls.get(self.digest, ())
 
+    @property
+    def note(self) -> str | None:
+        """Why it is pinned."""
+        pin = self._catalogue.pin_of(self.digest)
+        return None if pin is None else pin.note
+
     def to_json(self) -> dict[str, Any]:
         """The entry's facts, all of them values that JSON can carry."""
-        names = [*self.__dataclass_fields__, "urls"]
+        names = [*self.__dataclass_fields__, "urls", "note"]
         return {name: getattr(self, name) for name in names if not name.startswith("_")}
 
 
@@ -56,6 +63,8 @@ class Catalogue:
         self._directory = directory
         self._products = walk.digests_in(directory.top(PRODUCTS))
         self._trees = walk.digests_in(directory.top(TREES))
+        self._pinned = pins.pinned(directory)
+        self._held = Leases(directory).held()
         self._verified = _mtime(os.path.join(directory.trash, VERIFIED))  # when all was read
 
     def entries(self) -> Iterator[Entry]:
@@ -86,8 +95,8 @@ class Catalogue:
             created=min((_created(st) for st in stats), default=used),
             used=used,
             verified=self._when_verified(digest, stats),
-            pinned=False,
-            held=False,
+            pinned=digest in self._pinned,
+            held=digest in self._held,
             products=products,
             paths=tuple(f"{folder}/{name}" for name, _ in files),
             links=sum(st.st_nlink for st in inodes.values()) - len(files),
@@ -117,6 +126,9 @@ class Catalogue:
         if not stats or not all(seal.holds(st, digest) for st in stats):
             return None
         return max(self._verified, min(st.st_mtime for st in stats))
+
+    def pin_of(self, digest: str) -> pins.Pin | None:
+        return pins.read(self._directory, digest) if digest in self._pinned else None
 
     @cached_property
     def urls(self) -> dict[str, tuple[str, ...]]:

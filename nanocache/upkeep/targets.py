@@ -17,7 +17,7 @@ from ..store.layout import BLOBS, PRODUCTS, TREES, BaseDirectory
 from . import walk
 from .entries import all_refs
 
-__all__ = ["digest_of", "digests_of"]
+__all__ = ["digest_of", "digests_of", "folders_of", "unknown"]
 
 SHORTEST = 8  # digits of a digest that is cut short
 
@@ -40,10 +40,15 @@ def digest_of(directory: BaseDirectory, target: object) -> str:
     return _found(directory, target)[0]
 
 
+def unknown(directory: BaseDirectory, target: object) -> NotCached:
+    """The error for a target of which nothing is cached."""
+    shown = target.url if isinstance(target, Artifact) else str(target)
+    return NotCached(url=urls.redact(shown), base_dir=directory.base, reason="unknown", command="")
+
+
 def _found(directory: BaseDirectory, target: object) -> list[str]:
     if not (found := _find(directory, target)):
-        shown = urls.redact(str(target)) if isinstance(target, str) else getattr(target, "url", str(target))
-        raise NotCached(url=urls.redact(shown), base_dir=directory.base, reason="unknown", command="")
+        raise unknown(directory, target)
     return found
 
 
@@ -67,10 +72,21 @@ def _is_digits(text: str) -> bool:
 
 
 def _of_digits(directory: BaseDirectory, digits: str) -> list[str]:
+    if len(digits) == 64:
+        return [digits] if _is_cached(directory, digits) else []
     found = sorted(digest for digest in _cached(directory, digits[:2]) if digest.startswith(digits))
     if len(found) > 1:
         raise ValueError(f"{digits} is the beginning of {len(found)} digests: {', '.join(d[:16] for d in found[:4])}")
     return found
+
+
+def _is_cached(directory: BaseDirectory, digest: str) -> bool:
+    return any(map(os.path.isdir, folders_of(directory, digest)))
+
+
+def folders_of(directory: BaseDirectory, digest: str) -> tuple[str, ...]:
+    """Where something of a digest may be."""
+    return directory.tree_folder(digest), directory.product_folder(digest), directory.blob_folder(digest)
 
 
 def _cached(directory: BaseDirectory, shard: str) -> set[str]:

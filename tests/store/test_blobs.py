@@ -195,14 +195,35 @@ def test_recency_is_the_folders_mtime_and_never_the_blobs(store: Store) -> None:
     assert path.parent.stat().st_mtime > time.time() - 60
     os.utime(path.parent, ns=(0, 0))
     another = Store(store.base)
-    another.recency.mark(DIGEST)
+    another.recency.mark(str(path.parent))
     assert path.parent.stat().st_mtime > time.time() - 60
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert path.stat().st_ctime_ns == before.st_ctime_ns
     os.utime(path.parent, ns=(0, 0))
     for same_hour in (store, another):
-        same_hour.recency.mark(DIGEST)
+        same_hour.recency.mark(str(path.parent))
     assert path.parent.stat().st_mtime == 0
+
+
+def test_another_processs_mark_counts_from_when_it_was_made(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = published(store)
+    marked = time.time() - 59 * 60
+    os.utime(path.parent, (marked, marked))
+    another = Store(store.base)
+    assert another.recency.mark(str(path.parent))
+    assert path.parent.stat().st_mtime == pytest.approx(marked)  # within the hour
+    later, now = time.monotonic() + 120, time.time() + 120
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert another.recency.mark(str(path.parent))
+    assert path.parent.stat().st_mtime > marked + 60
+
+
+def test_what_an_eviction_took_is_not_marked(store: Store) -> None:
+    path = published(store)
+    path.unlink()
+    path.parent.rmdir()
+    assert not Store(store.base).recency.mark(str(path.parent))
 
 
 def test_a_mark_of_recency_that_another_process_left_within_the_hour_is_not_written_again(store: Store) -> None:
@@ -210,7 +231,7 @@ def test_a_mark_of_recency_that_another_process_left_within_the_hour_is_not_writ
     for minutes, written in ((59, False), (61, True)):
         before = time.time() - 60 * minutes
         os.utime(folder, (before, before))
-        Store(store.base).recency.mark(DIGEST)
+        Store(store.base).recency.mark(str(folder))
         assert (folder.stat().st_mtime > time.time() - 60) is written
 
 

@@ -1,0 +1,41 @@
+"""`nanocache pin` and `nanocache unpin`: what is never evicted."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..cache import Cache
+from .arguments import OK, about_base, parser
+
+__all__ = ["add_to"]
+
+_PIN = "Never evict TARGET (a path, a URL, or a digest), nor what was built of it."
+_UNPIN = "Let TARGET be evicted again."
+_EXAMPLES = """\
+examples:
+  nanocache pin hf://owner/name --note "baseline of the paper"
+  nanocache ls | grep pinned
+  nanocache unpin hf://owner/name
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to argparse's sub-commands."""
+    pin = parser(commands.add_parser, "pin", help="never evict it", description=_PIN, epilog=_EXAMPLES)
+    pin.add_argument("--note", metavar="TEXT", default="", help="why, for people")
+    unpin = parser(commands.add_parser, "unpin", help="let it be evicted", description=_UNPIN, epilog=_EXAMPLES)
+    for command, run in ((pin, _pin), (unpin, _unpin)):
+        command.add_argument("targets", metavar="TARGET", nargs="+", help="a path, a URL, or a digest")
+        about_base(command)
+        command.set_defaults(run=run)
+
+
+def _pin(options: argparse.Namespace) -> int:
+    Cache(options.dir).pin(options.targets, options.note)
+    return OK
+
+
+def _unpin(options: argparse.Namespace) -> int:
+    Cache(options.dir).unpin(options.targets)
+    return OK
