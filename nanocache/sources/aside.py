@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -17,7 +18,7 @@ from typing import Generic, TypeVar
 
 from ..cancel import Cancel, Cancelled
 
-__all__ = ["aside"]
+__all__ = ["aside", "one_aside"]
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class _Handover(Generic[T]):
         self._stop()
 
 
-def aside(make: Callable[[], Iterator[T]], stop: Callable[[], None], cancel: Cancel, timeout: float) -> Iterator[T]:
+def aside(make: Callable[[], Iterator[T]], stop: Callable[[], None], cancel: Cancel, timeout: float) -> Generator[T]:
     """The items that `make` gives. `stop` wakes it from another thread, as far as that can be done.
 
     Raises what `make` raises, TimeoutError if no item comes for `timeout` seconds, and Cancelled.
@@ -91,3 +92,9 @@ def aside(make: Callable[[], Iterator[T]], stop: Callable[[], None], cancel: Can
             raise item.error
     finally:
         handover.stop()
+
+
+def one_aside(make: Callable[[], T], cancel: Cancel, timeout: float) -> T:
+    """What `make` returns; where the caller leaves first, its thread goes on until `make` returns."""
+    with closing(aside(lambda: iter((make(),)), lambda: None, cancel, timeout)) as items:
+        return next(items)

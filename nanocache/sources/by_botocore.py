@@ -12,20 +12,24 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 from ..artifact.buckets import BucketAddress
 from ..artifact.headers import Pairs
+from ..cancel import ambient
 from ..http.failure import Failure
 from . import signed
+from .aside import one_aside
 from .signed import Signed
 
 __all__ = ["is_installed", "sign"]
 
 DEFAULT_REGION = "us-east-1"  # which S3 signs for where none is set; a bucket elsewhere says where it is
 FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+MOST_CLIENTS = 16  # kept
+LONGEST_WAIT = 60.0  # seconds, for a service that gives credentials
 TALKATIVE = ("auth", "endpoint", "parsers", "httpsession")  # of its loggers
 # Headers that S3 wants signed, in lower case -> what botocore calls them.
 SIGNED_HEADERS = {
@@ -38,6 +42,7 @@ SIGNED_HEADERS = {
 }
 
 _ours = threading.local()
+_clients: dict[tuple[object, ...], tuple[Any, Any]] = {}  # what they depend on -> a client, its credentials
 
 
 def is_installed() -> bool:
@@ -53,12 +58,30 @@ def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
     if address.version is not None:
         parameters["VersionId"] = address.version
     try:
+        client, credentials = _ready((region, *_environment(), os.getpid()), region)
         with _quiet():
-            client, is_signed = _client(region, _environment(), os.getpid())
             url = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=signed.LIFE)
     except (BotoCoreError, ClientError) as e:
         raise _failure(e) from None
-    return Signed(url, headers, is_signed)
+    return Signed(url, headers, credentials is not None)
+
+
+def _ready(key: tuple[object, ...], region: str | None) -> tuple[Any, Any]:
+    """A client and its credentials, None if there are none. What asks a service for some can be left."""
+    found = _clients.get(key)
+    if found is None:
+        found = _clients[key] = one_aside(partial(_client, region), ambient(), LONGEST_WAIT)
+        for old in list(_clients)[:-MOST_CLIENTS]:
+            _clients.pop(old, None)
+    client, credentials = found
+    if getattr(credentials, "refresh_needed", bool)():
+        one_aside(partial(_refresh, credentials), ambient(), LONGEST_WAIT)
+    return client, credentials
+
+
+def _refresh(credentials: Any) -> None:
+    with _quiet():
+        credentials.get_frozen_credentials()
 
 
 def _environment() -> tuple[object, ...]:
@@ -75,9 +98,8 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return st.st_size, st.st_mtime_ns
 
 
-@lru_cache(maxsize=16)
-def _client(region: str | None, environment: tuple[object, ...], process: int) -> tuple[Any, bool]:
-    """A client, and whether it has credentials to sign with. It takes 0.1 s to make."""
+def _client(region: str | None) -> tuple[Any, Any]:
+    """A client, and its credentials. It takes 0.1 s to make, and longer where a service is asked for them."""
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.session import Session
@@ -85,9 +107,10 @@ def _client(region: str | None, environment: tuple[object, ...], process: int) -
     session = Session()
     region = region or session.get_config_variable("region") or os.environ.get("AWS_REGION") or DEFAULT_REGION
     session.set_config_variable("region", region)  # that of the service which gives a role its credentials, too
-    has_credentials = session.get_credentials() is not None
-    config = Config(signature_version="s3v4" if has_credentials else UNSIGNED)
-    return session.create_client("s3", region_name=region, config=config), has_credentials
+    with _quiet():
+        credentials = session.get_credentials()
+        config = Config(signature_version=UNSIGNED if credentials is None else "s3v4")
+        return session.create_client("s3", region_name=region, config=config), credentials
 
 
 def _failure(error: Exception) -> Failure:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 from datetime import UTC
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any
 
+from ..cancel import ambient
 from ..http.failure import Failure
+from .aside import one_aside
 
 __all__ = ["is_installed", "token"]
 
+LONGEST_TOKEN = 60.0  # seconds, for a server of Google's that gives tokens
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
 PREFIXES = ("GOOGLE_", "CLOUDSDK_", "GCE_", "GCLOUD_")  # of the variables that google-auth reads
 PERSONS_FILE = "~/.config/gcloud/application_default_credentials.json"
@@ -31,12 +34,12 @@ def token() -> tuple[str, float | None] | None:
     from google.auth.exceptions import GoogleAuthError, TransportError
     from google.auth.transport.requests import Request
 
-    credentials = _credentials(_environment(), os.getpid())
+    credentials = one_aside(partial(_credentials, _environment(), os.getpid()), ambient(), LONGEST_TOKEN)
     if credentials is None:
         return None
     try:
         if not credentials.valid:
-            credentials.refresh(Request())
+            one_aside(partial(credentials.refresh, Request()), ambient(), LONGEST_TOKEN)
     except GoogleAuthError as e:
         reason = f"google-auth gets no token ({type(e).__name__})"  # its text quotes the answer
         remedy = "gcloud auth application-default login, or look at GOOGLE_APPLICATION_CREDENTIALS"

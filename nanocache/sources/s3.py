@@ -22,8 +22,8 @@ from .signed import Signed, missing
 __all__ = ["S3", "source"]
 
 ASK_FOR_DIGEST = ("x-amz-checksum-mode", "ENABLED")  # the answer to a plain GET has it then: no second request
+WRONG_REGION = (301, 307, 400)
 REFUSED_ASKING = "InvalidArgument"  # Backblaze B2, which does not know the header
-NEEDS_BOTOCORE = Failure("obstore signs neither versions nor headers", lasting=True, remedy="pip install botocore")
 
 
 def source() -> S3:
@@ -51,7 +51,7 @@ class S3:
         if not by_obstore.is_installed():
             raise missing("s3", "botocore or obstore")
         if headers or address.version is not None:
-            raise NEEDS_BOTOCORE
+            raise Failure("obstore signs neither versions nor headers", lasting=True, remedy="pip install botocore")
         return by_obstore.sign(address, {} if region is None else {"region": region})
 
     def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
@@ -60,16 +60,18 @@ class S3:
         if refusal is None:
             return failure
         address = buckets.parse(url)
-        if self._is_elsewhere(address.bucket, refusal) or self._gives_no_digests(address.bucket, refusal, refused):
+        bucket = address.bucket
+        if self._is_elsewhere(bucket, refusal, refused) or self._gives_no_digests(bucket, refusal, refused):
             return None
         return refusal.failure(address, is_signed=refused.expires is not None)
 
-    def _is_elsewhere(self, bucket: str, refusal: Refusal) -> bool:
-        """Whether the bucket is to be asked in another region from now on."""
-        if refusal.status not in (301, 307, 400) or refusal.region in (None, self._regions.get(bucket)):
+    def _is_elsewhere(self, bucket: str, refusal: Refusal, refused: Resolved) -> bool:
+        """Whether the bucket is to be asked in another region than it was, and is so from now on."""
+        region = refusal.region
+        if region is None or refusal.status not in WRONG_REGION:
             return False
-        self._regions[bucket] = refusal.region or ""
-        return True
+        self._regions[bucket] = region
+        return f"%2F{region}%2F" not in refused.url and f".{region}." not in refused.url  # its signature, its host
 
     def _gives_no_digests(self, bucket: str, refusal: Refusal, refused: Resolved) -> bool:
         """Whether the bucket is not to be asked for digests from now on."""

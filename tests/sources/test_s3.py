@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -511,6 +512,22 @@ def test_a_bucket_of_another_region_is_asked_there(
     assert {request.status for request in server.requests()} <= {200, 206}
 
 
+def test_many_objects_of_another_region_are_asked_there_at_once(server: ObjectServer, base: Path) -> None:
+    """Each learns it for itself, whoever was first."""
+
+    def judge(request: Request) -> Answer | None:
+        if "%2Feu-north-1%2Fs3" in request.query:
+            return None
+        time.sleep(0.2)
+        return refusal(400, "AuthorizationHeaderMalformed", Region="eu-north-1")
+
+    server.judge = judge
+    for number in range(8):
+        server.add(f"/bucket/{number}.bin", SHORT + bytes([number]))
+    paths = nanocache.fetch_many([nanocache.Artifact(f"s3://bucket/{number}.bin") for number in range(8)])
+    assert [path.read_bytes()[-1] for path in paths] == list(range(8))
+
+
 def test_a_server_that_knows_no_checksums_is_asked_without(fetch: Fetch, server: ObjectServer) -> None:
     """Backblaze B2 refuses the question."""
     server.add("/bucket/f.bin", SHORT)
@@ -550,6 +567,25 @@ def test_a_call_that_is_cancelled_does_not_wait_for_obstore(
     with pytest.raises(TimeoutError):
         asyncio.run(impatient())
     assert time.monotonic() - began < 10
+
+
+def test_a_call_that_is_cancelled_does_not_wait_for_credentials(
+    no_credentials: None, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use("botocore", monkeypatch)
+    (config := tmp_path / "config").write_text("[default]\ncredential_process = sleep 5\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+
+    async def impatient() -> None:
+        await asyncio.wait_for(nanocache.afetch("s3://bucket/f.bin"), 0.5)
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(impatient())
+    assert time.monotonic() - began < 4
+    for thread in threading.enumerate():
+        if thread.name == "nanocache-reader":
+            thread.join(30)
 
 
 def test_a_region_that_is_wrong_again_is_named_and_not_followed_for_ever(fetch: Fetch, server: ObjectServer) -> None:
