@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from .loaders import Prefetch, prefetch
     from .progress import Progress
+    from .registries import registry
     from .sources.protocol import Described, Reader, Resolved, Source
     from .sources.registry import register_source
     from .upkeep.entries import Entry
@@ -47,6 +48,7 @@ _HOMES = {
     "build": "api",
     "prefetch": "loaders",
     "Prefetch": "loaders",
+    "registry": "registries",
     "Artifact": "artifact.artifact",
     "Cache": "cache",
     "Progress": "progress",
@@ -80,6 +82,7 @@ __all__ = [
     "snapshot",
     "prefetch",
     "build",
+    "registry",
     "Artifact",
     "Cache",
     "get_base_dir",
