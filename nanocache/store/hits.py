@@ -23,7 +23,7 @@ __all__ = ["Hits", "RefStamp"]
 RefStamp = tuple[str, tuple[int, int] | None]  # the path of a ref, and its stamp
 
 WATCHED_FOLDERS = 16  # of a product; their mtimes are looked at at each hit, and move when a file in them is purged
-MOST_REMEMBERED = 1 << 16  # hits remembered; beyond it the memory starts anew rather than keep an order
+MOST_REMEMBERED = 1 << 13  # hits remembered, of 1.5 KB each: a loader may walk over a million files
 
 
 class _Hit:
@@ -63,11 +63,14 @@ class Hits:
 
     def __init__(self, recency: Recency) -> None:
         self._recency = recency
+        # Two generations stand in for an order: what is asked for again moves to the younger one, which once it is
+        # full takes the place of the older one.
         self._known: dict[Hashable, _Hit] = {}
+        self._older: dict[Hashable, _Hit] = {}
 
     def recall(self, asked: Hashable) -> Path | None:
         """The path if what was asked was answered before and is still what it was."""
-        hit = self._known.get(asked)
+        hit = self._known.get(asked) or self._renewed(asked)
         if hit is None:
             return None
         try:
@@ -100,10 +103,21 @@ class Hits:
         hit = _Hit(path, marked, stat.S_IFMT(st.st_mode), None if product else seal.of(digest), ref)
         if not hit.holds(st) or hit.moved():
             return
-        if len(self._known) >= MOST_REMEMBERED:
-            self._known.clear()
+        self._keep(asked, hit)
+
+    def _renewed(self, asked: Hashable) -> _Hit | None:
+        hit = self._older.get(asked)
+        if hit is not None:
+            self._keep(asked, hit)
+        return hit
+
+    def _keep(self, asked: Hashable, hit: _Hit) -> None:
+        if len(self._known) >= MOST_REMEMBERED // 2:
+            self._older = self._known
+            self._known = {}
         self._known[asked] = hit
 
     def forget(self) -> None:
         """Forget everything: a blob behind an intact seal turned out to be wrong."""
         self._known.clear()
+        self._older.clear()

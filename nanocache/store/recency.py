@@ -15,6 +15,7 @@ from ..callers import let_pass
 
 __all__ = ["Recency"]
 
+MOST_MARKS = 1 << 13  # remembered, of 300 bytes each
 RECENT = 3600.0  # seconds between two marks
 
 
@@ -39,9 +40,14 @@ class Recency:
             return False
         except OSError as e:
             let_pass(e)
-        self._marked[folder] = now - max(age, 0.0)
+        self._remember(folder, now - max(age, 0.0))
         return True
 
     def was_marked(self, folder: str) -> None:
         """Remember that a rename into `folder` has just left the mark."""
-        self._marked[folder] = time.monotonic()
+        self._remember(folder, time.monotonic())
+
+    def _remember(self, folder: str, when: float) -> None:
+        if len(self._marked) >= MOST_MARKS:  # what is forgotten costs a stat at its next use
+            self._marked.clear()
+        self._marked[folder] = when
