@@ -145,11 +145,18 @@ class Fetch:
         return found
 
     def _read_only(self) -> Found:
-        digest = self.memory.known()
+        reason = f"{self.store.base} is not writable for this user"
+        stale = None if self.memory.known() else self.memory.stale()  # what a server says could not be kept
+        digest = self.memory.known() if stale is None else stale.digest
         path = None if digest is None else self._verified(digest)
         if digest is None or path is None:
-            raise self._not_cached(f"{self.store.base} is not writable for this user")
+            raise self._not_cached(reason)
+        if stale is not None:
+            self._warn_unasked(reason)
         return Found(path, digest)
+
+    def _warn_unasked(self, reason: object) -> None:
+        logger.warning("cannot ask whether %s changed (%s); using what is cached", self.request.shown_url, reason)
 
     def _verified(self, digest: str) -> Path | None:
         """The blob, read once for all callers of this moment."""
@@ -207,7 +214,7 @@ class Fetch:
         except (DownloadFailed, NotCached) as e:
             if isinstance(e, DownloadFailed) and e.status is not None and not retried(e.status):
                 raise  # the server answered, and what it says of the URL now is news
-            logger.warning("cannot ask whether %s changed (%s); using what is cached", self.request.shown_url, e)
+            self._warn_unasked(e)
             return self._kept(stale)
 
     def _look_again(self) -> None:

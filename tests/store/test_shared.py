@@ -360,6 +360,28 @@ def test_a_read_only_mount_serves_hits_and_says_why_it_cannot_fetch(
     assert origin.gets("/bytes/9/1/missing.bin") == 0
 
 
+@several_users
+@pytest.mark.skipif(sys.platform != "linux", reason="bind mounts are Linux's")
+def test_a_read_only_mount_gives_what_may_have_changed_with_one_warning(
+    place: Path, monkeypatch: pytest.MonkeyPatch, spawn: Callable[..., Any], origin: Origin, url: str
+) -> None:
+    _base(place / "base", monkeypatch, owner=0, mode=0o755)
+    path = _fill(url)
+    asked = origin.gets()
+    code = """
+print(nanocache.fetch(url, max_age=0))
+print(nanocache.fetch(url, max_age=1e9))
+try: nanocache.fetch(missing, max_age=0)
+except nanocache.NotCached: print("not cached")
+"""
+    with read_only_mount(place / "base"):
+        ended = spawn(code, url=url, missing=origin.url("/bytes/9/1/missing.bin")).finish()[0]
+    assert ended.out.splitlines() == [str(path), str(path), "not cached"]
+    assert ended.err.count("cannot ask whether") == 1
+    assert "is not writable for this user" in ended.err
+    assert origin.gets() == asked
+
+
 # --- whom a cache of one's own trusts ---------------------------------------------------------------------------------
 
 
