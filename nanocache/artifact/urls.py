@@ -28,6 +28,7 @@ LONGEST_LABEL = 63  # characters between two of its dots
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_LINK = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")
 _DIGEST_MARK = "sha256="  # pip's form of a fragment
 _ADDRESSES: dict[str, Callable[[str], object]] = {
     "hf": hub.parse,
@@ -68,6 +69,8 @@ def check(url: object) -> str:
         raise ValueError(f"not a URL: {redact(text)!r} holds a space or a control character; percent-encode it")
     if _SURROGATE.search(text):
         raise ValueError(f"not a URL: {redact(text)!r} holds bytes that are no UTF-8; percent-encode them")
+    if _is_chain(text):
+        raise ValueError(f"cannot fetch {redact(text)!r}: it chains URLs; fetch the archive, with postprocess=Unpack()")
     parts = _split(text)
     if (reason := schemes.refusal_of(parts.scheme)) is not None:  # urlsplit lowers the scheme
         raise ValueError(f"cannot fetch {redact(text)!r}: {reason}{_meant(parts)}")
@@ -159,6 +162,8 @@ def _place(parts: SplitResult) -> str:
 
 def redact(url: str) -> str:
     """`url` without userinfo, query values and fragment: fit for errors, logs and files. Never raises."""
+    if _is_chain(url):
+        return "::".join(map(redact, url.split("::")))
     url = url.removeprefix(LISTING)
     try:
         parts = urlsplit(url)
@@ -169,6 +174,11 @@ def redact(url: str) -> str:
     path = parts.path if host or parts.scheme == "file" else parts.path.rsplit("@", 1)[-1]  # me:password@host/a
     query = "&".join(_without_value(item) for item in parts.query.split("&") if item)
     return _shown(parts._replace(netloc=host, path=path, query=query, fragment="").geturl())
+
+
+def _is_chain(url: str) -> bool:
+    """Whether it is fsspec's way to name a file in another one: zip://member::https://host/a.zip."""
+    return "::" in url and not is_address(url) and _LINK.search(url) is not None
 
 
 def _without_value(parameter: str) -> str:

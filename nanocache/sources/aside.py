@@ -22,6 +22,7 @@ __all__ = ["aside", "one_aside"]
 
 T = TypeVar("T")
 
+LONGEST_JOIN = 0.25  # seconds that a thread gets to close what it opened, so that a fork soon after finds none
 MOST_WAITING = 2  # items that may be ready before the caller takes one
 
 
@@ -92,6 +93,8 @@ def aside(make: Callable[[], Iterator[T]], stop: Callable[[], None], cancel: Can
             raise item.error
     finally:
         handover.stop()
+        if not cancel.is_set():
+            thread.join(LONGEST_JOIN)
 
 
 def one_aside(make: Callable[[], T], cancel: Cancel, timeout: float) -> T:

@@ -11,7 +11,7 @@ import threading
 
 __all__ = ["OwnLoop"]
 
-LONGEST_JOIN = 1.0  # seconds
+LONGEST_END = 1.0  # seconds
 
 
 class OwnLoop:
@@ -37,7 +37,7 @@ class OwnLoop:
         """Let what was cancelled, and what closes connections, end."""
         tasks = self._cancel_tasks()
         if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=LONGEST_JOIN))
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=LONGEST_END))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
 
     def _cancel_tasks(self) -> set[asyncio.Task[object]]:
@@ -52,7 +52,7 @@ class OwnLoop:
 
     def close(self) -> None:
         self._tell(self.loop.stop)
-        self._thread.join(LONGEST_JOIN)
+        self._thread.join(LONGEST_END)
 
     def _tell(self, call: object) -> None:
         try:

@@ -514,3 +514,11 @@ def test_a_file_system_that_was_registered_by_its_name_is_found(
         assert nanocache.fetch("attic:///f.bin").read_bytes() == DATA
     finally:
         sys.modules["fsspec.registry"]._registry.pop("attic", None)
+
+
+@pytest.mark.parametrize("member", ["a.txt", "folder/a.txt"])
+def test_a_chain_of_urls_is_refused_with_what_to_do_and_without_its_secrets(base: Path, member: str) -> None:
+    with pytest.raises(ValueError, match="Unpack") as raised:
+        nanocache.fetch(f"zip://{member}::https://me:hunter2@host/a.zip?sig=hunter2")
+    assert "hunter2" not in str(raised.value)
+    assert "host/a.zip" in str(raised.value)
