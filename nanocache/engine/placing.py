@@ -236,13 +236,14 @@ class _Placing:
             ) from e
 
     def _keep_facts(self, source: int, copy: int) -> None:
-        """The seal of a blob; of a product the time, by which a later call knows it, and whether it can be run."""
+        """Whether it can be run; a blob's seal, or a product's time, by which a later call knows it."""
+        st = os.fstat(source)
+        if st.st_mode & 0o100:
+            mode = stat.S_IMODE(os.fstat(copy).st_mode)
+            files.set_mode(copy, mode | (mode >> 2 & 0o111))
         if self.digest is not None:
             seal.put(copy, self.digest)
             return
-        st = os.fstat(source)
-        mode = stat.S_IMODE(os.fstat(copy).st_mode)
-        files.set_mode(copy, mode | (mode >> 2 & 0o111) if st.st_mode & 0o100 else mode)
         with suppress(OSError):
             os.utime(copy, ns=(st.st_atime_ns, st.st_mtime_ns))
 
