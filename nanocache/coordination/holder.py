@@ -20,7 +20,7 @@ from .heartbeat import Heartbeat
 from .lock import LockPlace
 from .process import Identity, me
 
-__all__ = ["RequestIdentity", "HolderWriter", "HolderRecord", "read"]
+__all__ = ["RequestIdentity", "HolderWriter", "HolderRecord", "read", "succeed"]
 
 REWRITE = 1.0  # seconds between two rewrites: the sign of life that other hosts go by
 
@@ -36,12 +36,25 @@ class HolderRecord:
     """What a waiter reads. `error` is set after a failure, and then only `is_of` matters."""
 
     holder: Identity | None
+    beat: int | None  # grows with every rewrite: where a mount keeps old times, only this tells of a sign of life
     done: int | None
     total: int | None
     rate: float | None  # bytes a second
     error: NanocacheError | None
     salt: str
     fingerprint: str  # of the request that failed
+
+    @property
+    def moment(self) -> tuple[object, ...]:
+        """What differs between two records of one lock."""
+        return self.holder, self.beat, self.done, self.salt
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the work ends, if it goes on like this; None if the holder does not know."""
+        if self.done is None or self.total is None or not self.rate:
+            return None
+        return max(0, self.total - self.done) / self.rate
 
     def is_of(self, identity: RequestIdentity) -> bool:
         """Whether the request that failed was exactly this one."""
@@ -63,6 +76,7 @@ def _parse(raw: dict[str, Any]) -> HolderRecord:
     error = raw.get("error")
     return HolderRecord(
         holder=Identity.parse(raw.get("holder") or {}),
+        beat=_size(raw.get("beat")),
         done=_size(raw.get("done")),
         total=_size(raw.get("total")),
         rate=_rate(raw.get("rate")),
@@ -78,6 +92,44 @@ def _size(value: Any) -> int | None:
 
 def _rate(value: Any) -> float | None:
     return value if isinstance(value, float) and 0 <= value < float("inf") else None
+
+
+def _own_record(beat: int, done: int | None, total: int | None, rate: float | None) -> dict[str, Any]:
+    return {"holder": me().to_json(), "beat": beat, "done": done, "total": total, "rate": rate}
+
+
+def succeed(place: LockPlace, gone: Identity | None, *, standing: bool) -> bool:
+    """Put this process's record in the place of that of the holder `gone`, or where none is standing.
+
+    False if another process was faster: of all that try, one succeeds. True as well where that can't be told.
+    """
+    try:
+        if standing and not _take_away(place, gone):
+            return False
+        files.create_json(place.record, _own_record(0, None, None, None), mode=place.mode)
+    except FileExistsError:
+        return False
+    except OSError as e:  # another user's, in a folder with the sticky bit; or a disk that fails
+        let_pass(e)
+    return True
+
+
+def _take_away(place: LockPlace, gone: Identity | None) -> bool:
+    """Whether the record of `gone` was taken away, by this process."""
+    aside = os.path.join(place.scratch, files.new_name())
+    try:
+        os.rename(place.record, aside)
+    except FileNotFoundError:
+        return False
+    try:
+        record = read(aside)
+        if record is None or record.holder == gone:
+            return True
+        with suppress(OSError):  # of a process that was faster, and writes it again within a second
+            os.link(aside, place.record)
+        return False
+    finally:
+        files.remove(aside)
 
 
 class HolderWriter:
@@ -115,8 +167,7 @@ class HolderWriter:
         return os.getpid() == self._pid
 
     def _record(self) -> dict[str, Any]:
-        progress = {"done": self._done, "total": self._total, "rate": self._rate()}
-        return {"holder": me().to_json(), "beat": self._beats, **progress}
+        return _own_record(self._beats, self._done, self._total, self._rate())
 
     def _rate(self) -> float | None:
         """Bytes a second since the first report."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..artifact import hooks
@@ -93,7 +94,8 @@ class _Build:
 
     def lead(self, cancel: Cancel) -> Path | None:
         timeout = self.request.settings.lock_timeout
-        options = WaitOptions(self._published, self.identity, cancel, timeout, lambda *_: None)
+        again = partial(self.store.look_again, self.path)
+        options = WaitOptions(self._published, self.identity, cancel, timeout, lambda *_: None, again)
         with hold_lock(self.store.lock_place(self.key), options) as writer:
             self.store.look_again(self.path)
             there = find(self.store, self.digest, self.hook, self.request.name)

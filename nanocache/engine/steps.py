@@ -177,7 +177,8 @@ class Fetch:
     def _locked(self, display: Display) -> Found:
         place = self.store.lock_place(self._key)
         timeout = self.request.settings.lock_timeout
-        options = WaitOptions(self._published, self.request.identity, self.cancel, timeout, display.waiting)
+        identity = self.request.identity
+        options = WaitOptions(self._published, identity, self.cancel, timeout, display.waiting, self._look_again)
         while True:
             with hold_lock(place, options) as writer:
                 if writer is not None:

@@ -143,7 +143,7 @@ def test_a_failing_download_fails_all_who_asked_the_same_together(
     server = misbehaving()
 
     def slow_404(request: Any) -> Any:
-        yield 0.5
+        yield 2.0  # until all of them wait: one that comes after the failure makes a try of its own
         yield from status(404)(request)
 
     url = server.route("/x.bin", slow_404)
@@ -310,8 +310,10 @@ def test_a_page_that_is_refused_for_one_name_is_taken_for_another(
     base: Path, misbehaving: Callable[..., Misbehaving], spawn: Spawn
 ) -> None:
     page = b"<!DOCTYPE html><title>a page</title>"
-    url = misbehaving().route("/page", silent(2.0, then=html(page)))
+    server = misbehaving()
+    url = server.route("/page", silent(2.0, then=html(page)))
     refused = spawn(REPORT, 1, url=url, name="w.bin", wait=0, sha256=None, offline=False)
+    wait_until(lambda: server.gets("/page"))  # it is the holder, on a busy machine as well
     taken = spawn(REPORT, 1, url=url, name="w.html", wait=0.1, sha256=None, offline=False)
     assert refused.outputs() == ["DownloadFailed"]
     assert taken.outputs() == ["w.html"]
@@ -321,6 +323,7 @@ def test_a_limit_of_one_process_is_no_other_ones(base: Path, origin: Origin, spa
     url, _ = url_of(origin, 100_000, "?delay=2.0")
     options: dict[str, Any] = {"url": url, "name": None, "sha256": None, "offline": False}
     limited = spawn(REPORT, 1, env={"NANOCACHE_MAX_ARTIFACT": "1000"}, wait=0, **options)
+    wait_until(origin.gets)
     free = spawn(REPORT, 1, wait=0.1, **options)
     assert limited.outputs() == ["NoSpace"]
     assert free.outputs() == ["weights.bin"]
