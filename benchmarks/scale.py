@@ -9,12 +9,14 @@ assumed     8 ranks a node; what origin, network, disks and a shared file system
 modelled    everything else: each scope's phases, one after another, in the code below
 
     disk        every node asks the origin, which shares out what it has
+    files       one asks; all processes of all nodes wait for its lock file on one shared disk, without a store
     job         one asks; every node opens the one file and reads it once
     broadcast   one asks; a roll call in the store; a tree of fan-out 2, in frames, every edge and every disk at once
     one group   what broadcast would be as one gloo group: a full mesh of sockets, and a binomial broadcast, whose root
                 sends log2(n) copies of every chunk
 
-Nothing here ran on more than one machine. Read orders of magnitude, and where the lines cross.
+Nothing here ran on more than one machine. Of `files` the column of the store counts file calls. Read orders of
+magnitude, and where the lines cross.
 """
 
 from __future__ import annotations
@@ -51,6 +53,10 @@ class Costs:
     wake: float = 36e-6  # from one waiter's wake-up to the next one's: the last of n waits n times that
     link: float = 0.005
     hash: float = 1.5e9
+    coming: int = 9  # file calls of a process until it waits for another host; these three from shared_disk.py
+    waiting: float = 2.2  # file calls a second while it waits
+    leaving: int = 6  # file calls from the publication to its return
+    looking: float = 0.45  # seconds between two looks of a process that waits for another host
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,23 @@ def job(world: World, costs: Costs, nodes: int) -> Row:
     }
 
 
+def files(world: World, costs: Costs, nodes: int) -> Row:
+    """As `job`, without a store: each process waits for the lock file of the one that downloads."""
+    ranks = nodes * RANKS
+    down = one_download(world, costs, 1)
+    calls = int(ranks * (costs.coming + costs.leaving + costs.waiting * down))
+    wake = costs.looking + ranks * costs.leaving * world.opening
+    reading = max(world.size / min(world.network, world.shared / nodes), nodes * world.opening)
+    return {
+        "requests": 1,
+        "bytes": world.size,
+        "operations": calls,
+        "wake": wake,
+        "seconds": down + wake + reading,
+        "busy": ranks * costs.waiting * world.opening,
+    }
+
+
 def broadcast(world: World, costs: Costs, nodes: int) -> Row:
     down, ranks = one_download(world, costs, 1), nodes * RANKS
     if nodes == 1:
@@ -183,7 +206,7 @@ def one_group(world: World, costs: Costs, nodes: int) -> Row:
     }
 
 
-SCOPES = {"disk": disk, "job": job, "broadcast": broadcast, "one group": one_group}
+SCOPES = {"disk": disk, "files": files, "job": job, "broadcast": broadcast, "one group": one_group}
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -252,6 +275,14 @@ def main() -> None:
     ]
     shown = ", ".join(f"{name} {value:.3g}" for name, value in asdict(costs).items())
     print(f"{'recorded' if given.recorded else 'measured'}: {shown}\n{table(rows)}")
+    for row in rows:
+        if row["scope"] == "files" and row["nodes"] in (100, 1000, 10_000):
+            ranks = row["nodes"] * RANKS
+            print(
+                f"{ranks:,} processes that wait on one disk make {ranks * costs.waiting:,.0f} file calls a second, "
+                f"{row['busy']:.0%} of one server of {given.opening:g} us a call; all are back {row['wake']:.1f} s "
+                "after publication"
+            )
     if given.plot:
         plot(rows, given.plot)
     if given.json:
