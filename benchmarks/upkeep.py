@@ -2,8 +2,8 @@
 
     python benchmarks/upkeep.py [--entries 100000] [--json PATH]
 
-entries, ls, du      at most 2.5 times the walk
-verify               at least 0.8 of the speed of sha256sum on all cores
+entries, ls, du, prune --dry-run    at most 2.5 times the walk
+verify                              at least 0.8 of the speed of sha256sum on all cores
 
 The entries are made by hand: one blob of a few bytes, its ref and its lock, as a fetch leaves them. Medians of rounds
 in which all take turns, because the clock of a shared machine drifts.
@@ -115,6 +115,7 @@ def main() -> None:
             "entries": lambda: sum(1 for _ in Cache(base).entries()),
             "ls": command(base, "ls"),
             "du": command(base, "du"),
+            "prune --dry-run": command(base, "prune", "--max-size", "1MB", "--dry-run", "--explain"),
         }
         rounds = [{name: seconds(call) for name, call in calls.items()} for _ in range(ROUNDS)]
         speeds = hashing(base / "large")

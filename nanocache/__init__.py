@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .sources.registry import register_source
     from .upkeep.entries import Entry
     from .upkeep.findings import Damage
+    from .upkeep.prune import Pruned
     from .upkeep.verify import Verified
 
     __version__: str
@@ -60,6 +61,7 @@ _HOMES = {
     "Entry": "upkeep.entries",
     "Verified": "upkeep.verify",
     "Damage": "upkeep.findings",
+    "Pruned": "upkeep.prune",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",
     "download_file_with_lock": "compat",
@@ -99,6 +101,7 @@ __all__ = [
     "Entry",
     "Verified",
     "Damage",
+    "Pruned",
     "NanocacheError",
     "ChecksumMismatch",
     "DownloadFailed",

@@ -21,7 +21,7 @@ from . import partials
 from .layout import BaseDirectory
 from .partials import DATA, STATE, Abandoned, Partial, create
 
-__all__ = ["claim", "gone"]
+__all__ = ["claim", "gone", "is_dead"]
 
 STILL = 900.0  # seconds without a movement after which a partial of another boot or host has no owner
 
@@ -135,6 +135,20 @@ def _moved(path: str) -> float:
     except OSError:
         return 0.0
     return time.time() - newest
+
+
+def is_dead(path: str, directory: BaseDirectory) -> bool:
+    """Whether no process will go on with a partial: its owner is gone, or, where none is recorded, it lay still."""
+    if not os.path.isdir(path):  # it has saved nothing yet
+        return _lies_still(path)
+    return gone(path, directory, age=STILL if _OwnerRecord.read(path, directory) is None else 0.0)
+
+
+def _lies_still(path: str) -> bool:
+    try:
+        return time.time() - os.lstat(path).st_mtime >= STILL
+    except OSError:
+        return False
 
 
 def gone(path: str, directory: BaseDirectory, *, age: float) -> bool:

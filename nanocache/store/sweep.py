@@ -14,7 +14,7 @@ from ..disk import files
 from . import orphans
 from .layout import SWEPT, TAGS, BaseDirectory
 
-__all__ = ["VERIFIED", "daily"]
+__all__ = ["DAY", "VERIFIED", "daily", "is_mark"]
 
 DAY = 86_400.0  # seconds between two sweeps, and that a file on its way to its place is kept
 WEEK = 7 * DAY  # seconds that a partial is kept to be resumed
@@ -45,9 +45,14 @@ def daily(directory: BaseDirectory) -> None:
 
 def _sweep_trash(directory: BaseDirectory) -> None:
     for entry in _scan(directory.trash):
-        if entry.name in (SWEPT, VERIFIED, *TAGS) or _on_its_way(entry):
+        if is_mark(entry.name) or _on_its_way(entry):
             continue
         files.remove(entry.path)
+
+
+def is_mark(name: str) -> bool:
+    """Whether what has that name in the trash is no trash."""
+    return name in (SWEPT, VERIFIED, *TAGS)
 
 
 def _sweep_partials(directory: BaseDirectory) -> None:

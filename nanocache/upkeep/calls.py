@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..progress import ProgressOption
     from ..store.blobs import Store
     from .entries import Entry
+    from .prune import Pruned
     from .verify import Verified
 
 __all__ = ["Upkeep"]
@@ -142,3 +143,29 @@ class Upkeep:
         with lease(store, digests):
             digests_of(store, digests)  # an eviction that did not see the lease has taken it by now
             yield
+
+    def prune(
+        self,
+        *,
+        max_size: int | str | None = None,
+        older_than: float | None = None,
+        keep: object = (),
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Evict what was not used for `older_than` seconds, and then the longest unused until `max_size` is kept.
+
+        `max_size`: bytes, `"50GB"`, or `"80%"` of the disk; it covers blobs, products, snapshots and partials. First go
+        dead partials, then what hooks and snapshots made, then artifacts. Never what is pinned, held, in `keep`
+        (targets as for `info`, and lock files), or was used within 2 hours. `dry_run`: nothing goes. Without a limit
+        only what killed processes left does. One prune at a time; fetches go on beside it. Raises ValueError, OSError.
+        """
+        from . import prune, sizes
+        from .listed import listed
+
+        arguments.flag("dry_run", dry_run)
+        if older_than is not None:
+            arguments.number("older_than", older_than, "seconds")
+        with faults.named(self.store.base):
+            most = None if max_size is None else sizes.read_size("max_size", max_size, self.store.base)
+            limits = prune.Limits(most, older_than)
+            return prune.prune(self.store, limits, keep=listed(self.store, keep), dry_run=dry_run)

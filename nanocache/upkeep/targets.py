@@ -17,7 +17,7 @@ from ..store.layout import BLOBS, PRODUCTS, TREES, BaseDirectory
 from . import walk
 from .entries import all_refs
 
-__all__ = ["digest_of", "digests_of", "folders_of", "unknown"]
+__all__ = ["digest_of", "digests_of", "folders_of", "several", "unknown"]
 
 SHORTEST = 8  # digits of a digest that is cut short
 

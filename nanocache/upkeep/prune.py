@@ -1,0 +1,145 @@
+"""Pruning: what goes, in which order, and why the rest stays.
+
+First dead partials, then what hooks and snapshots made, then blobs; of each kind the longest unused first. Nothing goes
+that is pinned, held, listed, or was used within two hours. One prune at a time, beside any number of fetches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from ..cancel import ambient
+from ..coordination.waiting import WaitOptions, hold_lock
+from ..disk import files
+from ..store import orphans
+from ..store.blobs import Store
+from ..store.layout import product_lock_key
+from ..store.sweep import DAY, is_mark
+from . import walk
+from .eviction import evict
+from .reasons import Keepers, disk_time
+from .remove import check_writable
+from .survey import Candidate, Survey
+
+__all__ = ["Limits", "Ruling", "Pruned", "prune"]
+
+JUST_NOW = 60.0  # seconds for which what is in the trash is left to the process that put it there
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What became of one thing, and why."""
+
+    kind: str  # trash, partial, product, tree, blob
+    path: str
+    size: int  # bytes that went, or would go, with it
+    used: float  # seconds since the epoch
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What went, what stayed, and why. Sizes in bytes, as the cap counts them."""
+
+    removed: tuple[Ruling, ...]
+    kept: tuple[Ruling, ...]
+    size: int  # what is left
+    dry_run: bool
+
+    @property
+    def freed(self) -> int:
+        return sum(one.size for one in self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may stay. None: no limit."""
+
+    max_size: int | None  # bytes
+    older_than: float | None  # seconds since the last use
+
+
+def prune(store: Store, limits: Limits, *, keep: Collection[str], dry_run: bool) -> Pruned:
+    """Evict what is beyond `limits`, and what is nobody's any more. Raises OSError where nothing may be changed."""
+    if dry_run:
+        return _Prune(store, limits, keep, time.time(), dry_run=True).run()
+    check_writable(store)
+    place = store.lock_place(product_lock_key("prune"))
+    waiting = WaitOptions(lambda: False, ("prune",), ambient(), None, lambda *_: None)
+    with hold_lock(place, waiting):
+        return _Prune(store, limits, keep, disk_time(store), dry_run=False).run()
+
+
+class _Prune:
+    """One run."""
+
+    def __init__(self, store: Store, limits: Limits, keep: Collection[str], now: float, *, dry_run: bool) -> None:
+        self._store = store
+        self._limits = limits
+        self._now = now
+        self._dry_run = dry_run
+        self._keepers = Keepers(store, keep, now)
+        self._removed: list[Ruling] = []
+        self._kept: list[Ruling] = []
+
+    def run(self) -> Pruned:
+        self._empty_trash()
+        survey = Survey(self._store)
+        for candidate in _in_order(survey):
+            self._decide(candidate, survey)
+        if not self._dry_run:
+            self._keepers.clear_dead()
+        return Pruned(tuple(self._removed), tuple(self._kept), survey.size, self._dry_run)
+
+    def _empty_trash(self) -> None:
+        for entry in walk.scan(self._store.trash):
+            st = entry.stat(follow_symlinks=False)
+            young = DAY if entry.name.startswith(files.NEW) else JUST_NOW
+            if is_mark(entry.name) or self._now - max(st.st_ctime, st.st_mtime) < young:
+                continue
+            size = sum(walk.occupied(one) for _, one in walk.tree_files(entry.path))
+            self._removed.append(Ruling("trash", entry.path, size, st.st_mtime, "left by a process that was killed"))
+            if not self._dry_run:
+                files.remove(entry.path)
+
+    def _decide(self, candidate: Candidate, survey: Survey) -> None:
+        size = survey.freed_by(candidate)
+        stays = self._reason_to_stay(candidate, survey)
+        goes = "" if stays is not None else self._reason_to_go(candidate, survey)
+        if stays is None and goes and not self._dry_run:
+            stays = evict(self._store, candidate, self._keepers)
+        if stays is None and goes:
+            survey.went(candidate)
+            self._removed.append(Ruling(candidate.kind, candidate.path, size, candidate.used, goes))
+        else:
+            reason = stays or "there is room for it"
+            self._kept.append(Ruling(candidate.kind, candidate.path, size, candidate.used, reason))
+
+    def _reason_to_stay(self, candidate: Candidate, survey: Survey) -> str | None:
+        if candidate.kind != "partial":
+            return self._keepers.reason(candidate, survey)
+        return None if orphans.is_dead(candidate.path, self._store) else "a process may be at work on it"
+
+    def _reason_to_go(self, candidate: Candidate, survey: Survey) -> str:
+        """Why it goes; "" if it need not."""
+        if candidate.kind == "partial":
+            return "its process is gone"
+        unused = self._now - candidate.used
+        if self._limits.older_than is not None and unused > self._limits.older_than:
+            return f"unused for {unused / DAY:.1f} days"
+        if self._limits.max_size is not None and survey.size > self._limits.max_size:
+            return f"to make room: unused for {unused / DAY:.1f} days"
+        return ""
+
+
+def _in_order(survey: Survey) -> Iterator[Candidate]:
+    """Each kind only once the one before it has gone as far as it can: blobs of trees that went are free then."""
+    yield from sorted(survey.partials, key=_age)
+    yield from sorted([*survey.products, *survey.trees], key=_age)
+    yield from sorted(survey.blobs, key=_age)
+
+
+def _age(candidate: Candidate) -> tuple[float, str]:
+    return candidate.used, candidate.path

@@ -1,0 +1,66 @@
+"""Why something stays, whatever it takes: it is pinned, held, listed, was used just now, or another thing needs it.
+
+What is pinned and held is read once, to plan, and again at the moment of an eviction (`claim_on`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+
+from ..disk import files
+from ..store.blobs import Store
+from . import pins
+from .leases import Leases
+from .survey import Candidate, Survey
+
+__all__ = ["GRACE", "Keepers", "disk_time"]
+
+GRACE = 7200.0  # seconds after its last use in which nothing is evicted: a mark may be an hour old
+PINNED = "pinned"
+HELD = "held by a process"
+
+
+class Keepers:
+    """What keeps things in one base directory. `listed`: digests that the caller wants kept."""
+
+    def __init__(self, store: Store, listed: Collection[str], now: float) -> None:
+        self._store = store
+        self._listed = listed
+        self._leases = Leases(store)
+        self._held = self._leases.held()
+        self._pinned = pins.pinned(store)
+        self._now = now
+
+    def reason(self, candidate: Candidate, survey: Survey) -> str | None:
+        """Why it stays; None if it may go."""
+        for digests, why in ((self._pinned, PINNED), (self._held, HELD), (self._listed, "kept, as asked")):
+            if candidate.digest in digests:
+                return why
+        unused = self._now - candidate.used
+        if unused < GRACE:
+            return f"used {max(0, unused) // 60:.0f} min ago, which is less than 2 h"
+        if candidate.kind == "blob" and survey.is_shown(candidate):
+            return "a snapshot that stays shows it"
+        return None
+
+    def claim_on(self, digest: str) -> str | None:
+        """Why it is wanted at this moment; asked once it was taken."""
+        if pins.is_pinned(self._store, digest):
+            return PINNED
+        return HELD if digest in self._leases.held() else None
+
+    def clear_dead(self) -> None:
+        """Delete the leases of processes that are gone."""
+        self._leases.clear_dead()
+
+
+def disk_time(store: Store) -> float:
+    """Seconds since the epoch by the clock that marks uses: a file server has its own. The earlier of two is safe."""
+    fresh = os.path.join(store.trash, files.new_name())
+    files.create(fresh, b"", store.modes.lock)
+    try:
+        return min(time.time(), os.lstat(fresh).st_mtime)
+    finally:
+        files.remove(fresh)
