@@ -17,7 +17,7 @@ import nanocache
 from nanocache import Artifact, Cache, Progress
 
 from .broadcast import roll_call
-from .coordination.coordinator import Coordinator, coordination, joined
+from .coordination.coordinator import Coordinator, coordination, joined, may_serve
 from .errors import CoordinatorLost
 from .rank import has_other_ranks, may_span_nodes
 
@@ -119,8 +119,8 @@ class Call:
     def _announce_hit(self) -> None:
         """Have the disks that need the artifacts not wait for this disk: one message to the store, once.
 
-        With "auto" only if this process has a store already: to look for one is more than a hit may cost, and what the
-        other disks wait is bounded.
+        With "auto" only if this process has a store already, or is to serve it: to look for one is more than a hit may
+        cost, and what the other disks wait is bounded.
         """
         coordinator = self._listener()
         if coordinator is None or roll_call.announced(self.roll_key, self.base) or not self._spans_disks():
@@ -132,9 +132,9 @@ class Call:
 
     def _listener(self) -> Coordinator | None:
         coordinator = joined()
-        if coordinator is None and self.scope == "broadcast" and has_other_ranks():
-            return coordination()
-        return coordinator
+        if coordinator is not None or not has_other_ranks() or not self._spans_disks():
+            return coordinator
+        return coordination() if self.scope == "broadcast" or may_serve() else None
 
     def download(self, artifacts: Sequence[Artifact]) -> Results:
         """Get `artifacts` as this process alone would."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-__all__ = ["LaunchFacts", "first_complete", "integer", "stated_rank"]
+__all__ = ["LaunchFacts", "first_complete", "integer", "is_spawned_worker", "stated_rank"]
 
 Names = tuple[str, ...]  # environment variables that mean the same; the first one set counts
 
@@ -134,6 +137,31 @@ def stated_rank() -> int | None:
         if rank is not None:
             return rank
     return None
+
+
+def is_spawned_worker() -> bool:
+    """Whether multiprocessing started this process in a rank, whose variables it has: it works for it, and is none.
+
+    A launcher that is a parent itself (torch.multiprocessing.spawn) was not started with a rank, so that its children
+    are ranks. Where the parent's own start cannot be read (not Linux), a process with a rank is one.
+    """
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    parent = None if multiprocessing is None else multiprocessing.parent_process()
+    if parent is None or parent.pid is None:
+        return False
+    started_with = _environment_at_start(parent.pid)
+    ranks = [name for launcher in _launchers() for name in launcher.rank if name in os.environ]
+    return any(started_with.get(name) == os.environ[name] for name in ranks)
+
+
+@cache
+def _environment_at_start(pid: int) -> dict[str, str]:
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (entry.decode(errors="replace").partition("=") for entry in data.split(b"\0"))
+    return {name: value for name, _, value in pairs}
 
 
 def integer(names: Names) -> int | None:

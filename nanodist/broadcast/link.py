@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import Any
 
 from ..coordination.coordinator import Coordinator, pauses
+from ..coordination.interface import choose_interface
 from ..coordination.store_client import ANSWER
 from ..coordination.torch_calls import TorchCalls
 from ..errors import CoordinatorLost
@@ -87,6 +88,7 @@ class Link:
     def _connect(self, coordinator: Coordinator, name: str, end: int) -> None:
         import torch.distributed as dist
 
+        choose_interface(coordinator.where.host)
         limit = timedelta(seconds=self._seconds)
         with coordinator.under(name) as store:
             self._group = self._calls.call(ANSWER + self._seconds, dist.ProcessGroupGloo, store, end, 2, limit)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..coordination.coordinator import address, connect, pauses
+from ..coordination.interface import choose_interface
 from ..coordination.job import check_same_job
 from ..coordination.store_client import StoreClient, torch_distributed
 from ..errors import CoordinatorLost
@@ -32,6 +34,7 @@ __all__ = ["Compute", "compute_cleanup", "compute_init"]
 logger = logging.getLogger("nanodist")
 
 SEED = 42
+LATE_RANK = 5.0  # seconds that a rank which is done waits for one that still connects
 GATHERING = 1800.0  # seconds that the ranks have to come, unless the caller says otherwise: as long as torch gives gloo
 
 
@@ -71,8 +74,36 @@ def compute_init(device_type: str | None = None, *, seed: int = SEED, timeout: f
 
 def compute_cleanup() -> None:
     """Destroy the process group, if there is one. May be called twice, and at exit."""
+    global _meeting
     if (dist := initialized_group()) is not None:
+        if _meeting is not None:
+            _meeting.wait_for_all()
         dist.destroy_process_group()
+    _meeting = None
+
+
+class _Meeting:
+    """How many ranks have their group. One that destroys it at once would fail those that still connect to it."""
+
+    def __init__(self, words: StoreClient, world_size: int) -> None:
+        self._words = words
+        self._world_size = world_size
+        self._pid = os.getpid()
+        words.add("up", 1)
+
+    def wait_for_all(self) -> None:
+        """Return once all ranks have their group, or after `LATE_RANK` seconds: a rank may be dead."""
+        deadline = time.monotonic() + LATE_RANK
+        try:
+            while os.getpid() == self._pid and self._words.add("up", 0) < self._world_size:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+        except CoordinatorLost:  # rank 0 served the store, and has ended: it had waited for all
+            pass
+
+
+_meeting: _Meeting | None = None  # of the group that compute_init made
 
 
 def _init_group(here: Topology, device: torch.device, timeout: float | None) -> None:
@@ -83,6 +114,10 @@ def _init_group(here: Topology, device: torch.device, timeout: float | None) -> 
         dist.init_process_group("xla", init_method="xla://")
         return
     backend = dist.Backend.default_device_backend_map.get(device.type, "gloo")
+    global _meeting
+    where = address()
+    if backend == "gloo" and where is not None:
+        choose_interface(where.host)
     store = _fresh_store(here, GATHERING if timeout is None else timeout)
     try:
         dist.init_process_group(
@@ -95,12 +130,20 @@ def _init_group(here: Topology, device: torch.device, timeout: float | None) -> 
             device_id=device if backend != "gloo" else None,
         )
     except RuntimeError as e:  # torch's DistError: a rank left, or cannot be reached at the address that it gave
-        reason = f"the ranks met, and their {backend} group did not come up ({_first_line(e)})"
+        reason = f"the ranks met, and their {backend} group did not come up ({_first_line(e)}){_remedy(backend)}"
         raise CoordinatorLost(address=str(address()), reason=reason) from e
+    if isinstance(store, dist.Store):
+        _meeting = _Meeting(StoreClient(str(address()), store, "nanodist"), here.world_size)
     if backend == "gloo":
         # A process that ends with its group up, by an exception or a forgotten cleanup, was seen to abort in gloo's
         # threads (SIGABRT in 1 of 5 runs); ending a gloo group asks no other rank.
         atexit.register(compute_cleanup)
+
+
+def _remedy(backend: str) -> str:
+    if backend != "gloo":
+        return ""
+    return "; if a rank is alive and out of reach, set GLOO_SOCKET_IFNAME to the interface that reaches MASTER_ADDR"
 
 
 def _first_line(error: Exception) -> str:

@@ -28,19 +28,20 @@ from datetime import timedelta
 from typing import Any
 
 from ..errors import CoordinatorLost
-from ..launchers import integer
+from ..launchers import integer, is_spawned_worker
 from ..rank import Topology, initialized_group, is_ddp_initialized, topology, warn_once
 from .clock import process_age
 from .job import check_same_job
 from .store_client import ANSWER, StoreClient, torch_distributed
 from .torch_calls import TorchCalls
 
-__all__ = ["StoreAddress", "Coordinator", "address", "connect", "coordination", "joined", "pauses"]
+__all__ = ["StoreAddress", "Coordinator", "address", "connect", "coordination", "joined", "may_serve", "pauses"]
 
 logger = logging.getLogger("nanodist")
 
 LINGER = 1.0  # seconds that the process which hosts the store stays for its readers; some of them may be dead
 ENDING = 0.5  # seconds for what is under way at the end of the process
+REFUSED_FOR = 2.0  # seconds of refused connections after which a caller that can do without the store does
 RESOLVER = 15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, no error
 
 
@@ -129,13 +130,17 @@ def pauses(world_size: int) -> Iterator[None]:
 
 _lock = threading.Lock()
 _place: Coordinator | None = None
-_refused: tuple[StoreAddress | None, bool] | None = None  # what no store answered to; asked again once a group is there
+_silent: tuple[StoreAddress | None, bool] | None = None  # what no store answered to; asked again once a group is there
+_refused = False  # the store was not there: it may come, so that each call looks once more, without waiting
 _forked = False
 
 
-def coordination() -> Coordinator | None:
-    """This process's place at the store, taken at the first call; None where there is none, with one warning."""
-    global _place, _refused
+def coordination(*, patience: float = REFUSED_FOR) -> Coordinator | None:
+    """This process's place at the store, taken at the first call; None where there is none, with one warning.
+
+    `patience`: seconds that the process which serves the store has to begin, or that it may have ended already.
+    """
+    global _place, _silent
     if _forked or _in_worker():
         return None
     with _lock:
@@ -146,10 +151,21 @@ def coordination() -> Coordinator | None:
         except ValueError as e:
             warn_once(f"{e}; file locks alone coordinate")
             return None
-        if _refused != asked:
-            _place = _join(asked[0])
-            _refused = asked if _place is None else None
+        if _silent != asked:
+            _place = _join(asked[0], 0.0 if _refused else patience)
+            _silent = asked if _place is None and not _refused else None
         return _place
+
+
+def may_serve() -> bool:
+    """Whether this process is to serve the store of its job, and does not yet. Never loads torch."""
+    if _place is not None or _silent is not None or _forked or _in_worker():
+        return False
+    try:
+        where = address()
+    except ValueError:
+        return False
+    return where is not None and where.hosting
 
 
 def joined() -> Coordinator | None:
@@ -157,7 +173,9 @@ def joined() -> Coordinator | None:
     return None if _forked or _place is None or _place.lost is not None or _in_worker() else _place
 
 
-def _join(where: StoreAddress | None) -> Coordinator | None:
+def _join(where: StoreAddress | None, patience: float) -> Coordinator | None:
+    global _refused
+    _refused = False
     if where is None:
         logger.warning(
             "the ranks of this job have no store to agree through, so that file locks alone coordinate; "
@@ -166,11 +184,12 @@ def _join(where: StoreAddress | None) -> Coordinator | None:
         return None
     here = topology()
     try:
-        client = connect(where, ANSWER)
+        client = connect(where, ANSWER, refused=patience)
         check_same_job(client, here, address=str(where), hosting=where.hosting, lasting=where.lasting)
         place = Coordinator(where, here, client)
     except CoordinatorLost as e:
-        logger.warning("%s; file locks alone coordinate", e)
+        _refused = isinstance(e.__cause__, ConnectionRefusedError)
+        warn_once(f"{e}; file locks alone coordinate")
         return None
     atexit.register(place.leave)
     return place
@@ -206,17 +225,20 @@ def _under_group() -> StoreAddress | None:
     return StoreAddress(store.host, store.port, hosting=False, lasting=False)
 
 
-def connect(where: StoreAddress, timeout: float) -> Any:
+def connect(where: StoreAddress, timeout: float, *, refused: float | None = None) -> Any:
     """A new client of the store (and its server, where this process hosts it), within `timeout` seconds.
 
-    Waits for the server alone: `dist.rendezvous` would hold rank 0 until every rank has come. Raises CoordinatorLost.
+    `refused`: seconds after which a port at which nothing listens is given up, `timeout` by default. Waits for the
+    server alone: `dist.rendezvous` would hold rank 0 until every rank has come. Raises CoordinatorLost.
     """
+    dist = torch_distributed()  # before any clock runs: to load it takes seconds
+    began = time.monotonic()
     if not where.hosting:
-        _reach(where, timeout)
-    patience = max(timeout, RESOLVER)
+        _reach(where, timeout, timeout if refused is None else refused)
+    patience = max(timeout, RESOLVER) if refused is None else _about_as_long(time.monotonic() - began)
 
     def make() -> Any:
-        return torch_distributed().TCPStore(
+        return dist.TCPStore(
             where.host,
             where.port,
             is_master=where.hosting,
@@ -228,10 +250,15 @@ def connect(where: StoreAddress, timeout: float) -> Any:
     try:
         return TorchCalls().call(patience, make)
     except TimeoutError:
-        reason = f"it took a connection, and gave no answer within {patience:g} s"
+        reason = f"it took a connection, and gave no answer within {patience:.0f} s"
     except RuntimeError as e:
         reason = _why_not(where, str(e).split("\n", 1)[0])
     raise CoordinatorLost(address=str(where), reason=reason)
+
+
+def _about_as_long(seconds: float) -> float:
+    """Seconds that torch gets to connect where this process just did in so many: the store may have ended since."""
+    return min(RESOLVER, max(3.0, 3 * seconds))
 
 
 def _why_not(where: StoreAddress, said: str) -> str:
@@ -243,17 +270,18 @@ def _why_not(where: StoreAddress, said: str) -> str:
     )
 
 
-def _reach(where: StoreAddress, timeout: float) -> None:
+def _reach(where: StoreAddress, timeout: float, refused: float) -> None:
     # Here and not inside torch's constructor, which no signal interrupts while it tries.
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         try:
             socket.create_connection((where.host, where.port), timeout=1).close()
             return
         except OSError as e:
-            if time.monotonic() > deadline:
-                reason = f"no answer within {timeout:g} s ({e})"
-                raise CoordinatorLost(address=str(where), reason=reason) from None
+            limit = refused if isinstance(e, ConnectionRefusedError) else timeout
+            if time.monotonic() - began > limit:
+                reason = f"no answer within {limit:g} s ({e})"
+                raise CoordinatorLost(address=str(where), reason=reason) from e
         time.sleep(0.05)
 
 
@@ -272,6 +300,9 @@ def _attempt(here: Topology) -> str:
 
 
 def _in_worker() -> bool:
+    """Whether this process works for a rank: a DataLoader's worker, or one that multiprocessing started in a rank."""
+    if is_spawned_worker():
+        return True
     data = sys.modules.get("torch.utils.data")
     return data is not None and data.get_worker_info() is not None
 

@@ -17,6 +17,7 @@ from ..errors import CoordinatorLost, as_it_travels
 from ..rank import topology
 from .coordinator import address, coordination
 from .election import Outcome, decide
+from .store_client import ANSWER
 
 __all__ = ["leader_first"]
 
@@ -44,7 +45,7 @@ def leader_first(key: str, fn: Callable[[], T]) -> T:
     here = topology()
     if here.world_size == 1:
         return _alone(fn)
-    coordinator = coordination()
+    coordinator = coordination(patience=ANSWER)  # it cannot do without, and rank 0 may be slow to start
     if coordinator is None:
         reason = "no store answered, or this is a worker of a rank; call it on the ranks, with MASTER_ADDR set"
         raise CoordinatorLost(address=str(address()), reason=reason)

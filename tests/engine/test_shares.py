@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanocache.loaders import Prefetch, prefetch
@@ -32,6 +32,7 @@ def readers(count: int, world_size: int, states: list[dict[str, Any]] | None, **
     return made
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(0, 40),
     seed=st.none() | st.integers(0, 9),
@@ -54,6 +55,7 @@ def test_each_shard_of_the_epoch_comes_once_whatever_the_ranks(
     assert seen == Counter(range(count))
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 40), world_size=st.integers(1, 8), steps=st.integers(0, 6), new=st.integers(1, 8))
 def test_one_state_stands_for_ranks_in_step(count: int, world_size: int, steps: int, new: int) -> None:
     seen: Counter[int] = Counter()
