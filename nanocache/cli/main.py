@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 from ..config import VARIABLES
 from ..errors import ChecksumMismatch, NanocacheError, NotCached
-from . import directory, du, fetch, info, lookup, ls, output, pin, prune, rm, snapshot, verify
+from . import directory, du, env, fetch, info, lookup, ls, output, pin, prune, rm, snapshot, verify
 from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, parser
 
 __all__ = ["main"]
 
-COMMANDS = (fetch, snapshot, lookup, ls, du, info, verify, pin, prune, rm, directory)
+COMMANDS = (fetch, snapshot, lookup, ls, du, info, verify, pin, prune, rm, env, directory)
 WIDTH = 80  # characters of a line of help
 COLUMN = 26  # characters before the meaning of a variable
 
