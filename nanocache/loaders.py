@@ -10,6 +10,7 @@ import os
 import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,6 +22,8 @@ from .cancel import Cancel, ambient
 from .engine import shares
 from .engine.shares import Place
 from .engine.window import Window
+from .store.blobs import Store
+from .upkeep.remove import evict
 
 __all__ = ["Prefetch", "prefetch"]
 
@@ -34,6 +37,7 @@ def prefetch(
     artifacts: Iterable[object] | Mapping[Any, str],
     *,
     ahead: int = 2,
+    evict_behind: bool = False,
     rank: int | None = None,
     world_size: int | None = None,
     epoch: int = 0,
@@ -54,12 +58,16 @@ def prefetch(
     is left. `state_dict()` is JSON; `load_state_dict` takes one, or the list of all ranks' states, and a new number of
     ranks goes on with what none of them yielded.
 
+    `evict_behind` removes a shard that this iterator downloaded once the next one is asked for, unless it is pinned,
+    held, or has a further name elsewhere: the disk holds `ahead` + 1 shards of each reader, and one more on its way.
+
     `on_error`: "raise" has a shard's error come out where that shard would (`next` tries it again), "skip" yields the
     exception in its place. Raises ValueError; iterating raises what `fetch` raises.
     """
     return Prefetch(
         artifacts,
         ahead=ahead,
+        evict_behind=evict_behind,
         rank=rank,
         world_size=world_size,
         epoch=epoch,
@@ -79,6 +87,7 @@ class Prefetch:
         artifacts: Iterable[object] | Mapping[Any, str],
         *,
         ahead: int,
+        evict_behind: bool,
         rank: int | None,
         world_size: int | None,
         epoch: int,
@@ -90,6 +99,7 @@ class Prefetch:
     ) -> None:
         self._artifacts = Artifact.each(artifacts)
         self._ahead = arguments.whole("ahead", ahead, "shards", 0)
+        self._evicts = arguments.flag("evict_behind", evict_behind)
         self._rank, self._world_size = _reader(rank, world_size)
         self._epoch = arguments.whole("epoch", epoch, "epochs", 0)
         self._seed = None if seed is None else arguments.whole("seed", seed, "any kind", -(1 << 63))
@@ -120,6 +130,7 @@ class Prefetch:
     def _next(self, cancel: Cancel) -> Path:
         window = self._open()
         if self._yielded >= len(self._share):
+            window.pass_all()
             self.close()
             raise StopIteration
         outcome = window.take(self._yielded, cancel)
@@ -187,8 +198,9 @@ class Prefetch:
     def _new_window(self) -> Window:
         order = shares.order(len(self._artifacts), self._seed, self._epoch)
         shards = [self._artifacts[order[place]] for place in self._share]
-        fetch = partial(Cache(self._base_dir).fetch_shard, self._offline)
-        window = Window(shards, fetch, self._ahead)
+        cache = Cache(self._base_dir)
+        evict = partial(_evict, cache.store) if self._evicts else None
+        window = Window(shards, partial(cache.fetch_shard, self._offline), self._ahead, evict)
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = weakref.finalize(self, window.stop)
@@ -228,6 +240,11 @@ class Prefetch:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_window": None, "_finalizer": None, "_pid": 0}
+
+
+def _evict(store: Store, path: Path) -> None:
+    with suppress(OSError):  # a cache that may not be written, say: then it stays
+        evict(store, path.parent.name)
 
 
 def _reader(rank: int | None, world_size: int | None) -> tuple[int, int]:

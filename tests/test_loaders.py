@@ -134,6 +134,33 @@ def test_a_state_goes_on_at_once_and_touches_nothing_before(base: Path, origin: 
     assert len(again) == 3
 
 
+def blobs(base: Path) -> int:
+    return len(list(base.glob("blobs-v1/sha256/*/*")))
+
+
+def test_what_it_downloaded_goes_once_it_is_passed_and_nothing_else(base: Path, origin: Origin) -> None:
+    urls = shards(origin)
+    mine = nanocache.fetch(urls[1])
+    most = 0
+    for path in nanocache.prefetch(urls, ahead=2, evict_behind=True):
+        assert path.exists()
+        most = max(most, blobs(base))
+    assert most <= 1 + 2 + 1 + 1  # in use, ahead, one on its way, and the caller's own
+    assert mine.exists()
+    assert blobs(base) == 1
+    assert len(list(nanocache.prefetch(urls, ahead=2, evict_behind=True))) == 8
+
+
+def test_what_is_held_or_linked_elsewhere_is_not_evicted(base: Path, origin: Origin, tmp_path: Path) -> None:
+    kept = []
+    for path in nanocache.prefetch(shards(origin, 3), ahead=0, evict_behind=True):
+        if path.name == "1.tar":
+            os.link(path, tmp_path / "mine.tar")
+            kept.append(path)
+    assert [path.exists() for path in kept] == [True]
+    assert blobs(base) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

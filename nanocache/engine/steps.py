@@ -314,6 +314,8 @@ class Fetch:
             here = None if asked.digest else self.store.hit(result.digest, name)
             path = here or self.store.publish(private, result.digest, name, self.cancel)
             private.state = None  # the same bytes were here already: not worth keeping twice
+            if self.turn is not None:
+                self.turn.came = True
         return result, path
 
     def _present(self, digest: str) -> Path:

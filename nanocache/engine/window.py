@@ -23,15 +23,17 @@ from ..download.turn import Turn
 __all__ = ["FetchShard", "Window"]
 
 FetchShard = Callable[[Artifact, Cancel, Turn], Path]
+Evict = Callable[[Path], object]
 Settled = Path | BaseException
 
 
 class Window:
     """The shards of one reader. `fetch` is called in threads, and for each shard once unless it failed."""
 
-    def __init__(self, shards: Sequence[Artifact], fetch: FetchShard, ahead: int) -> None:
+    def __init__(self, shards: Sequence[Artifact], fetch: FetchShard, ahead: int, evict: Evict | None) -> None:
         self._shards = shards
         self._fetch = fetch
+        self._evict = evict  # what takes a shard away that this window downloaded, once it was passed
         self._ahead = ahead
         self._changed = threading.Condition()
         self._turns: dict[int, Turn] = {}  # of the shards that were begun
@@ -66,8 +68,16 @@ class Window:
         self._advance()
         return outcome
 
+    def pass_all(self) -> None:
+        """The caller is done with every shard that it took."""
+        with self._changed:
+            self._forget_before(self._wanted)
+
     def _forget_before(self, n: int) -> None:
         for shard in [shard for shard in self._turns if shard < n]:
+            path = self._settled.get(shard)
+            if self._evict is not None and self._turns[shard].came and isinstance(path, Path):
+                self._evict(path)
             self._forget(shard)
 
     def _forget(self, n: int) -> None:

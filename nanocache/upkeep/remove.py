@@ -16,7 +16,7 @@ from . import pins, walk
 from .leases import Leases
 from .targets import folders_of
 
-__all__ = ["check_writable", "remove"]
+__all__ = ["check_writable", "evict", "remove"]
 
 
 def check_writable(store: Store) -> None:
@@ -39,6 +39,17 @@ def remove(store: Store, digests: list[str]) -> list[str]:
     went = [*digests, *alone]
     _forget(store, set(went))
     return went
+
+
+def evict(store: Store, digest: str) -> bool:
+    """Remove the blob of `digest`, and tell whether it went: not one that is pinned, held, or shown elsewhere.
+
+    What remembers it stays: a ref is a hint. One blob costs a look at the leases, and no walk.
+    """
+    if pins.is_pinned(store, digest) or digest in Leases(store).held() or _has_names_outside(store, digest):
+        return False
+    store.set_aside(store.blob_folder(digest))
+    return True
 
 
 def _check_free(store: Store, digests: Iterable[str]) -> None:
