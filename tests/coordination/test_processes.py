@@ -157,7 +157,8 @@ except nanocache.DownloadFailed as e:
 else:
     print("has it")
 """
-    out = spawn(code, 6, url=url, sha256=sha256, mirror=good).outputs()
+    setup = f"import nanocache\nnanocache.fetch({server.route('/warm.bin', serve(b'warm'))!r})"  # with all its imports
+    out = spawn(code, 6, setup=setup, url=url, sha256=sha256, mirror=good).outputs()
     assert out[3] == "has it"  # another source: its own try
     assert server.gets("/x.bin") <= 2
     assert {line for index, line in enumerate(out) if index != 3} <= {"404 True", "has it"}
@@ -349,6 +350,7 @@ hashing.hash_file = hash_file
 """
     options: dict[str, Any] = {"url": url, "name": None, "sha256": sha256}
     refused = spawn(REPORT, 1, setup=slow, wait=0, offline=True, **options)
+    wait_until(lambda: list(base.glob("locks-v1/*/*.json")))
     online = spawn(REPORT, 1, wait=0.1, offline=False, **options)
     assert refused.outputs() == ["NotCached"]
     assert online.outputs() == ["weights.bin"]
