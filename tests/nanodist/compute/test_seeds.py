@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +35,76 @@ def test_same_seed_draws_the_same_on_every_rank(rank) -> None:
         nanodist.seed_all(7)
         results.append(drawn())
     assert len(set(results)) == 1
+
+
+def test_numpy_draws_other_numbers_than_torch() -> None:
+    """Both are mt19937 of a 32-bit seed."""
+    for reseed in (lambda: nanodist.seed_all(42), lambda: nanodist.worker_init_fn(0)):
+        reseed()
+        ours = [torch.randint(1 << 30, ()).item() for _ in range(20)]
+        theirs = [int(np.random.randint(1 << 30)) for _ in range(20)]
+        words = [int(np.random.randint(1 << 32, dtype=np.uint32)) & (1 << 30) - 1 for _ in range(20)]
+        assert not set(ours) & set(theirs + words)
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**32, 2**63 - 1])
+def test_any_seed_of_torchs_is_one_of_numpys(seed: int) -> None:
+    nanodist.seed_all(seed)
+    first = np.random.rand()
+    nanodist.seed_all(seed)
+    assert np.random.rand() == first
+
+
+LOADER = """
+import random, sys
+import numpy, torch, torch.distributed as dist
+import nanodist
+
+class Draws(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, n):
+        return torch.randint(1 << 30, ()).item(), random.getrandbits(30), int(numpy.random.randint(1 << 30))
+
+if __name__ == "__main__":
+    rank, meet, context = sys.argv[1:]
+    dist.init_process_group("gloo", init_method=meet, rank=int(rank), world_size=2)
+    nanodist.seed_all(42)
+    loader = torch.utils.data.DataLoader(
+        Draws(), num_workers=2, batch_size=None, multiprocessing_context=context, worker_init_fn=nanodist.worker_init_fn
+    )
+    for epoch in range(2):
+        print(*[number for sample in loader for number in sample], flush=True)
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_workers_of_a_group_made_by_hand_draw_differently(context: str, tmp_path: Path) -> None:
+    (script := tmp_path / "rank.py").write_text(LOADER)
+    command = [sys.executable, str(script)]
+    started = [
+        subprocess.Popen([*command, str(rank), f"file://{tmp_path}/meet", context], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    numbers = [int(number) for process in started for number in process.communicate(timeout=100)[0].split()]
+    assert len(numbers) == 2 * 2 * 4 * 3
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_worker_init_carries_a_rank_of_several_and_no_other(rank) -> None:
+    def seeded(init) -> float:
+        torch.manual_seed(1000)
+        init(0)
+        return torch.rand(1).item()
+
+    before = pickle.dumps(nanodist.worker_init_fn)  # as a program does that spawns its ranks
+    rank(3)
+    third = seeded(nanodist.worker_init_fn)
+    along = pickle.dumps(nanodist.worker_init_fn)
+    rank(5)
+    assert seeded(pickle.loads(pickle.dumps(pickle.loads(along)))) == third
+    assert seeded(pickle.loads(before)) == seeded(nanodist.worker_init_fn) != third
 
 
 def test_data_seeds_differ_by_rank_epoch_and_seed(rank) -> None:
