@@ -21,9 +21,10 @@ import pytest
 
 import nanocache
 from nanocache import ChecksumMismatch, DownloadFailed, NotCached
+from nanocache.http.validation import part_headers
 from nanocache.sources import by_botocore, by_obstore, registry, signed
 from tests.servers.objects import KEY, SECRET, ObjectServer, Store, moto, rclone, refusal
-from tests.servers.origin import MIB, Answer, Origin, Request, content
+from tests.servers.origin import LAST_MODIFIED, MIB, Answer, Origin, Request, content
 
 DATA = content(24 * MIB, "objects")
 OTHER = content(24 * MIB, "others")
@@ -251,6 +252,12 @@ def test_each_part_is_asked_for_with_if_match(fetch: Fetch, server: ObjectServer
     parts = [request for request in server.requests() if request.range]
     assert parts
     assert all("if-match" in request.headers and "if-range" not in request.headers for request in parts)
+
+
+def test_a_part_of_an_object_without_an_etag_has_a_condition_that_takes_a_date() -> None:
+    asked = part_headers(0, 5, LAST_MODIFIED, "If-Match")
+    assert asked == [("Range", "bytes=0-4"), ("If-Unmodified-Since", LAST_MODIFIED)]
+    assert part_headers(0, 5, '"1"', "If-Match")[1] == ("If-Match", '"1"')
 
 
 def test_versions_conditions_and_a_digest_of_digests(
