@@ -18,6 +18,7 @@ CALLS = {
     "fetch": "nanocache.fetch(urls[0])",
     "fetch_many": "nanocache.fetch_many(urls)[0]",
     "afetch": "asyncio.run(nanocache.afetch(urls[0]))",
+    "hook": "nanocache.fetch(urls[0], postprocess=copy)",
 }
 
 
