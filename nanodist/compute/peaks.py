@@ -20,7 +20,7 @@ T, G = 1e12, 1e9
 
 
 class Peak(NamedTuple):
-    """A row: every word of `words` is in the device's name. `flops` per second, `bandwidth` in bytes per second."""
+    """A row: each of `words` is in the device's name. `flops` per second, `bandwidth` in bytes per second."""
 
     words: str
     flops: float
@@ -41,9 +41,11 @@ PEAKS = (
     Peak("b100", 1750 * T, 8.0 * T),
     # NVIDIA Hopper: https://www.nvidia.com/en-us/data-center/h200/
     Peak("h200 nvl", 835.5 * T, 4.8 * T),
+    Peak("h200 pcie", 835.5 * T, 4.8 * T),
     Peak("h200", 989.5 * T, 4.8 * T),
     # https://www.nvidia.com/en-us/data-center/h100/
     Peak("h100 nvl", 835.5 * T, 3.9 * T),
+    Peak("h100l", 835.5 * T, 3.9 * T),  # the H100 NVL, as a virtual GPU
     Peak("h100 pcie", 756.5 * T, 2.0 * T),
     Peak("h100", 989.5 * T, 3.35 * T),
     # The H100 of a market that gets a slower NVLink: no sheet of its own, the H100's figures.
@@ -63,6 +65,7 @@ PEAKS = (
     # https://www.nvidia.com/en-us/data-center/products/a30-gpu/
     Peak("a30", 165 * T, 933 * G),
     # https://www.nvidia.com/en-us/data-center/products/a10-gpu/
+    Peak("a10g", math.inf, math.inf),  # slower than the A10, and on no sheet of NVIDIA's
     Peak("a10", 125 * T, 600 * G),
     # NVIDIA Ada: https://www.nvidia.com/en-us/data-center/l40s/, https://www.nvidia.com/en-us/data-center/l40/
     Peak("l40s", 362 * T, 864 * G),
@@ -71,10 +74,10 @@ PEAKS = (
     # https://www.nvidia.com/en-us/data-center/l4/
     Peak("l4", 121 * T, 300 * G),
     # AMD CDNA: https://www.amd.com/en/products/accelerators/instinct/mi350/mi355x.html and mi350x.html
-    Peak("mi355x", 2516.6 * T, 8.0 * T),
-    Peak("mi350x", 2306.9 * T, 8.0 * T),
+    Peak("mi355", 2516.6 * T, 8.0 * T),
+    Peak("mi350", 2306.9 * T, 8.0 * T),
     # https://www.amd.com/en/products/accelerators/instinct/mi300/mi325x.html, mi300x.html and mi300a.html
-    Peak("mi325x", 1307.4 * T, 6.0 * T),
+    Peak("mi325", 1307.4 * T, 6.0 * T),
     Peak("mi300x", 1307.4 * T, 5.3 * T),
     Peak("mi300a", 980.6 * T, 5.3 * T),
     # https://www.amd.com/en/products/accelerators/instinct/mi200/mi250x.html and mi250.html give a board of two dies;
@@ -109,16 +112,21 @@ def get_peak_bandwidth(device_name: str) -> float:
 
 
 def _peak(device_name: str, what: str, shown_as: str) -> Peak:
-    have = _words(device_name)
     for peak in PEAKS:
-        if _words(peak.words) <= have:
+        if all(_names(word, device_name.lower()) for word in peak.words.split()):
             return peak
     logger.warning("the peak %s of %r is unknown: %s will show as 0%%", what, device_name, shown_as)
     return Peak(device_name, math.inf, math.inf)
 
 
+def _names(word: str, name: str) -> bool:
+    """Whether `word` is in the device's name; letters may follow a model's number, as in A100X and A100D-80C."""
+    # Never further digits: "l4" must not find an L40, nor "a40" an RTX A4000.
+    end = r"(?!\d)" if re.search(r"\d", word) else r"(?![a-z0-9])"
+    return re.search(rf"(?<![a-z0-9]){word}{end}", name) is not None
+
+
 def _words(text: str) -> set[str]:
-    # Whole words: "l4" must not find an L40.
     return set(re.findall(r"[a-z0-9]+", text.lower()))
 
 

@@ -29,9 +29,17 @@ from nanodist.compute.peaks import PEAKS
         ("AMD Instinct MI300X", 1307.4e12, 5.3e12),
         ("AMD Instinct MI250X / MI250", 191.5e12, 1638.4e9),
         ("NVIDIA GeForce RTX 4090", 165.2e12, 1008e9),
+        ("NVIDIA A100X", 312e12, 2039e9),
+        ("GRID A100D-80C", 312e12, 2039e9),
+        ("NVIDIA H100L-94C", 835.5e12, 3.9e12),
+        ("NVIDIA H200 PCIe", 835.5e12, 4.8e12),
+        ("NVIDIA L40-S", 362e12, 864e9),
+        ("AMD Instinct MI355", 2516.6e12, 8e12),
+        ("AMD Instinct MI355X", 2516.6e12, 8e12),
+        ("AMD Instinct MI325", 1307.4e12, 6e12),
     ],
 )
-def test_device_is_found_by_whole_words_of_its_name(name: str, flops: float, bandwidth: float) -> None:
+def test_device_is_found_by_what_its_name_holds(name: str, flops: float, bandwidth: float) -> None:
     assert nanodist.get_peak_flops(name) == flops
     assert nanodist.get_peak_bandwidth(name) == bandwidth
 
@@ -42,6 +50,11 @@ def test_unknown_device_is_infinite_so_that_utilisation_shows_as_zero(caplog: py
         assert math.isinf(nanodist.get_peak_bandwidth("Some GPU 9000"))
     assert "MFU" in caplog.text
     assert "MBU" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["NVIDIA RTX A4000", "NVIDIA RTX A3000", "NVIDIA A10G", "NVIDIA A1000", "Tesla L400"])
+def test_another_model_whose_name_begins_alike_is_unknown(name: str) -> None:
+    assert math.isinf(nanodist.get_peak_flops(name))
 
 
 def test_every_row_is_reachable() -> None:
