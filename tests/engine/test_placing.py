@@ -19,7 +19,7 @@ import pytest
 import nanocache
 from nanocache import Artifact, NoSpace
 from nanocache.disk import copying
-from nanocache.engine import placing
+from nanocache.engine import placed_file
 from tests.conftest import Processes
 from tests.servers.origin import MIB, Origin, content
 
@@ -166,7 +166,7 @@ def test_a_hit_costs_two_looks_more_and_no_lock(url: str, folder: Path, monkeypa
     looked: list[str] = []
     lstat = os.lstat
     monkeypatch.setattr(os, "lstat", lambda path: looked.append(str(path)) or lstat(path))  # type: ignore[func-returns-value]
-    monkeypatch.setattr(placing, "hold_lock", None)
+    monkeypatch.setattr(placed_file, "hold_lock", None)
     nanocache.fetch(url)
     alone = len(looked)
     looked.clear()
@@ -231,7 +231,7 @@ def test_an_edit_is_noticed_and_kept(
     fetch: Fetch, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, as_copy: bool
 ) -> None:
     if as_copy:
-        monkeypatch.setattr(placing._Placing, "_link", lambda *_: False)
+        monkeypatch.setattr(placed_file.PlacedFile, "_link", lambda *_: False)
     path = fetch(url, into=folder)
     path.chmod(0o644)
     with path.open("r+b") as file:
@@ -254,7 +254,7 @@ def test_a_new_version_replaces_the_old_one_without_a_trace(
 
 
 def test_rehash_reads_what_stands_there(fetch: Fetch, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing._Placing, "_link", lambda *_: False)
+    monkeypatch.setattr(placed_file.PlacedFile, "_link", lambda *_: False)
     path = fetch(url, into=folder)
     st = path.stat()
     path.write_bytes(OTHER)
@@ -270,7 +270,7 @@ def test_what_a_killed_process_left_is_deleted_later(
     (folder / ".nanocache" / "0123456789abcdef").write_bytes(b"half")
     fetch(url, into=folder)
     assert there(folder) == [".nanocache", "f.bin"]  # it might still be alive
-    monkeypatch.setattr(placing, "LEFT_BEHIND", -1.0)
+    monkeypatch.setattr(placed_file, "LEFT_BEHIND", -1.0)
     fetch(url, into=folder, filename="g.bin")
     assert there(folder) == ["f.bin", "g.bin"]
 
