@@ -92,11 +92,16 @@ def _exists(pid: int) -> bool | None:
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
+    try:  # not by open(), which makes twice as many calls: a waiter looks four times a second
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(fd, 4096).decode(errors="replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def _stat(pid: int) -> tuple[str, str]:
