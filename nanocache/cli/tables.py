@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from .output import data
@@ -46,7 +46,7 @@ def age(then: float, now: float | None = None) -> str:
 
 def shown(text: str, width: int | None = None) -> str:
     """`text` as a terminal may show it, cut to `width` columns in its middle."""
-    plain = "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
+    plain = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
     if width is None or _width(plain) <= width:
         return plain
     end = plain
@@ -68,14 +68,17 @@ def columns() -> int:
     return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
-def rows(head: Sequence[str], lines: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
+def rows(head: Sequence[str], lines: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> None:
     """Write a table; the columns in `right` stand to the right, and the last one takes what is left of the line."""
     table = [head, *lines]
     widths = [max(_width(line[n]) for line in table) for n in range(len(head) - 1)]
     rest = max(8, columns() - sum(widths) - len(GAP) * len(widths))
-    for line in table:
-        cells = [_cell(text, width, n in right) for n, (text, width) in enumerate(zip(line, widths, strict=False))]
-        data(GAP.join([*cells, shown(line[-1], rest)]).rstrip())
+    data("\n".join(_line(line, widths, rest, right) for line in table))  # one write: there may be 100,000 lines
+
+
+def _line(line: Sequence[str], widths: Sequence[int], rest: int, right: Collection[int]) -> str:
+    cells = [_cell(text, width, n in right) for n, (text, width) in enumerate(zip(line, widths, strict=False))]
+    return GAP.join([*cells, shown(line[-1], rest)]).rstrip()
 
 
 def _cell(text: str, width: int, right: bool) -> str:

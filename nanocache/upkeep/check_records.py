@@ -34,7 +34,7 @@ def _is_unreadable(store: Store, path: str) -> bool:
 
 def check_products(store: Store, digests: Iterable[str]) -> Iterator[Finding]:
     for digest in digests:
-        for entry in walk.scan(f"{store.top(PRODUCTS)}/{digest}"):
+        for entry in walk.scan(f"{walk.top(store, PRODUCTS)}/{digest}"):
             if entry.is_dir(follow_symlinks=False):
                 for product in walk.scan(entry.path):
                     yield from _check_product(store, product.path)

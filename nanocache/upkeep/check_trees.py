@@ -36,7 +36,7 @@ class TreeChecker:
 
     def check(self, digests: Iterable[str]) -> Iterator[Finding]:
         for digest in digests:
-            for root in walk.scan(f"{self.store.top(TREES)}/{digest}"):
+            for root in walk.scan(f"{walk.top(self.store, TREES)}/{digest}"):
                 yield from self._check(digest, root.name, root.path)
 
     def _check(self, digest: str, name: str, root: str) -> Iterator[Finding]:

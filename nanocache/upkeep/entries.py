@@ -61,8 +61,8 @@ class Catalogue:
 
     def __init__(self, directory: BaseDirectory) -> None:
         self._directory = directory
-        self._products = walk.digests_in(directory.top(PRODUCTS))
-        self._trees = walk.digests_in(directory.top(TREES))
+        self._products = walk.digests_in(walk.top(directory, PRODUCTS))
+        self._trees = walk.digests_in(walk.top(directory, TREES))
         self._pinned = pins.pinned(directory)
         self._held = Leases(directory).held()
         self._verified = _mtime(os.path.join(directory.trash, VERIFIED))  # when all was read
@@ -72,16 +72,17 @@ class Catalogue:
         only_built = self._products | self._trees
         for digest, folder in walk.blob_folders(self._directory):
             only_built.discard(digest)
-            yield from self._entry(digest, folder)
+            yield from self._entry(digest, folder, walk.files_in(folder))
         for digest in only_built:
             yield from self.of(digest)
 
     def of(self, digest: str) -> Iterator[Entry]:
         """The entry of one digest, if there is one."""
-        yield from self._entry(digest, os.path.dirname(self._directory.blob(digest, "")))
+        folder = self._directory.blob_folder(digest)
+        yield from self._entry(digest, folder, walk.files_in(folder) if walk.is_folder(folder) else [])
 
-    def _entry(self, digest: str, folder: str) -> Iterator[Entry]:
-        files = sorted(walk.files_in(folder), key=lambda file: file[0])
+    def _entry(self, digest: str, folder: str, files: list[tuple[str, os.stat_result]]) -> Iterator[Entry]:
+        files.sort(key=lambda file: file[0])
         products = self._built_of(digest)
         if not files and not products:
             return
@@ -106,20 +107,20 @@ class Catalogue:
     def _built_of(self, digest: str) -> tuple[str, ...]:
         found: list[str] = []
         if digest in self._products:
-            for hook in walk.scan(f"{self._directory.top(PRODUCTS)}/{digest}"):
+            for hook in walk.scan(self._directory.product_folder(digest)):
                 if hook.is_dir(follow_symlinks=False):  # beside it stands the record of what is in it
                     found += [entry.path for entry in walk.scan(hook.path)]
         if digest in self._trees:
-            found += [entry.path for entry in walk.scan(f"{self._directory.top(TREES)}/{digest}")]
+            found += [entry.path for entry in walk.scan(self._directory.tree_folder(digest))]
         return tuple(sorted(found))
 
     def _used(self, digest: str, folder: str) -> float:
         """When the artifact or what was built of it was last marked as used."""
         marked = [folder]
         if digest in self._products:
-            marked.append(f"{self._directory.top(PRODUCTS)}/{digest}")
+            marked.append(self._directory.product_folder(digest))
         if digest in self._trees:
-            marked.append(f"{self._directory.top(TREES)}/{digest}")
+            marked.append(self._directory.tree_folder(digest))
         return max(map(_mtime, marked))
 
     def _when_verified(self, digest: str, stats: list[os.stat_result]) -> float | None:

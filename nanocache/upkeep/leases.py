@@ -79,7 +79,7 @@ class Leases:
 
     def held(self) -> frozenset[str]:
         """The digests that living processes hold now."""
-        names = {entry.name for entry in walk.scan(self.directory.top(LEASES))}
+        names = {entry.name for entry in walk.scan(walk.top(self.directory, LEASES))}
         self._read = {name: self._digests(name) for name in names}
         return frozenset().union(*self._read.values())
 

@@ -31,7 +31,7 @@ class Pin:
 
 def pinned(directory: BaseDirectory) -> set[str]:
     """The digests that are pinned."""
-    names = (entry.name.removesuffix(SUFFIX) for entry in walk.scan(directory.top(PINS)))
+    names = (entry.name.removesuffix(SUFFIX) for entry in walk.scan(walk.top(directory, PINS)))
     return {name for name in names if walk.is_digest(name)}
 
 

@@ -15,7 +15,7 @@ from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import files
 from ..store import orphans
 from ..store.blobs import Store
-from ..store.layout import product_lock_key
+from ..store.layout import TRASH, product_lock_key
 from ..store.sweep import DAY, is_mark
 from . import walk
 from .eviction import evict
@@ -94,7 +94,7 @@ class _Prune:
         return Pruned(tuple(self._removed), tuple(self._kept), survey.size, self._dry_run)
 
     def _empty_trash(self) -> None:
-        for entry in walk.scan(self._store.trash):
+        for entry in walk.scan(walk.top(self._store, TRASH)):
             st = entry.stat(follow_symlinks=False)
             young = DAY if entry.name.startswith(files.NEW) else JUST_NOW
             if is_mark(entry.name) or self._now - max(st.st_ctime, st.st_mtime) < young:

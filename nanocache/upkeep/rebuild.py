@@ -22,7 +22,7 @@ __all__ = ["rebuild_manifest"]
 
 def rebuild_manifest(store: Store, digest: str, cancel: Cancel) -> bool:
     """Whether the manifest of this digest is here, made from one of its trees if need be. Reads all files of it."""
-    roots = walk.scan(f"{store.top(TREES)}/{digest}")
+    roots = walk.scan(f"{walk.top(store, TREES)}/{digest}")
     return bool(roots) and (
         trees.read_manifest(store, digest) is not None or any(_from(store, root.path, digest, cancel) for root in roots)
     )

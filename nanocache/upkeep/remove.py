@@ -64,7 +64,7 @@ def _check_free(store: Store, digests: Iterable[str]) -> None:
 def _shown(store: Store, digests: list[str]) -> Iterator[str]:
     """The blobs that the trees among `digests` show."""
     for digest in digests:
-        manifest = trees.read_manifest(store, digest) if os.path.isdir(store.tree_folder(digest)) else None
+        manifest = trees.read_manifest(store, digest) if walk.is_folder(store.tree_folder(digest)) else None
         for sha256 in {file.sha256 for file in manifest.files} if manifest is not None else ():
             if sha256 not in digests:
                 yield sha256

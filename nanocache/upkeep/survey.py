@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..store.blobs import Store
-from ..store.layout import PRODUCTS, TREES
+from ..store.layout import PARTIALS, PRODUCTS, TREES
 from . import walk
 
 __all__ = ["Candidate", "Survey"]
@@ -74,7 +74,7 @@ class Survey:
 
 
 def _built(store: Store, kind: str, top: str) -> Iterator[Candidate]:
-    for digest in walk.digests_in(store.top(top)):
+    for digest in walk.digests_in(walk.top(store, top)):
         if (found := Candidate.of(kind, f"{store.top(top)}/{digest}", digest)) is not None:
             yield found
 
@@ -90,7 +90,7 @@ def _blobs(store: Store) -> Iterator[Candidate]:
 
 
 def _partials(store: Store) -> Iterator[Candidate]:
-    for key in walk.scan(store.all_partials):
+    for key in walk.scan(walk.top(store, PARTIALS)):
         if key.name.startswith("new-"):
             paths = [key.path]
         else:

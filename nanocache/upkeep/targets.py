@@ -81,7 +81,7 @@ def _of_digits(directory: BaseDirectory, digits: str) -> list[str]:
 
 
 def _is_cached(directory: BaseDirectory, digest: str) -> bool:
-    return any(map(os.path.isdir, folders_of(directory, digest)))
+    return any(map(walk.is_folder, folders_of(directory, digest)))
 
 
 def folders_of(directory: BaseDirectory, digest: str) -> tuple[str, ...]:
@@ -91,7 +91,8 @@ def folders_of(directory: BaseDirectory, digest: str) -> tuple[str, ...]:
 
 def _cached(directory: BaseDirectory, shard: str) -> set[str]:
     """The digests of which something is here, and of `blobs-v1` those that begin with two digits."""
-    places = (f"{directory.top(BLOBS)}/sha256/{shard}", directory.top(PRODUCTS), directory.top(TREES))
+    shard = f"{walk.top(directory, BLOBS)}/sha256/{shard}"
+    places = (shard, walk.top(directory, PRODUCTS), walk.top(directory, TREES))
     return set().union(*map(walk.digests_in, places))
 
 
@@ -105,7 +106,7 @@ def _of_artifact(directory: BaseDirectory, artifact: Artifact) -> list[str]:
 def _of_repository(directory: BaseDirectory, url: str) -> list[str]:
     """What a snapshot of the repository at `url` left: its folders' manifests, the newest first, and its listings."""
     shown = urls.redact(url)
-    trees = walk.digests_in(directory.top(TREES))
+    trees = walk.digests_in(walk.top(directory, TREES))
     left = [ref for ref in all_refs(directory) if ref.url == shown and _of_digits(directory, ref.digest)]
     return [ref.digest for ref in sorted(left, key=lambda ref: (ref.digest not in trees, -ref.fetched_at))]
 

@@ -45,7 +45,7 @@ def measure(directory: BaseDirectory) -> list[Usage]:
 
 
 def _usage(directory: BaseDirectory, kind: str, seen: set[tuple[int, int]]) -> Usage:
-    sizes = [size for folder in PLACES[kind] for size in _sizes(directory.top(folder), seen)]
+    sizes = [size for folder in PLACES[kind] for size in _sizes(walk.top(directory, folder), seen)]
     return Usage(kind, len(sizes), sum(sizes))
 
 

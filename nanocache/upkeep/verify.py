@@ -103,7 +103,7 @@ class _Run:
 
     def _all(self) -> list[str]:
         blobs = [digest for digest, _ in walk.blob_folders(self.store)]
-        built = walk.digests_in(self.store.top(PRODUCTS)) | walk.digests_in(self.store.top(TREES))
+        built = walk.digests_in(walk.top(self.store, PRODUCTS)) | walk.digests_in(walk.top(self.store, TREES))
         return [*blobs, *built.difference(blobs)]
 
     def _with_files(self, digests: Iterable[str]) -> list[str]:
@@ -113,7 +113,7 @@ class _Run:
         return list(dict.fromkeys([*digests, *shown]))
 
     def _has_tree(self, digest: str) -> bool:
-        return os.path.isdir(f"{self.store.top(TREES)}/{digest}")
+        return walk.is_folder(self.store.tree_folder(digest))
 
     def find(self, workers: int, progress: ProgressOption) -> list[Finding]:
         """All that may be damage; the blobs first, since trees are made of them."""
@@ -132,7 +132,7 @@ class _Run:
         return [*self.blobs.findings, *self._other_findings()]
 
     def _check_blob(self, digest: str) -> None:
-        if os.path.isdir(self.store.blob_folder(digest)):
+        if walk.is_folder(self.store.blob_folder(digest)):
             self.blobs.check(digest)
 
     def _other_findings(self) -> Iterator[Finding]:

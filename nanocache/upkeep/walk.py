@@ -11,9 +11,21 @@ import os
 import stat
 from collections.abc import Iterator
 
+from ..errors import UnsafeCache
 from ..store.layout import BLOBS, REFS, BaseDirectory
 
-__all__ = ["blob_folders", "digests_in", "files_in", "is_digest", "occupied", "ref_files", "scan", "tree_files"]
+__all__ = [
+    "blob_folders",
+    "digests_in",
+    "files_in",
+    "is_digest",
+    "is_folder",
+    "occupied",
+    "ref_files",
+    "scan",
+    "top",
+    "tree_files",
+]
 
 MISSING = (FileNotFoundError, NotADirectoryError)
 HEXADECIMAL = frozenset("0123456789abcdef")
@@ -29,26 +41,46 @@ def scan(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
+def top(directory: BaseDirectory, name: str) -> str:
+    """One of our folders in the base directory. Raises UnsafeCache for a symlink: it would lead the walk elsewhere."""
+    return _itself(directory.top(name))
+
+
+def _itself(folder: str) -> str:
+    if os.path.islink(folder):
+        raise UnsafeCache(path=folder, reason="a folder of the cache should be there, not a symlink")
+    return folder
+
+
+def is_folder(path: str) -> bool:
+    """Whether it is a folder, and no symlink to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except MISSING:
+        return False
+
+
 def is_digest(name: str) -> bool:
     return len(name) == 64 and HEXADECIMAL.issuperset(name)
 
 
 def digests_in(folder: str) -> set[str]:
-    """The digests that the names in a folder are."""
-    return {entry.name for entry in scan(folder) if is_digest(entry.name)}
+    """The digests that the folders in a folder are called by."""
+    entries = scan(folder)
+    return {entry.name for entry in entries if is_digest(entry.name) and entry.is_dir(follow_symlinks=False)}
 
 
 def blob_folders(directory: BaseDirectory) -> Iterator[tuple[str, str]]:
     """(digest, folder) of all that is in `blobs-v1`."""
-    for shard in scan(f"{directory.top(BLOBS)}/sha256"):
+    for shard in scan(_itself(f"{top(directory, BLOBS)}/sha256")):
         for folder in scan(shard.path) if shard.is_dir(follow_symlinks=False) else ():
-            if is_digest(folder.name):
+            if is_digest(folder.name) and folder.is_dir(follow_symlinks=False):
                 yield folder.name, folder.path
 
 
 def ref_files(directory: BaseDirectory) -> Iterator[str]:
     """The paths of all refs."""
-    for shard in scan(directory.top(REFS)):
+    for shard in scan(top(directory, REFS)):
         for file in scan(shard.path) if shard.is_dir(follow_symlinks=False) else ():
             if is_digest(file.name.removesuffix(".json")) and file.is_file(follow_symlinks=False):
                 yield file.path
