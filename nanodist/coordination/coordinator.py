@@ -231,10 +231,11 @@ def connect(where: StoreAddress, timeout: float, *, refused: float | None = None
     `refused`: seconds after which a port at which nothing listens is given up, `timeout` by default. Waits for the
     server alone: `dist.rendezvous` would hold rank 0 until every rank has come. Raises CoordinatorLost.
     """
-    dist = torch_distributed()  # before any clock runs: to load it takes seconds
+    called = time.monotonic()
+    dist = torch_distributed()  # before the clock of `timeout` runs: to load it takes seconds, for rank 0 too
     began = time.monotonic()
     if not where.hosting:
-        _reach(where, timeout, timeout if refused is None else refused)
+        _reach(where, timeout, timeout if refused is None else _left(refused, began - called))
     patience = max(timeout, RESOLVER) if refused is None else _about_as_long(time.monotonic() - began)
 
     def make() -> Any:
@@ -254,6 +255,11 @@ def connect(where: StoreAddress, timeout: float, *, refused: float | None = None
     except RuntimeError as e:
         reason = _why_not(where, str(e).split("\n", 1)[0])
     raise CoordinatorLost(address=str(where), reason=reason)
+
+
+def _left(refused: float, loading: float) -> float:
+    """Seconds of `refused` that are left after those of loading torch: at least half, as rank 0 loads it too."""
+    return max(refused / 2, refused - loading)
 
 
 def _about_as_long(seconds: float) -> float:
@@ -278,9 +284,10 @@ def _reach(where: StoreAddress, timeout: float, refused: float) -> None:
             socket.create_connection((where.host, where.port), timeout=1).close()
             return
         except OSError as e:
-            limit = refused if isinstance(e, ConnectionRefusedError) else timeout
-            if time.monotonic() - began > limit:
-                reason = f"no answer within {limit:g} s ({e})"
+            absent = isinstance(e, ConnectionRefusedError)
+            if time.monotonic() - began > (refused if absent else timeout):
+                # The same words at every look, so that they are logged once.
+                reason = f"rank 0 serves no store there ({e})" if absent else f"no answer within {timeout:g} s ({e})"
                 raise CoordinatorLost(address=str(where), reason=reason) from e
         time.sleep(0.05)
 
@@ -301,7 +308,7 @@ def _attempt(here: Topology) -> str:
 
 def _in_worker() -> bool:
     """Whether this process works for a rank: a DataLoader's worker, or one that multiprocessing started in a rank."""
-    if is_spawned_worker():
+    if is_spawned_worker() and not is_ddp_initialized():  # one that joined a group is a rank, whoever started it
         return True
     data = sys.modules.get("torch.utils.data")
     return data is not None and data.get_worker_info() is not None
