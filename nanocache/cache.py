@@ -7,27 +7,28 @@ in `engine`. Invariant: `fetch` and `afetch` are one implementation with one sig
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import cache, lru_cache, partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config
-from .artifact import arguments, filenames, hooks, urls
+from .answers import fetched, found_here
+from .artifact import arguments, filenames
 from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
+from .asked import artifact_of, is_option, key_of
+from .bases import bases, environment, opened
 from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .config import Settings
 from .coordination import flights
-from .disk import faults, files
 from .download.turn import Turn
-from .engine.steps import Fetch, Found
+from .engine.steps import Fetch
 from .progress import ProgressOption
 from .store.blobs import Store
-from .store.hits import RefStamp
 from .upkeep.calls import Upkeep
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Cache(Upkeep):
 
     def __init__(self, base_dir: PathLike | None = None) -> None:
         # One that is open already is spelled as it would be expanded: `base_dir=` on a hit must not cost as much again.
-        self._fixed = _bases.get(base_dir) if type(base_dir) is str else None
+        self._fixed = bases.get(base_dir) if type(base_dir) is str else None
         if self._fixed is None and base_dir is not None:
-            self._fixed = _opened(config.expand(base_dir, "base_dir"))
+            self._fixed = opened(config.expand(base_dir, "base_dir"))
 
     def __repr__(self) -> str:
         return "Cache()" if self._fixed is None else f"Cache({self._fixed.base!r})"
@@ -61,7 +62,7 @@ class Cache(Upkeep):
 
     @property
     def store(self) -> Store:
-        return self._fixed or _environment()
+        return self._fixed or environment()
 
     def fetch(
         self,
@@ -98,17 +99,17 @@ class Cache(Upkeep):
         NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.
         """
         if into is not None:
-            artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
+            artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)
             return self._fetch_into(into, artifact, rehash, max_age, offline, progress)
         store = self.store
-        asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
-        usual = max_age is None and rehash is False and _is_option(offline) and _is_option(progress)
+        asked = key_of(url, sha256, filename, mirrors, headers, postprocess)
+        usual = max_age is None and rehash is False and is_option(offline) and is_option(progress)
         if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
             return path
-        artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
+        artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)
         request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
         with callers_errors():
-            return _fetch(store, request, asked, ambient())
+            return fetched(store, request, asked, ambient())
 
     async def afetch(
         self,
@@ -131,29 +132,29 @@ class Cache(Upkeep):
         Cancelling it stops the work within a second, unless others still wait for it.
         """
         if into is not None:
-            artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
+            artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)
             return await self._afetch_into(into, artifact, rehash, max_age, offline, progress)
         store = self.store
-        asked = _asked(url, sha256, filename, mirrors, headers, postprocess)
-        usual = max_age is None and rehash is False and _is_option(offline) and _is_option(progress)
+        asked = key_of(url, sha256, filename, mirrors, headers, postprocess)
+        usual = max_age is None and rehash is False and is_option(offline) and is_option(progress)
         if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
             return path
         from .coordination import tasks  # asyncio is half of what using nanocache would load
 
-        artifact = _artifact(url, sha256, filename, mirrors, headers, postprocess)
+        artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)
 
         @cache
         def check() -> Request:
             return Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
 
         def job(cancel: Cancel) -> Path:
-            return _fetch(store, check(), asked, cancel)
+            return fetched(store, check(), asked, cancel)
 
         key = ("afetch", store.base, artifact, rehash, max_age, offline)
         # Of a product the files are counted first, which may be thousands: not on the loop.
         inline = not rehash and artifact.postprocess is None and not flights.running(key)
         with callers_errors():
-            if inline and (path := _find(store, check(), asked)) is not None:
+            if inline and (path := found_here(store, check(), asked)) is not None:
                 return path
             return await tasks.share_async(key, job)
 
@@ -232,10 +233,10 @@ class Cache(Upkeep):
     def _fetch_one(
         self, store: Store, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
     ) -> Path:
-        asked = _asked(artifact, None, None, (), None, None)
+        asked = key_of(artifact, None, None, (), None, None)
         if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
-        return _fetch(store, Request.of(artifact, offline=offline, progress=progress), asked, cancel)
+        return fetched(store, Request.of(artifact, offline=offline, progress=progress), asked, cancel)
 
     def build(self, key: str, fn: Callable[[Path], object], *, name: str) -> Path:
         """The file or folder that `fn(dst)` builds: once for all processes, and kept for every later call with `key`.
@@ -258,7 +259,7 @@ class Cache(Upkeep):
     def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
         """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""
         request = Request.of(artifact, offline=offline, progress=False)
-        return _fetch(self.store, request, None, cancel, turn)
+        return fetched(self.store, request, None, cancel, turn)
 
     def snapshot(
         self,
@@ -316,10 +317,10 @@ class Cache(Upkeep):
         whose seal is broken is read and compared. Raises ValueError, UnsafeCache.
         """
         store = self.store
-        asked = _asked(url, sha256, filename, (), headers, postprocess)
+        asked = key_of(url, sha256, filename, (), headers, postprocess)
         if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
-        artifact = _artifact(url, sha256, filename, (), headers, postprocess)
+        artifact = artifact_of(url, sha256, filename, (), headers, postprocess)
         with callers_errors():
             return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
 
@@ -329,125 +330,3 @@ def _bring_one(
 ) -> Path:
     again = partial(fetch, artifact, cancel, progress)
     return folder.bring(again(), artifact, again, cancel)
-
-
-def _fetch(store: Store, request: Request, asked: Hashable | None, cancel: Cancel, turn: Turn | None = None) -> Path:
-    ref = _ref_stamp(store, request)
-    path = _answer(store, request, asked, ref, Fetch(store, request, cancel, turn).run())
-    if path is None:  # evicted after it was found and before it was marked
-        found = Fetch(store, request, cancel, turn).run()
-        path = _answer(store, request, asked, ref, found) or found.path
-    return path
-
-
-def _find(store: Store, request: Request, asked: Hashable | None) -> Path | None:
-    """The answer if it is a hit, though this process may not have answered it before: a stat, and a ref to read."""
-    ref = _ref_stamp(store, request)
-    with faults.named(store.base):
-        found = Fetch(store, request).find()
-    return None if found is None else _answer(store, request, asked, ref, found)
-
-
-def _ref_stamp(store: Store, request: Request) -> RefStamp | None:
-    """Of the ref that the answer may rest on."""
-    if request.artifact.sha256 is not None:
-        return None
-    path = store.ref(request.url_key)
-    return path, files.stamp(path)
-
-
-def _answer(store: Store, request: Request, asked: Hashable | None, ref: RefStamp | None, found: Found) -> Path | None:
-    """The path that was found, remembered for the next call; None if it is gone. `ref`: its stamp from before."""
-    product = request.hook is not None
-    marked = store.product_folder(found.digest) if product else store.blob_folder(found.digest)
-    if not store.recency.mark(marked):
-        return None
-    # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
-    if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):
-        store.hits.remember(asked, found.path, found.digest, marked, product=product, ref=ref)
-    return found.path
-
-
-_bases: dict[str, Store] = {}
-_spelled: dict[tuple[str | None, ...], Store] = {}
-
-
-def _opened(base: str) -> Store:
-    return _bases.get(base) or _bases.setdefault(base, Store(base))
-
-
-def _environment() -> Store:
-    """The environment's base directory: by its spelling where that alone says it, else worked out anew."""
-    get = os.environ.get
-    spelled = get("NANOCACHE_DIR") or get("NANOCHAT_BASE_DIR")
-    key = (spelled,) if spelled else (None, get("XDG_CACHE_HOME"), get("HOME"))
-    store = _spelled.get(key)
-    if store is None:
-        if os.name == "nt":
-            raise OSError("nanocache does not run on Windows yet; it runs on Linux (WSL too) and macOS")
-        store = _opened(config.base_dir())
-        if spelled is None or (spelled.startswith("/") and "$" not in spelled):
-            _spelled[key] = store
-    return store
-
-
-def _is_option(value: object) -> bool:
-    """Whether it may be an option's value and needs no look: a hit must cost no more than its stat."""
-    return value is None or value is True or value is False
-
-
-def _asked(
-    url: object,
-    sha256: str | None,
-    filename: str | None,
-    mirrors: Iterable[object],
-    headers: Headers,
-    postprocess: Postprocess | None,
-) -> Hashable | None:
-    """What a hit is remembered by; None for a call that is unusual, or wrong: its arguments are looked at each time.
-
-    Of a hook its identity, not the object: an attribute that makes it another one can be set at any time.
-    """
-    if isinstance(url, Artifact):
-        if (sha256, filename, mirrors, headers, postprocess) != (None, None, (), None, None):
-            return None
-        return url if url.postprocess is None else (url, hooks.identify(url.postprocess).id)
-    if not (type(url) is str and type(sha256) in _TEXT and type(filename) in _TEXT):
-        return None
-    hook = None if postprocess is None else hooks.identify(postprocess).id
-    if mirrors == () and headers is None:
-        return url, sha256, filename, hook
-    more = _strings(mirrors), _strings(headers or {})
-    return None if None in more else (url, sha256, filename, hook, more)
-
-
-def _strings(values: Any) -> tuple[str, ...] | None:
-    """The strings in a list, tuple or dict; None for anything else, which may have no hash, or be gone once read."""
-    pairs = type(values) is dict
-    if not pairs and type(values) not in (list, tuple):
-        return None
-    strings = (*values, *values.values()) if pairs else tuple(values)
-    return strings if all(type(value) is str for value in strings) else None
-
-
-_TEXT = (str, type(None))
-
-
-def _artifact(
-    url: object,
-    sha256: str | None,
-    filename: str | None,
-    mirrors: Iterable[object],
-    headers: Headers,
-    postprocess: Postprocess | None,
-) -> Artifact:
-    options: dict[str, Any] = {"sha256": sha256, "filename": filename, "postprocess": postprocess}
-    if headers is None and mirrors == () and all(isinstance(value, Hashable) for value in (url, *options.values())):
-        return _plain_artifact(url, **options) if type(url) is str else Artifact.of(url, **options)
-    return Artifact.of(url, mirrors=mirrors, headers=headers, **options)
-
-
-@lru_cache(maxsize=1024)
-def _plain_artifact(url: str, **options: Any) -> Artifact:
-    # A thousand tasks that ask for one artifact in one turn of the loop would hold it for 10 ms with this alone.
-    return Artifact(url, **options)

@@ -207,12 +207,12 @@ NAMES = (
 
 
 def again(base: Path, before: Do) -> None:
-    from nanocache import cache
+    from nanocache import bases
 
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
-    cache._bases.clear()
-    cache._spelled.clear()
+    bases.bases.clear()
+    bases._spelled.clear()
     before()
 
 
