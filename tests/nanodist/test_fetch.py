@@ -454,14 +454,18 @@ def test_many_with_exceptions_in_place_are_the_same_on_every_rank(ranks: Ranks, 
     assert run.last("error") == ["ChecksumMismatch"] * 4
 
 
-def test_a_hit_asks_no_store_and_loads_no_torch(base: Path, origin: Origin, spawn: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("env", [{"RANK": "1"}, {"RANK": "0", "LOCAL_WORLD_SIZE": "2"}], ids=["rank 1", "one node"])
+def test_a_hit_asks_no_store_and_loads_no_torch(
+    base: Path, origin: Origin, spawn: Callable[..., Any], env: dict[str, str]
+) -> None:
+    """But where other nodes look for the store, which rank 0 serves."""
     path = nanocache.fetch(url_of(origin))
     code = """
 import sys
 print(nanodist.fetch(url))
 assert "torch" not in sys.modules and "nanodist.coordination.coordinator" in sys.modules
 """
-    env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    env = env | {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
     group = spawn(code, setup="import nanodist", env=env, url=url_of(origin))
     assert group.outputs() == [str(path)]
 
