@@ -6,6 +6,7 @@ No command is here, and nothing is printed.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ exit codes:
 
 
 def parser(make: Callable[..., argparse.ArgumentParser], *names: str, **options: Any) -> argparse.ArgumentParser:
-    """A parser whose help keeps its line breaks."""
+    """A parser whose help keeps the line breaks of its examples, and fits 80 columns."""
+    options["description"] = textwrap.fill(options["description"], 80)
     return make(*names, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
 

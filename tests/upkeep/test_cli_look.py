@@ -110,3 +110,12 @@ def test_sizes_have_three_digits(count: int, text: str) -> None:
 )
 def test_ages_are_in_words(seconds: float, text: str) -> None:
     assert tables.age(1e9 - seconds, 1e9) == text
+
+
+@pytest.mark.parametrize("name", ["ls", "du", "info", "verify", "pin", "unpin", "prune", "rm", "env"])
+def test_help_fits_80_columns_and_has_an_example(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "-h"])
+    out = capfd.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert f"\n  nanocache {name}" in out
