@@ -52,6 +52,8 @@ class HolderRecord:
     @property
     def left(self) -> float | None:
         """Seconds until the work ends, if it goes on like this; None if the holder does not know."""
+        if not self.beat or self.beat < 2:  # a rate of its first 50 ms says little
+            return None
         if self.done is None or self.total is None or not self.rate:
             return None
         return max(0, self.total - self.done) / self.rate
