@@ -73,6 +73,11 @@ class Coordinator(StoreClient):
         self._pid = os.getpid()
         self._idle: list[Any] = []  # clients that torch built over
 
+    @property
+    def is_first_start(self) -> bool:
+        """Whether this process is the first of its rank in this attempt, as far as that can be told."""
+        return self._fenced
+
     def oldest(self) -> float:
         """Age in seconds up to which a value is of this attempt of the job, and not of one that died."""
         return float("inf") if self._fenced else process_age()

@@ -33,7 +33,7 @@ from .clock import Moment
 from .coordinator import Coordinator, pauses
 from .life import Vital, alive
 
-__all__ = ["LeaderClaim", "Verdict", "decide"]
+__all__ = ["LeaderClaim", "Verdict", "decide", "forget"]
 
 logger = logging.getLogger("nanodist")
 
@@ -144,6 +144,23 @@ def decide(
         seen = coordinator.compare_set(key, seen, mine.text)
     coordinator.last_outcome[key] = mine.nonce
     return _lead(coordinator, key, mine, act, limit)
+
+
+def forget(coordinator: Coordinator, key: str) -> None:
+    """Be done with a key that is decided once; the last of all ranks to be done deletes what was said under it.
+
+    A million decisions would leave a GB in the process that serves the store. A rank that was started anew does not
+    count, nor does any where agents restart ranks on their own: there the keys stay, because a rank might yet read
+    them.
+    """
+    coordinator.last_outcome.pop(key, None)
+    if coordinator.lost is not None or not coordinator.is_first_start:
+        return
+    with suppress(CoordinatorLost):
+        if coordinator.add(f"{key}/done", 1) == coordinator.world_size:
+            beat = _beat_key(key, LeaderClaim.parse(coordinator.get(key)))
+            for gone in (beat, beat.removesuffix("beat") + "out", f"{key}/done", key):
+                coordinator.delete(gone)
 
 
 def _binds(coordinator: Coordinator, key: str, claim: LeaderClaim, outcome: Outcome, fresh: float) -> bool:

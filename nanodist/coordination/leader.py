@@ -16,7 +16,7 @@ from nanocache.coordination.process import me
 from ..errors import CoordinatorLost, as_it_travels
 from ..rank import topology
 from .coordinator import address, coordination
-from .election import Outcome, decide
+from .election import Outcome, decide, forget
 from .store_client import ANSWER
 
 __all__ = ["leader_first"]
@@ -52,7 +52,11 @@ def leader_first(key: str, fn: Callable[[], T]) -> T:
     with _lock:
         number = _calls[key]
         _calls[key] += 1
-    verdict = decide(coordinator, f"first/{number}/{key}", fn, once=key, limit=LARGEST_RESULT)
+    place = f"first/{number}/{key}"
+    try:
+        verdict = decide(coordinator, place, fn, once=key, limit=LARGEST_RESULT)
+    finally:
+        forget(coordinator, place)
     if verdict.led and coordinator.lost is not None:
         raise coordinator.lost  # as on the ranks that will never read the outcome
     result: T = verdict.value

@@ -1,8 +1,8 @@
 """A client of the store: a few operations under one prefix, each of which ends.
 
 Each raises CoordinatorLost once the store is out of reach: refused, reset, or silent for `ANSWER` seconds. Invariants:
-a lost store is asked nothing more, because a late answer would be taken for the next question's; no key is ever
-deleted, because torch waits for a missing key, and a rank that saw it may be about to read it.
+a lost store is asked nothing more, because a late answer would be taken for the next question's; a key is deleted only
+once no rank will read it, because torch waits for a missing key.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class StoreClient:
 
     def set(self, key: str, value: str) -> None:
         self.ask(self.store.set, key, value)
+
+    def delete(self, key: str) -> None:
+        """Of a key that no rank will read any more."""
+        self.ask(self.store.delete_key, key)
 
     def add(self, key: str, amount: int) -> int:
         """The sum so far, this amount included; a missing key is 0."""

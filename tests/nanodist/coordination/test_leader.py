@@ -387,3 +387,24 @@ def test_alone_results_and_errors_are_those_of_many() -> None:
 
 def raises(error: Exception) -> None:
     raise error
+
+
+def test_calls_leave_nothing_behind(ranks: Ranks) -> None:
+    code = """
+        from nanodist.coordination.coordinator import coordination
+        def keys():
+            return coordination().store.underlying_store.num_keys()
+        def calls(count):
+            for n in range(count):
+                assert nanodist.leader_first("k", lambda: [RANK, n])[1] == n
+        calls(20)
+        time.sleep(1)
+        before = keys()
+        calls(200)
+        time.sleep(1)
+        report(grown=keys() - before, kept=len(coordination().last_outcome))
+    """
+    run = ranks(code, 4)
+    assert run.codes == [0] * 4, run.err
+    assert max(run.last("grown")) <= 4  # of calls that a slower rank is still at
+    assert run.last("kept") == [0] * 4
