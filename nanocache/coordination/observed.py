@@ -18,8 +18,6 @@ from .process import Identity
 
 __all__ = ["ObservedHolder"]
 
-# Measured with 7 waiters: a look costs 50 us of CPU, and the last of them is back one `NEAR` after publication.
-NEAR = 0.003  # seconds between two looks at a holder on this host that may end at any moment
 UNSURE = 0.01  # at most, if it has not said how long it still takes
 PATIENT = 0.03  # at most, if it has
 NEARLY_OVER = 1.0  # seconds until its end that a holder is left alone for
@@ -128,11 +126,14 @@ class ObservedHolder:
         """Seconds until the holder ends; 0 where that is not known."""
         return 0.0 if self._end is None else self._end - time.monotonic()
 
-    def pause(self, far: float) -> float:
-        """Seconds until the next look: the longer, the longer there is nothing to see. `far`: at another host's."""
+    def pause(self, near: float, far: float) -> float:
+        """Seconds until the next look: the longer, the longer there is nothing to see.
+
+        `near`: at a holder on this host that may end at any moment; `far`: at one elsewhere.
+        """
         if self.far:
             return 2 * far if self._to_go > FAR_FROM_OVER else far
         now = time.monotonic()
         if self._end is None:
-            return min(UNSURE, max(NEAR, (now - self._begun) / 100))
-        return min(PATIENT, max(NEAR, abs(self._end - now) / 30))
+            return min(UNSURE, max(near, (now - self._begun) / 100))
+        return min(PATIENT, max(near, abs(self._end - now) / 30))

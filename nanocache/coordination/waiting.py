@@ -29,6 +29,8 @@ logger = logging.getLogger("nanocache")
 
 UNLOCKED = "%s; going on without: a download may be made twice"
 
+# Measured with 7 waiters: a look costs 50 us of CPU, and the last of them is back one `NEAR` after publication.
+NEAR = 0.003  # seconds between two looks at a holder on this host that may end at any moment
 LOOKS = 5  # looks at the record for each attempt to lock, while no holder gives signs of life
 # Thousands of nodes that poll one disk are its whole load. The last of them is back so long after publication.
 FAR = 0.45  # seconds between two looks at another host's holder
@@ -188,7 +190,7 @@ class _Waiter:
         return self._options.goal()
 
     def _sleep(self) -> None:
-        self._options.cancel.sleep(self._observed.pause(FAR))
+        self._options.cancel.sleep(self._observed.pause(NEAR, FAR))
         if self._observed.quiet:
             self._looks_to_lock -= 1
 

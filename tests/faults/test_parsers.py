@@ -100,7 +100,7 @@ REF = {
     "version": "v1",
     "pinned": "hf://owner/name@rev/x",
 }
-HOLDING = {"holder": ME, "done": 1, "total": 2, "rate": 3.0}
+HOLDING = {"holder": ME, "beat": 2, "done": 1, "total": 2, "rate": 3.0}
 FAILED = {
     "error": {"error": "DownloadFailed", "facts": {"url": "http://h/", "causes": [["http://h/", "404"]]}},
     "ended": 1.0,
