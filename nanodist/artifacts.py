@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nanocache
 from nanocache import Artifact
 
 from .calls import FetchMany, FetchOne, PathLike, ProgressOption
@@ -43,6 +44,7 @@ def fetch(
     max_age: float | None = None,
     offline: bool | None = None,
     progress: ProgressOption = None,
+    into: PathLike | None = None,
     base_dir: PathLike | None = None,
     scope: str = "auto",
 ) -> Path:
@@ -55,8 +57,8 @@ def fetch(
     `scope`: "auto" has one rank lead per disk, and if there are several disks, one of these downloads for all. "job":
     one rank for the whole job, where all nodes see one base directory. "broadcast": as "auto", whatever is known of the
     nodes. These are calls of all ranks; a disk that does not call is waited for, at most 2 s. "disk" leaves it to the
-    lock and asks no store, which fits where each rank wants other files. NANODIST_SCOPE takes the place of "auto". The
-    other arguments are nanocache.fetch's.
+    lock and asks no store, which fits where each rank wants other files. NANODIST_SCOPE takes the place of "auto".
+    `into`: a folder that this rank can write. The other arguments are nanocache.fetch's.
 
     Raises what nanocache.fetch raises, on every rank the same class with the same facts (anything that is no error of
     nanocache as LeaderError), and NotVisible if the file is on another disk than this rank's, or does not show.
@@ -76,7 +78,7 @@ def fetch(
     [result] = call.hits() or share(call)
     if isinstance(result, BaseException):
         raise result
-    return result
+    return result if into is None else nanocache.fetch(artifact, into=into, base_dir=base_dir)
 
 
 def fetch_many(
@@ -86,6 +88,7 @@ def fetch_many(
     return_exceptions: bool = False,
     progress: ProgressOption = None,
     offline: bool | None = None,
+    into: PathLike | None = None,
     base_dir: PathLike | None = None,
     scope: str = "auto",
 ) -> list[Path]:
@@ -108,7 +111,11 @@ def fetch_many(
             return_exceptions=return_exceptions,
         )
         results += call.hits() or share(call)
-    return results
+    return results if into is None else [_placed(*pair, into, base_dir) for pair in zip(wanted, results, strict=True)]
+
+
+def _placed(artifact: Artifact, result: Any, into: PathLike, base_dir: PathLike | None) -> Any:
+    return nanocache.fetch(artifact, into=into, base_dir=base_dir) if isinstance(result, Path) else result
 
 
 def snapshot(
@@ -119,6 +126,7 @@ def snapshot(
     max_age: float | None = None,
     offline: bool | None = None,
     progress: ProgressOption = None,
+    into: PathLike | None = None,
     base_dir: PathLike | None = None,
     scope: str = "auto",
 ) -> Path:
@@ -130,7 +138,7 @@ def snapshot(
     from nanocache.peers import snapshot_by  # loads much more of nanocache than a hit of `fetch` needs
 
     asked = _scope(scope)
-    return snapshot_by(
+    folder = snapshot_by(
         partial(fetch, max_age=max_age, offline=offline, progress=False, base_dir=base_dir, scope=asked),
         partial(fetch_many, offline=offline, progress=progress, base_dir=base_dir, scope=asked),
         url,
@@ -140,6 +148,9 @@ def snapshot(
         offline=offline,
         base_dir=base_dir,
     )
+    if into is None:
+        return folder
+    return nanocache.snapshot(url, include=include, exclude=exclude, offline=offline, into=into, base_dir=base_dir)
 
 
 def _scope(asked: str) -> str:

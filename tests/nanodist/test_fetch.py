@@ -483,3 +483,16 @@ def test_signatures_are_nanocaches_with_a_scope(name: str) -> None:
     assert ours.pop("scope").default == "auto"
     theirs = inspect.signature(getattr(nanocache, name)).parameters
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
+
+
+def test_ranks_have_the_artifact_in_a_folder_of_theirs_as_well(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        one = nanodist.fetch(url, sha256=sha256, into=folder)
+        [two] = nanodist.fetch_many([url], into=folder + "2")
+        report(paths=[str(one), str(two)], same=one.read_bytes() == two.read_bytes())
+    """
+    folder = str(base.parent / "mine")
+    run = ranks(code, 4, url=url_of(origin), sha256=digest(SIZE, 1), folder=folder)
+    assert run.codes == [0] * 4, run.err
+    assert run.last("paths") == [[f"{folder}/f.bin", f"{folder}2/f.bin"]] * 4
+    assert run.last("same") == [True] * 4
