@@ -128,3 +128,25 @@ def test_errors_pickle_cross_ranks_and_are_one_line(error: Exception) -> None:
         assert type(copy) is type(error)
         assert (copy.facts(), str(copy)) == (error.facts(), str(error))
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("store", ["agent", "rank0"])
+@pytest.mark.parametrize("cleanup", ["nanodist.compute_cleanup()", "dist.destroy_process_group()"])
+def test_init_works_again_after_a_cleanup(ranks: Ranks, store: str, cleanup: str) -> None:
+    code = f"""
+        import torch, torch.distributed as dist
+        sums = []
+        for _ in range(3):
+            nanodist.compute_init("cpu", timeout=30)
+            ones = torch.ones(1)
+            dist.all_reduce(ones)
+            sums.append(ones.item())
+            {cleanup}
+        report(sums=sums, again=nanodist.compute_init("cpu", timeout=30).world_size)
+        nanodist.compute_cleanup()
+        nanodist.compute_cleanup()
+    """
+    run = ranks(code, 2, store=store)
+    assert run.codes == [0] * 2, run.err
+    assert run.last("sums") == [[2.0] * 3] * 2
+    assert run.last("again") == [2] * 2
