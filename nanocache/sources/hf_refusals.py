@@ -30,7 +30,7 @@ def _meaning(status: int, code: str, address: HubAddress) -> tuple[str, str]:
     """(what it means, what to do)."""
     page = f"{environment.endpoint()}/{address.prefix}{address.repository}"
     if code == "GatedRepo":
-        return "the repository is gated", f"accept its terms at {page}, logged in{_as_whom()}"
+        return "the repository is gated", f"accept its terms at {page}, logged in, and {_token()}"
     if code == "RevisionNotFound":
         return f"there is no revision {address.revision or 'main'}", f"look at {page}/branches"
     if code == "EntryNotFound":
@@ -38,15 +38,15 @@ def _meaning(status: int, code: str, address: HubAddress) -> tuple[str, str]:
     if code == "RepoNotFound" or status == 401:
         return (
             "there is no such repository, or it is private",
-            f"look at {page}; if it is private{_as_whom()}",
+            f"look at {page}; if it is private, {_token()}",
         )
     if status == 403:
         return "the token may not read it", f"give it access to {page}, at {environment.endpoint()}/settings/tokens"
     return "the Hub refuses it", f"look at {page}"
 
 
-def _as_whom() -> str:
+def _token() -> str:
     if environment.token() is None:
-        return f", and set HF_TOKEN to a token of {environment.endpoint()}/settings/tokens"
-    where = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token that was sent"
-    return f", and with an account whose token is the one in {where}"
+        return f"set HF_TOKEN to a token of {environment.endpoint()}/settings/tokens"
+    where = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token file"
+    return f"let the token in {where} be of an account that may read it"
