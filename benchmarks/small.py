@@ -51,9 +51,7 @@ ROOMS = {
     "nanocache/download/": "download: attempts, ledger, hash",
     "nanocache/artifact/": "the call: URL, digest, settings",
     "nanocache/config.py": "the call: URL, digest, settings",
-    **dict.fromkeys(
-        ("nanocache/cache.py", "nanocache/asked.py", "nanocache/bases.py"), "the call: URL, digest, settings"
-    ),
+    **dict.fromkeys(("nanocache/cache.py", "nanocache/asked.py"), "the call: URL, digest, settings"),
     "nanocache/": "the steps themselves",
 }
 

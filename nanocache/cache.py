@@ -20,7 +20,6 @@ from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
 from .asked import artifact_of, is_option, key_of
-from .bases import bases, environment, opened
 from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .config import Settings
@@ -48,9 +47,9 @@ class Cache(Upkeep):
 
     def __init__(self, base_dir: PathLike | None = None) -> None:
         # One that is open already is spelled as it would be expanded: `base_dir=` on a hit must not cost as much again.
-        self._fixed = bases.get(base_dir) if type(base_dir) is str else None
+        self._fixed = _bases.get(base_dir) if type(base_dir) is str else None
         if self._fixed is None and base_dir is not None:
-            self._fixed = opened(config.expand(base_dir, "base_dir"))
+            self._fixed = _opened(config.expand(base_dir, "base_dir"))
 
     def __repr__(self) -> str:
         return "Cache()" if self._fixed is None else f"Cache({self._fixed.base!r})"
@@ -62,7 +61,7 @@ class Cache(Upkeep):
 
     @property
     def store(self) -> Store:
-        return self._fixed or environment()
+        return self._fixed or _environment()
 
     def fetch(
         self,
@@ -330,3 +329,26 @@ def _bring_one(
 ) -> Path:
     again = partial(fetch, artifact, cancel, progress)
     return folder.bring(again(), artifact, again, cancel)
+
+
+_bases: dict[str, Store] = {}
+_spelled: dict[tuple[str | None, ...], Store] = {}
+
+
+def _opened(base: str) -> Store:
+    return _bases.get(base) or _bases.setdefault(base, Store(base))
+
+
+def _environment() -> Store:
+    """The environment's base directory: by its spelling where that alone says it, else worked out anew."""
+    get = os.environ.get
+    spelled = get("NANOCACHE_DIR") or get("NANOCHAT_BASE_DIR")
+    key = (spelled,) if spelled else (None, get("XDG_CACHE_HOME"), get("HOME"))
+    store = _spelled.get(key)
+    if store is None:
+        if os.name == "nt":
+            raise OSError("nanocache does not run on Windows yet; it runs on Linux (WSL too) and macOS")
+        store = _opened(config.base_dir())
+        if spelled is None or (spelled.startswith("/") and "$" not in spelled):
+            _spelled[key] = store
+    return store

@@ -165,7 +165,7 @@ def costs(processes: Processes) -> list[list[float]]:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("where", "calls"), [(HERE, 90), (ELSEWHERE, 6)], ids=["here", "elsewhere"])
+@pytest.mark.parametrize(("where", "calls"), [(HERE, 90), (ELSEWHERE, 7)], ids=["here", "elsewhere"])
 def test_waiters_make_few_calls_while_the_holder_has_long_to_go(
     base: Path, origin: Origin, spawn: Spawn, where: str, calls: float
 ) -> None:

@@ -207,12 +207,12 @@ NAMES = (
 
 
 def again(base: Path, before: Do) -> None:
-    from nanocache import bases
+    from nanocache import cache
 
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
-    bases.bases.clear()
-    bases._spelled.clear()
+    cache._bases.clear()
+    cache._spelled.clear()
     before()
 
 
