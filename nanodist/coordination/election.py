@@ -174,12 +174,15 @@ def _lead(coordinator: Coordinator, key: str, claim: LeaderClaim, act: Callable[
     with alive(coordinator, _beat_key(key, claim), claim.nonce):  # its end would delay the publishing
         try:
             value = act()
-        except BaseException as e:
+        except BaseException as e:  # noqa: BLE001 - it is raised again
             _publish(coordinator, key, claim, Outcome.of_error(e, claim))
             travelling = as_it_travels(e, rank=claim.rank, host=claim.process.host)
-            if travelling is e:
-                raise
-            raise travelling from e
+            try:
+                if travelling is e:
+                    raise
+                raise travelling from e
+            finally:
+                del travelling  # else it holds itself by its traceback, and a peer's thread until it is collected
         try:
             outcome = Outcome.of_value(value, limit)
         except TypeError as e:

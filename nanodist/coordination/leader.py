@@ -67,10 +67,13 @@ def _alone(fn: Callable[[], T]) -> T:
     """The same results and errors as among many ranks, so that a program meets them before it has many."""
     try:
         value = fn()
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 - it is raised again
         travelling = as_it_travels(e, rank=0, host=me().host)
-        if travelling is e:
-            raise
-        raise travelling from e
+        try:
+            if travelling is e:
+                raise
+            raise travelling from e
+        finally:
+            del travelling  # else it holds itself by its traceback
     Outcome.of_value(value, LARGEST_RESULT)
     return value
