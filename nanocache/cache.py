@@ -241,7 +241,7 @@ class Cache(Upkeep):
         """The file or folder that `fn(dst)` builds: once for all processes, and kept for every later call with `key`.
 
         `dst` does not exist when `fn` is called, and ends in `name`, as the path that is returned does. What is built
-        is visible only when complete and synced. A failed build publishes nothing: those who waited for it get its
+        is visible only when complete and synced. A failed build publishes nothing: callers that waited for it get its
         error, and the next call builds. Something from which files were purged is built again. `key` says everything
         that the result depends on, versions included; what `fn` reads is not looked at. What is built is not sealed: a
         write to it changes it for all.

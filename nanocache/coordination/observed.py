@@ -113,7 +113,7 @@ class ObservedHolder:
 
     @property
     def unknown(self) -> bool:
-        """Whether a holder may be there that has not yet written who it is."""
+        """Whether a holder may be there that has not yet written its record."""
         return not self.standing and time.monotonic() - self._begun < 2 * DELAY
 
     @property

@@ -1,4 +1,4 @@
-"""Who gets which shard of an epoch, and what is left of one: pure arithmetic on positions.
+"""Which reader gets which shard of an epoch, and what is left of one: pure arithmetic on positions.
 
     order       the positions of the artifacts, as the epoch's seed shuffles them
     consumed    places in the order that were yielded, on whatever rank

@@ -1,6 +1,6 @@
 """What a signer gives: an object's address for a while, with what must be sent beside it.
 
-Who signs stands in modules of their own, each the only one that knows its library: `by_botocore`, `by_obstore`,
+What signs stands in modules of its own, each the only one that knows its library: `by_botocore`, `by_obstore`,
 `by_google`. Invariant: what is signed here is a GET of one object.
 """
 

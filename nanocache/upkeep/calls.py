@@ -1,4 +1,4 @@
-"""What a Cache offers to those who live with it for years: look, verify, pin, hold, remove, prune.
+"""What a Cache offers to people that keep it for years: look, verify, pin, hold, remove, prune.
 
 Each call is a module of this room, imported when it is called: a fetch needs none of them.
 """

@@ -1,6 +1,6 @@
 """Leases: what a process holds while it works, so that no eviction takes it.
 
-    leases-v1/<host>-<pid>-<random>    a lock of the holder's; in it who it is, and the digests, a line each
+    leases-v1/<host>-<pid>-<random>    a lock of the holder's; in it the holder, and the digests, a line each
 
 A lease ends with its process: what counts is the lock, and where locks let every process in, whether the process
 lives. Invariants: a lease appears whole and locked, by one rename; it is there before what it holds is looked for, and

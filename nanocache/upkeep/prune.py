@@ -62,7 +62,7 @@ class Limits:
 
 
 def prune(store: Store, limits: Limits, *, keep: Collection[str], dry_run: bool) -> Pruned:
-    """Evict what is beyond `limits`, and what is nobody's any more. Raises OSError where nothing may be changed."""
+    """Evict what is beyond `limits`, and what has no owner any more. Raises OSError where nothing may be changed."""
     if dry_run:
         return _Prune(store, limits, keep, time.time(), dry_run=True).run()
     check_writable(store)

@@ -18,7 +18,6 @@ import pytest
 
 import nanocache
 from nanocache import DownloadFailed
-from nanocache.cancel import Cancel
 from tests.conftest import Processes
 from tests.servers.origin import MIB, content
 
@@ -38,18 +37,6 @@ def _no_thread_of_a_reader_is_left() -> Iterator[None]:
     while left := [thread for thread in threading.enumerate() if thread.name.startswith(("nanocache-", "fsspec"))]:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    slept: list[float] = []
-
-    def sleep(cancel: Cancel, seconds: float) -> None:
-        cancel.check()
-        slept.append(seconds)
-
-    monkeypatch.setattr(Cancel, "sleep", sleep)
-    return slept
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

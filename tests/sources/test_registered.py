@@ -290,17 +290,3 @@ def test_a_reader_that_knows_no_size_and_breaks_off_is_read_again(
 def test_a_readers_two_versions_are_never_mixed(fetch: Fetch, shelf: Shelf, slept: list[float]) -> None:
     shelf.changes_at = 5 * MIB
     assert fetch("shelf://f.bin").read_bytes() == OTHER
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    from nanocache.cancel import Cancel
-
-    slept: list[float] = []
-
-    def sleep(cancel: Cancel, seconds: float) -> None:
-        cancel.check()
-        slept.append(seconds)
-
-    monkeypatch.setattr(Cancel, "sleep", sleep)
-    return slept
