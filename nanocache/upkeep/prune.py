@@ -6,6 +6,7 @@ that is pinned, held, listed, or was used within two hours. One prune at a time,
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -95,7 +96,9 @@ class _Prune:
 
     def _empty_trash(self) -> None:
         for entry in walk.scan(walk.top(self._store, TRASH)):
-            st = entry.stat(follow_symlinks=False)
+            st = _lstat(entry)
+            if st is None:
+                continue
             young = DAY if entry.name.startswith(files.NEW) else JUST_NOW
             if is_mark(entry.name) or self._now - max(st.st_ctime, st.st_mtime) < young:
                 continue
@@ -132,6 +135,14 @@ class _Prune:
         if self._limits.max_size is not None and survey.size > self._limits.max_size:
             return f"to make room: unused for {unused / DAY:.1f} days"
         return ""
+
+
+def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """None for what another process has moved on, or deleted, meanwhile."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except walk.MISSING:
+        return None
 
 
 def _in_order(survey: Survey) -> Iterator[Candidate]:

@@ -46,7 +46,7 @@ import nanodist
 def rank(n):
     os.environ |= {"RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": "2"}
     nanodist.compute_init("cpu", timeout=60)
-    print(nanodist.leader_first("k", lambda: "led"), flush=True)
+    print(nanodist.topology().rank, flush=True)
     nanodist.compute_cleanup()
 
 if __name__ == "__main__":
@@ -103,4 +103,4 @@ def test_ranks_that_a_launcher_spawned_are_ranks(tmp_path: Path) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         del environment[name]
     [launcher] = start([str(tmp_path / "launch.py")], [environment])
-    assert launcher.communicate(timeout=90)[0].split() == ["led", "led"]
+    assert sorted(launcher.communicate(timeout=90)[0].split()) == ["0", "1"]
