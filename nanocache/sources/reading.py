@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
-from ..callers import let_pass
 from ..cancel import Cancel, within
 from ..http.exchange import Response
-from ..http.failure import Failure, StartOver
+from ..http.failure import StartOver
+from .failing import as_failures
 from .protocol import Reader, Resolved
-from .resolver import LASTING
 
 __all__ = ["read"]
 
@@ -27,7 +26,7 @@ def read(reader: Reader, resolved: Resolved, asked: Sequence[tuple[str, str]], c
     """
     start, end = _range(asked) if resolved.size is not None else (0, None)  # a part is always a part of so much
     stop = resolved.size if end is None else end
-    with _failures(), within(cancel):
+    with as_failures(), within(cancel):
         chunks = reader.read(resolved.pinned or resolved.url, start, end)
     left = None if stop is None else stop - start
     # Closed here: what a reader has open would else wait for the end of the exception that it failed with.
@@ -54,7 +53,7 @@ def _checked(
     reader: Reader, resolved: Resolved, chunks: Iterable[bytes], left: int | None, cancel: Cancel
 ) -> Generator[bytes, None, None]:
     """The chunks. The last one comes after the look: once it is there, the transfer asks for nothing any more."""
-    with _failures():
+    with as_failures():
         for chunk in chunks:
             left = None if left is None else left - len(chunk)
             if left is not None and left <= 0:
@@ -71,12 +70,3 @@ def _check_version(reader: Reader, resolved: Resolved, cancel: Cancel) -> None:
         now = reader.describe(resolved.url)
     if now.version != resolved.validator or (resolved.size is not None and now.size not in (None, resolved.size)):
         raise StartOver("it changed while it was read")
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        let_pass(e)
-        raise Failure(str(e) or type(e).__name__, lasting=isinstance(e, LASTING)) from e

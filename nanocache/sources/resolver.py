@@ -10,17 +10,15 @@ import threading
 import time
 
 from ..artifact.headers import Pairs, refusal
-from ..callers import let_pass
 from ..cancel import Cancel, within
-from ..errors import NanocacheError
 from ..http.failure import Failure
 from . import registry
+from .failing import as_failures
 from .protocol import Chooser, Explainer, HeaderSource, Reader, Resolved
 
 __all__ = ["Resolver"]
 
 EARLY = 30.0  # seconds before its end that an address is replaced, or a quarter of its life
-LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
 class Resolver:
@@ -86,14 +84,8 @@ class Resolver:
     def _resolve(self, cancel: Cancel) -> Resolved:
         if self._source is None:
             return Resolved(self._url, tuple(pair for pair in self._headers if refusal(pair[0].lower()) is None))
-        try:
-            with within(cancel):
-                return self._ask(self._source)
-        except NanocacheError:
-            raise
-        except OSError as e:
-            let_pass(e)
-            raise Failure(str(e) or type(e).__name__, lasting=isinstance(e, LASTING)) from e
+        with as_failures(), within(cancel):
+            return self._ask(self._source)
 
     def _ask(self, source: registry.AnySource) -> Resolved:
         # The version that was found first, so that a branch that moves meanwhile gives no other one.
