@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.servers.origin import Origin
 
 FETCH = """
@@ -24,20 +22,6 @@ nanodist.fetch(url, base_dir=base, progress=False)
 print(f"{time.monotonic() - begun:.1f}", flush=True)
 if sys.argv[3] == "warm" and rank == "0":
     sys.stdin.read()
-"""
-POOL = """
-import multiprocessing, os, sys
-import nanodist
-
-def fetch(n):
-    return nanodist.fetch(f"{sys.argv[1]}/{n}.bin", base_dir=sys.argv[2] + os.environ["RANK"]).name
-
-if __name__ == "__main__":
-    with multiprocessing.get_context(sys.argv[3]).Pool(1) as pool:
-        print(*pool.map(fetch, [0]), flush=True)
-        nanodist.compute_init("cpu", timeout=30)
-        print("group", flush=True)
-        nanodist.compute_cleanup()
 """
 SPAWNED_RANKS = """
 import os, torch.multiprocessing as mp
@@ -86,15 +70,6 @@ def test_a_rank_0_that_has_ended_costs_the_others_two_seconds(origin: Origin, tm
         assert float(out) >= 0  # it has the file
         assert err.count("is out of reach") == 1
     assert not ended[1]
-
-
-@pytest.mark.parametrize("how", ["spawn", "forkserver", "fork"])
-def test_a_worker_of_a_rank_never_serves_the_store(tmp_path: Path, how: str) -> None:
-    """It kept MASTER_PORT for as long as it lived, and rank 0's compute_init died of it."""
-    (tmp_path / "rank.py").write_text(POOL)
-    (tmp_path / "0.bin").write_text("0")
-    ranks = start([str(tmp_path / "rank.py"), tmp_path.as_uri(), str(tmp_path / "base"), how], job(2))
-    assert [rank.communicate(timeout=90)[0].split() for rank in ranks] == [["0.bin", "group"]] * 2
 
 
 def test_ranks_that_a_launcher_spawned_are_ranks(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_leader_first_waits_longer_for_a_late_rank_0(ranks: Ranks) -> None:
     assert run.last("value") == [5, 5], run.err
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_a_worker_of_rank_0_takes_no_port_from_it(origin: Origin, tmp_path: Path, method: str) -> None:
     script = """
 import multiprocessing, os
