@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from .loaders import Prefetch, prefetch
     from .progress import Progress
     from .registries import registry
+    from .retention.prune import Pruned
     from .sources.protocol import Described, Reader, Resolved, Source
     from .sources.registry import register_source
     from .upkeep.entries import Entry
     from .upkeep.findings import Damage
-    from .upkeep.prune import Pruned
     from .upkeep.verify import Verified
 
     __version__: str
@@ -61,7 +61,7 @@ _HOMES = {
     "Entry": "upkeep.entries",
     "Verified": "upkeep.verify",
     "Damage": "upkeep.findings",
-    "Pruned": "upkeep.prune",
+    "Pruned": "retention.prune",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",
     "download_file_with_lock": "compat",

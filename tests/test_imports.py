@@ -28,10 +28,11 @@ ROOMS = {
     "http": f"{GROUND} artifact",
     "coordination": f"{GROUND} disk",
     "store": f"{GROUND} disk coordination",
+    "retention": f"{GROUND} disk coordination store",
     "sources": f"{GROUND} artifact http",
     "download": f"{GROUND} artifact disk http sources store.partials",
-    "engine": f"{GROUND} archives artifact disk coordination store sources download",
-    "upkeep": f"{GROUND} artifact disk coordination store sources engine",
+    "engine": f"{GROUND} archives artifact disk coordination store retention sources download",
+    "upkeep": f"{GROUND} artifact disk coordination store retention sources engine",
 }
 DIST_GROUND = "errors launchers rank shared_disk"
 DIST_ROOMS = {

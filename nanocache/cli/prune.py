@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..cache import Cache
-from ..upkeep.prune import Pruned, Ruling
+from ..retention.prune import Pruned, Ruling
 from ..upkeep.sizes import read_age
 from . import tables
 from .arguments import OK, about_base, about_json, parser

@@ -16,9 +16,9 @@ from ..disk import faults
 
 if TYPE_CHECKING:
     from ..progress import ProgressOption
+    from ..retention.prune import Pruned
     from ..store.blobs import Store
     from .entries import Entry
-    from .prune import Pruned
     from .verify import Verified
 
 __all__ = ["Upkeep"]
@@ -101,8 +101,8 @@ class Upkeep:
 
         Raises ValueError, NotCached, OSError.
         """
-        from . import pins
-        from .remove import check_writable
+        from ..retention import pins
+        from ..retention.eviction import check_writable
         from .targets import digests_of
 
         if not isinstance(note, str):
@@ -115,8 +115,8 @@ class Upkeep:
 
     def unpin(self, target: object) -> None:
         """Take back what `pin` did. Raises ValueError, NotCached, OSError."""
-        from . import pins
-        from .remove import check_writable
+        from ..retention import pins
+        from ..retention.eviction import check_writable
         from .targets import digests_of
 
         with faults.named(self.store.base):
@@ -131,7 +131,7 @@ class Upkeep:
         It ends with the block or the process, and a forked child holds nothing. In a cache that this user may not
         write, it is a warning. Raises ValueError, NotCached, OSError.
         """
-        from .leases import lease
+        from ..retention.leases import lease
         from .targets import digests_of
 
         store = self.store
@@ -159,7 +159,8 @@ class Upkeep:
         (targets as for `info`, and lock files), or was used within 2 hours. `dry_run`: nothing goes. Without a limit
         only what killed processes left does. One prune at a time; fetches go on beside it. Raises ValueError, OSError.
         """
-        from . import prune, sizes
+        from ..retention import prune
+        from . import sizes
         from .listed import listed
 
         arguments.flag("dry_run", dry_run)

@@ -14,8 +14,8 @@ from functools import partial
 from ..callers import let_pass
 from ..cancel import Cancel
 from ..disk import files
+from ..retention import walk
 from ..store.blobs import Store
-from . import walk
 from .findings import Finding
 from .origins import Origins
 from .rebuild import rebuild_manifest

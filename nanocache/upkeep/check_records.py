@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from ..engine import contents
+from ..retention import walk
+from ..retention.alone import alone
 from ..store import refs
 from ..store.blobs import Store
 from ..store.layout import PRODUCTS, product_lock_key
-from . import walk
-from .alone import alone
 from .findings import Finding
 
 __all__ = ["check_products", "check_refs"]

@@ -15,12 +15,12 @@ from pathlib import Path
 from ..callers import let_pass, suppress
 from ..cancel import Cancel
 from ..disk import files
+from ..retention import walk
+from ..retention.alone import alone
 from ..store import reading, trees
 from ..store.blobs import Store
 from ..store.layout import TREES
 from ..store.manifest import Manifest, TreeFile
-from . import walk
-from .alone import alone
 from .findings import Finding
 from .origins import Origins
 from .rebuild import rebuild_manifest

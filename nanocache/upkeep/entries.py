@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ..retention import pins, walk
+from ..retention.leases import Leases
 from ..store import refs, seal
 from ..store.layout import PRODUCTS, TREES, BaseDirectory
 from ..store.sweep import VERIFIED
-from . import pins, walk
-from .leases import Leases
 
 __all__ = ["Catalogue", "Entry", "all_refs"]
 

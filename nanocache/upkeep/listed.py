@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotCached
+from ..retention import walk
 from ..store.blobs import Store
 from ..store.layout import BaseDirectory
-from . import walk
 from .targets import digests_of, several
 
 __all__ = ["listed"]

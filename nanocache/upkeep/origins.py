@@ -21,11 +21,11 @@ from ..cancel import Cancel
 from ..engine import known_files
 from ..engine.steps import Fetch
 from ..errors import NanocacheError
+from ..retention import walk
+from ..retention.alone import alone
 from ..sources import listings
 from ..sources.protocol import Listing
 from ..store.blobs import Store
-from . import walk
-from .alone import alone
 from .entries import all_refs
 
 __all__ = ["Origins"]

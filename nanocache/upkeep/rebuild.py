@@ -11,11 +11,11 @@ import stat
 from ..callers import let_pass
 from ..cancel import Cancel
 from ..disk import files, hashing
+from ..retention import walk
 from ..store import trees
 from ..store.blobs import Store
 from ..store.layout import TREES
 from ..store.manifest import Manifest, TreeFile
-from . import walk
 
 __all__ = ["rebuild_manifest"]
 

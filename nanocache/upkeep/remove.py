@@ -10,19 +10,14 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 
+from ..retention import pins, walk
+from ..retention.eviction import check_writable
+from ..retention.leases import Leases
 from ..store import refs, trees
 from ..store.blobs import Store
-from . import pins, walk
-from .leases import Leases
 from .targets import folders_of
 
-__all__ = ["check_writable", "evict", "remove"]
-
-
-def check_writable(store: Store) -> None:
-    """Raise OSError if this user can change nothing here."""
-    if not store.prepare():
-        raise PermissionError(errno.EACCES, "this user may not change the cache", store.base)
+__all__ = ["evict", "remove"]
 
 
 def remove(store: Store, digests: list[str]) -> list[str]:

@@ -12,9 +12,9 @@ from ..artifact import hub, urls
 from ..artifact.artifact import Artifact
 from ..disk import files
 from ..errors import NotCached
+from ..retention import walk
 from ..store import refs
 from ..store.layout import BLOBS, PRODUCTS, TREES, BaseDirectory
-from . import walk
 from .entries import all_refs
 
 __all__ = ["digest_of", "digests_of", "folders_of", "several", "unknown"]

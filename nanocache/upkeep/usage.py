@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..retention import walk
 from ..store.layout import BLOBS, LEASES, LOCKS, PARTIALS, PINS, PRODUCTS, REFS, TRASH, TREES, BaseDirectory
-from . import walk
 
 __all__ = ["Usage", "measure"]
 

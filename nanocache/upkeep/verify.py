@@ -17,11 +17,12 @@ from ..cancel import Cancel, ambient
 from ..disk import files
 from ..errors import NanocacheError
 from ..progress import Display, ProgressOption
+from ..retention import walk
 from ..store import trees
 from ..store.blobs import Store
 from ..store.layout import PRODUCTS, TREES
 from ..store.sweep import VERIFIED
-from . import parallel, walk
+from . import parallel
 from .check_blobs import BlobChecker
 from .check_records import check_products, check_refs
 from .check_trees import TreeChecker

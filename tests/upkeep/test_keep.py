@@ -15,7 +15,7 @@ import pytest
 import nanocache
 from nanocache import Cache, NotCached
 from nanocache.cli.main import main
-from nanocache.upkeep.leases import Leases
+from nanocache.retention.leases import Leases
 from tests.upkeep.conftest import Filled
 
 Spawn = Callable[..., Any]
@@ -169,7 +169,7 @@ def test_a_killed_processs_lease_ends_with_it(filled: Filled, base: Path, spawn:
 def test_a_living_processs_lease_holds_where_locks_let_everyone_in(
     filled: Filled, base: Path, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanocache.upkeep import leases as module
+    from nanocache.retention import leases as module
 
     holder = spawn(HOLD, path=str(filled.weights))
     wait_until(lambda: leases(base))

@@ -19,9 +19,8 @@ from ..store.blobs import Store
 from ..store.layout import TRASH, product_lock_key
 from ..store.sweep import DAY, is_mark
 from . import walk
-from .eviction import evict
+from .eviction import check_writable, evict
 from .reasons import Keepers, disk_time
-from .remove import check_writable
 from .survey import Candidate, Survey
 
 __all__ = ["Limits", "Ruling", "Pruned", "prune"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nanocache import Cache, NanocacheError
-from nanocache.upkeep.survey import Survey
+from nanocache.retention.survey import Survey
 from tests.faults.calls import Calls, fail
 from tests.servers.origin import Origin, content
 from tests.upkeep.conftest import Filled, made_old
@@ -92,7 +92,7 @@ print("done")
 
 PRUNER = """
 import time
-from nanocache.upkeep import reasons
+from nanocache.retention import reasons
 reasons.GRACE = grace
 end = time.monotonic() + seconds
 cache = nanocache.Cache()

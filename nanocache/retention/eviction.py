@@ -19,10 +19,16 @@ from .alone import alone
 from .reasons import Keepers
 from .survey import Candidate
 
-__all__ = ["evict"]
+__all__ = ["check_writable", "evict"]
 
 USED = "used meanwhile"
 AT_WORK = "a process is at work on it"
+
+
+def check_writable(store: Store) -> None:
+    """Raise OSError if this user can change nothing here."""
+    if not store.prepare():
+        raise PermissionError(errno.EACCES, "this user may not change the cache", store.base)
 
 
 def evict(store: Store, candidate: Candidate, keepers: Keepers) -> str | None:

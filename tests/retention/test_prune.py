@@ -15,10 +15,11 @@ import pytest
 import nanocache
 from nanocache import Cache, Pruned
 from nanocache.cli.main import main
+from nanocache.retention import eviction
+from nanocache.retention.survey import Survey
 from nanocache.store import partials
 from nanocache.store.blobs import Store
-from nanocache.upkeep import eviction, sizes, usage
-from nanocache.upkeep.survey import Survey
+from nanocache.upkeep import sizes, usage
 from tests.servers.origin import content
 from tests.upkeep.conftest import HOUR, Filled, copy, made_old
 
@@ -198,7 +199,7 @@ os._exit(0)
 def test_old_trash_goes_and_what_was_put_there_just_now_stays(
     filled: Filled, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanocache.upkeep import prune
+    from nanocache.retention import prune
 
     (base / "trash-v1/0123").mkdir()
     (base / "trash-v1/0123/left").write_bytes(b"x" * 5000)
