@@ -16,7 +16,7 @@ from ..cancel import Cancel
 from ..disk import files
 from ..retention import walk
 from ..store.blobs import Store
-from .findings import Finding
+from .findings import Suspicion
 from .origins import Origins
 from .rebuild import rebuild_manifest
 
@@ -33,7 +33,7 @@ class BlobChecker:
     checked: int = 0
     size: int = 0  # bytes
     healed: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Suspicion] = field(default_factory=list)
 
     def check(self, digest: str) -> None:
         """Read what is published for `digest`."""
@@ -68,7 +68,7 @@ class BlobChecker:
         return "its bytes are not those of its digest" if right is False else None
 
     def _add(self, digest: str, path: str, reason: str, stays: Callable[[], bool]) -> None:
-        self.findings.append(Finding(path, reason, stays, partial(self._mend, digest, path)))
+        self.findings.append(Suspicion(path, reason, stays, partial(self._mend, digest, path)))
 
     def _is_empty(self, digest: str, folder: str) -> bool:
         # A first download makes its folder before its file, and remembers its URL after both.

@@ -16,23 +16,23 @@ from ..retention.alone import alone
 from ..store import refs
 from ..store.blobs import Store
 from ..store.layout import PRODUCTS, product_lock_key
-from .findings import Finding
+from .findings import Suspicion
 
 __all__ = ["check_products", "check_refs"]
 
 
-def check_refs(store: Store) -> Iterator[Finding]:
+def check_refs(store: Store) -> Iterator[Suspicion]:
     for path in walk.ref_files(store):
         bad = partial(_is_unreadable, store, path)
         if bad():
-            yield Finding(path, "what a URL gave cannot be read any more", bad, partial(_drop, store, path))
+            yield Suspicion(path, "what a URL gave cannot be read any more", bad, partial(_drop, store, path))
 
 
 def _is_unreadable(store: Store, path: str) -> bool:
     return refs.read(store, os.path.basename(path).removesuffix(".json")) is None and os.path.lexists(path)
 
 
-def check_products(store: Store, digests: Iterable[str]) -> Iterator[Finding]:
+def check_products(store: Store, digests: Iterable[str]) -> Iterator[Suspicion]:
     for digest in digests:
         for entry in walk.scan(f"{walk.top(store, PRODUCTS)}/{digest}"):
             if entry.is_dir(follow_symlinks=False):
@@ -42,14 +42,14 @@ def check_products(store: Store, digests: Iterable[str]) -> Iterator[Finding]:
                 yield from _check_record(store, entry.path)
 
 
-def _check_product(store: Store, product: str) -> Iterator[Finding]:
+def _check_product(store: Store, product: str) -> Iterator[Suspicion]:
     lacks = partial(_lacks_files, store, product)
     if lacks():
-        yield Finding(product, "files were taken out of it", lacks, partial(_drop_product, store, product))
+        yield Suspicion(product, "files were taken out of it", lacks, partial(_drop_product, store, product))
     unknown = partial(_has_bad_record, store, product)
     if unknown():
         mend = partial(_count_again, store, product)
-        yield Finding(contents.record_of(product), "what the product held cannot be read any more", unknown, mend)
+        yield Suspicion(contents.record_of(product), "what the product held cannot be read any more", unknown, mend)
 
 
 def _lacks_files(store: Store, product: str) -> bool:
@@ -73,11 +73,11 @@ def _drop_product(store: Store, product: str) -> bool:
     return mine
 
 
-def _check_record(store: Store, record: str) -> Iterator[Finding]:
+def _check_record(store: Store, record: str) -> Iterator[Suspicion]:
     """A record of ours whose product is gone."""
     lost = partial(_has_no_product, record)
     if lost():
-        yield Finding(record, "the product is gone", lost, partial(_drop, store, record))
+        yield Suspicion(record, "the product is gone", lost, partial(_drop, store, record))
 
 
 def _has_no_product(record: str) -> bool:

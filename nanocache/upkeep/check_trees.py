@@ -21,7 +21,7 @@ from ..store import reading, trees
 from ..store.blobs import Store
 from ..store.layout import TREES
 from ..store.manifest import Manifest, TreeFile
-from .findings import Finding
+from .findings import Suspicion
 from .origins import Origins
 from .rebuild import rebuild_manifest
 
@@ -34,22 +34,22 @@ class TreeChecker:
     origins: Origins
     cancel: Cancel
 
-    def check(self, digests: Iterable[str]) -> Iterator[Finding]:
+    def check(self, digests: Iterable[str]) -> Iterator[Suspicion]:
         for digest in digests:
             for root in walk.scan(f"{walk.top(self.store, TREES)}/{digest}"):
                 yield from self._check(digest, root.name, root.path)
 
-    def _check(self, digest: str, name: str, root: str) -> Iterator[Finding]:
+    def _check(self, digest: str, name: str, root: str) -> Iterator[Suspicion]:
         manifest = trees.read_manifest(self.store, digest)
         if manifest is None:
             mend = partial(rebuild_manifest, self.store, digest, self.cancel)
-            yield Finding(root, "its manifest is gone or wrong", partial(self._has_no_manifest, digest, root), mend)
+            yield Suspicion(root, "its manifest is gone or wrong", partial(self._has_no_manifest, digest, root), mend)
             return
         self._read_copies(manifest, root)
         for file in trees.lacking(self.store, manifest, name):
             stays = partial(self._is_lacking, root, file)
             reason = "it is gone from its folder, or was written to"
-            yield Finding(f"{root}/{file.path}", reason, stays, partial(self._mend, manifest, name))
+            yield Suspicion(f"{root}/{file.path}", reason, stays, partial(self._mend, manifest, name))
 
     def _has_no_manifest(self, digest: str, root: str) -> bool:
         return trees.read_manifest(self.store, digest) is None and os.path.isdir(root)

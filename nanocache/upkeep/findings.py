@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Damage", "Finding"]
+__all__ = ["Damage", "Suspicion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Suspicion:
     """What may be damage."""
 
     path: str

@@ -26,7 +26,7 @@ from . import parallel
 from .check_blobs import BlobChecker
 from .check_records import check_products, check_refs
 from .check_trees import TreeChecker
-from .findings import Damage, Finding
+from .findings import Damage, Suspicion
 from .origins import Origins
 
 __all__ = ["Verified", "verify"]
@@ -74,7 +74,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _settle(finding: Finding, repair: bool) -> Damage:
+def _settle(finding: Suspicion, repair: bool) -> Damage:
     try:
         return finding.settle(repair=repair)
     except (NanocacheError, OSError) as e:  # what cannot be mended is left, and the rest goes on
@@ -116,7 +116,7 @@ class _Run:
     def _has_tree(self, digest: str) -> bool:
         return walk.is_folder(self.store.tree_folder(digest))
 
-    def find(self, workers: int, progress: ProgressOption) -> list[Finding]:
+    def find(self, workers: int, progress: ProgressOption) -> list[Suspicion]:
         """All that may be damage; the blobs first, since trees are made of them."""
         display = Display(progress, "verify")
         sizes = sum(st.st_size for digest in self.digests for _, st in walk.files_in(self.store.blob_folder(digest)))
@@ -136,7 +136,7 @@ class _Run:
         if walk.is_folder(self.store.blob_folder(digest)):
             self.blobs.check(digest)
 
-    def _other_findings(self) -> Iterator[Finding]:
+    def _other_findings(self) -> Iterator[Suspicion]:
         yield from TreeChecker(self.store, self.origins, self.cancel).check(self.digests)
         yield from check_products(self.store, self.digests)
         if self.everything:
