@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,10 @@ FOREIGN = (
 )
 
 DOOR, ROOM = ROOT / "pyproject.toml", Path(__file__)  # any two files would do: pytest's workers lock them, see _machine
+
+# What tests use as passwords and tokens, as it is and as Basic credentials; and the signatures of signed addresses.
+SECRETS = ("hunter2", "s3cret", "swordfish", "aHVudGVyM", "h1bnRlcj", "odW50ZXIy", r"[Ss]ignature=\w", r"[?&]sig=\w")
+SECRET = re.compile("|".join(SECRETS).encode())
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &` in a script ignores Ctrl-C, children inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -94,6 +99,35 @@ def _no_thread_left() -> Iterator[None]:
     while left := [t for t in threading.enumerate() if t not in before and not t.daemon]:
         assert time.monotonic() < deadline, f"left running: {left}"
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_secret_in_any_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """When all tests of this worker have run: no file of any cache that they left holds what a test calls a secret."""
+    yield
+    caches = [path for path in records(tmp_path_factory.getbasetemp()) if SECRET.search(str(path).encode())]
+    caches += [path for path in records(tmp_path_factory.getbasetemp()) if SECRET.search(_beginning(path))]
+    assert not caches, f"a secret is in {[str(path) for path in caches]}"
+
+
+def records(folder: Path) -> Iterator[Path]:
+    """What the library wrote itself below `folder`: all of its folders' files but artifacts and what hooks built."""
+    for top, folders, names in os.walk(folder):
+        parts = Path(top).relative_to(folder).parts
+        tops = [part for part in parts if part.endswith("-v1")]
+        if "blobs-v1" in tops or ("products-v1" in tops and len(parts) - parts.index("products-v1") > 2):
+            folders.clear()
+            continue
+        if tops:
+            yield from (path for name in names if (path := Path(top, name)).is_file() and not path.is_symlink())
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return b"" if path.name == "data" or path.name.startswith("new-") else file.read(1 << 20)
+    except OSError:  # left by a test that takes modes away
+        return b""
 
 
 # --- what tests ask for -----------------------------------------------------------------------------------------------

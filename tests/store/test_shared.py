@@ -156,7 +156,7 @@ def test_modes_and_group_come_from_the_base_directory(shared: Path, user: Callab
 
 @several_users
 def test_users_wait_for_each_others_locks(shared: Path, user: Callable[..., Any], origin: Origin) -> None:
-    url = origin.url(f"/bytes/{4 * MIB}/1/weights.bin?rate={4 * MIB}")
+    url = origin.url(f"/bytes/{4 * MIB}/1/weights.bin?rate={MIB}")  # 4 s: the second process takes some to start
     first = user(ANN, FETCH, url=url, start=False)
     told = "print(nanocache.fetch(url, progress=lambda progress: holders.add(progress.holder)), *filter(None, holders))"
     second = user(BOB, f"holders = set()\n{told}", url=url, start=False)
