@@ -105,7 +105,7 @@ def _no_thread_left() -> Iterator[None]:
 def _no_secret_in_any_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """When all tests of this worker have run: no file of any cache that they left holds what a test calls a secret."""
     yield
-    caches = [path for path in records(tmp_path_factory.getbasetemp()) if SECRET.search(str(path).encode())]
+    caches = [path for path in records(tmp_path_factory.getbasetemp()) if SECRET.search(os.fsencode(path))]
     caches += [path for path in records(tmp_path_factory.getbasetemp()) if SECRET.search(_beginning(path))]
     assert not caches, f"a secret is in {[str(path) for path in caches]}"
 
