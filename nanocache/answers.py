@@ -14,7 +14,8 @@ from .artifact.request import Request
 from .cancel import Cancel
 from .disk import faults, files
 from .download.turn import Turn
-from .engine.steps import Fetch, Found
+from .engine.finding import Found
+from .engine.steps import Fetch
 from .store.blobs import Store
 from .store.hits import RefStamp
 
@@ -50,9 +51,10 @@ def _answer(store: Store, request: Request, asked: Hashable | None, ref: RefStam
     """The path that was found, remembered for the next call; None if it is gone. `ref`: its stamp from before."""
     product = request.hook is not None
     marked = store.product_folder(found.digest) if product else store.blob_folder(found.digest)
-    if not store.recency.mark(marked):
+    own = store.holds(found.path)  # else it is in a read-only cache, where nothing is marked
+    if own and not store.recency.mark(marked):
         return None
     # A file URL is asked for its size and mtime on every call, and `max_age` for the time.
     if asked is not None and request.max_age is None and not urls.is_file(request.artifact.url):
-        store.hits.remember(asked, found.path, found.digest, marked, product=product, ref=ref)
+        store.hits.remember(asked, found.path, found.digest, marked if own else None, product=product, ref=ref)
     return found.path

@@ -58,7 +58,7 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     relative = _check(filename)
     if postprocess_fn is not None:
         arguments.hook(postprocess_fn, "postprocess_fn", "(path)")
-    placement = _Placement(Cache().store, Request.of(Artifact(url)), relative, postprocess_fn)
+    placement = _Placement(Cache().store, Request.of(Artifact(url)).of_base_alone(), relative, postprocess_fn)
     with callers_errors():
         return faults.persistently(placement.store.base, placement.run)
 

@@ -14,7 +14,19 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple, TypeVar
 
-__all__ = ["VARIABLES", "Settings", "base_dir", "local_rank", "offline", "progress", "version", "writable_name"]
+__all__ = [
+    "READONLY_DIRS",
+    "VARIABLES",
+    "Settings",
+    "base_dir",
+    "local_rank",
+    "offline",
+    "progress",
+    "version",
+    "writable_name",
+]
+
+READONLY_DIRS = "NANOCACHE_READONLY_DIRS"
 
 # name, default, meaning
 VARIABLES = (
@@ -30,6 +42,11 @@ VARIABLES = (
     ("NANOCACHE_RETRIES", "5", "attempts without progress, per URL"),
     ("NANOCACHE_LOCK_TIMEOUT", "none", "seconds without progress of the process that downloads before `LockTimeout`"),
     ("NANOCACHE_MAX_ARTIFACT", "none", "bytes of one download"),
+    (
+        READONLY_DIRS,
+        "none",
+        "caches to look into before the network, separated by colons; an `HF_HOME` is one, too",
+    ),
 )
 
 T = TypeVar("T", int, float)
@@ -37,6 +54,7 @@ T = TypeVar("T", int, float)
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
 CONNECTIONS_PER_HOST = 16
+_COLON = re.compile(r"(?<!\\):")  # one that no backslash makes part of a name
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds them
 LONGEST_PATH = 3500  # characters; Linux takes 4,096 bytes, and what lies in the cache needs a few hundred of them
 LONGEST_TIMEOUT = 1e6  # seconds, 11 days; poll(2) counts milliseconds in an int, and "inf" fits into none
@@ -113,6 +131,14 @@ def _users_cache() -> str:
     return os.path.abspath(folder)
 
 
+def _readonly_dirs() -> tuple[str, ...]:
+    given = os.environ.get(READONLY_DIRS)
+    if not given:
+        return ()
+    parts = (part.replace("\\:", ":") for part in _COLON.split(given))
+    return tuple(expand(part, READONLY_DIRS) for part in parts if part)
+
+
 def _boolean(name: str) -> bool:
     value = os.environ.get(name, "").strip().lower()
     if value in _TRUE:
@@ -169,6 +195,7 @@ class Settings(NamedTuple):
     lock_timeout: float | None
     max_artifact: int | None
     offline: bool
+    readonly_dirs: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, *, offline: bool | None = None) -> Settings:
@@ -180,6 +207,7 @@ class Settings(NamedTuple):
             lock_timeout=_number("NANOCACHE_LOCK_TIMEOUT", float, None, 0.0),
             max_artifact=_number("NANOCACHE_MAX_ARTIFACT", int, None, 0),
             offline=_boolean("NANOCACHE_OFFLINE") if offline is None else offline,
+            readonly_dirs=_readonly_dirs(),
         )
 
 

@@ -30,11 +30,12 @@ from .coordination.waiting import WaitOptions, hold_lock
 from .disk import faults
 from .disk.absence import listed
 from .disk.hashing import FileHasher
+from .engine.finding import find_in_tiers
 from .engine.remembered import Remembered
 from .engine.snapshots import FetchFiles, FetchListing, Snapshot
 from .engine.steps import Fetch
 from .progress import Display, ProgressOption
-from .store import partials, refs
+from .store import partials, refs, tiers
 from .store.blobs import Store
 from .store.layout import lock_key
 from .store.partials import Abandoned, Partial
@@ -84,10 +85,14 @@ def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:
     """Whether folders on a disk that several hosts share list the artifact, so that a `lookup` may find it.
 
     A look at a name that is absent would be remembered by NFS and FUSE clients, for up to a minute in which another
-    host may publish it. A listing is not.
+    host may publish it. A listing is not. In a read-only cache no host of this job publishes.
     """
     store = Cache(base_dir).store
     request = Request.of(artifact, progress=False)
+    return _is_listed(store, request, artifact) or find_in_tiers(store, request) is not None
+
+
+def _is_listed(store: Store, request: Request, artifact: Artifact) -> bool:
     if artifact.sha256 is None and not listed(store.ref(request.url_key), below=store.base):
         return False
     digest = Remembered(store, request).known()
@@ -113,8 +118,15 @@ def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInf
         found = Fetch(store, request).find()
     if found is None:
         return None
-    ref = None if artifact.sha256 is not None else refs.read(store, request.url_key)
+    ref = None if artifact.sha256 is not None else _ref(store, request)
     return found.path, BlobInfo(found.digest, os.stat(found.path).st_size, ref)
+
+
+def _ref(store: Store, request: Request) -> Ref | None:
+    def read(holder: Store) -> Ref | None:
+        return refs.read(holder, request.url_key)
+
+    return read(store) or tiers.first(request.settings.readonly_dirs, read, beside=store.base)
 
 
 def _request(artifact: Artifact, progress: ProgressOption) -> Request:

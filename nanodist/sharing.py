@@ -1,8 +1,8 @@
 """One call of all ranks: which rank leads, what it publishes for the others, and what they read.
 
 Not what is asked (`calls`), and not the election (`coordination`). Invariants: a rank that leads publishes paths below
-the base directory, or records of errors; the others open a path only then; where the ranks cannot agree, each downloads
-by itself, and the lock on its disk coordinates.
+the base directory or in a read-only cache, or records of errors; the others open a path only then; where the ranks
+cannot agree, or one does not have that cache, each downloads by itself, and the lock on its disk coordinates.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class _SharedCall:
         if self._call.broadcasts:  # each rank, so that the one that leads knows when it has heard of all disks
             roll_call.count_rank(self._coordinator, self._domain)
         verdict = self._decide()
+        if self._is_elsewhere(verdict):
+            return self._call.download(self._call.wanted)
         if self._missing(verdict) is None:
             return self._published(verdict)
         # Published on this very disk, and deleted since, within the minute: once more.
@@ -119,7 +121,8 @@ class _SharedCall:
 
     def _item(self, result: Path | BaseException) -> dict[str, Any]:
         if not isinstance(result, BaseException):
-            return {"path": os.path.relpath(result, self._base)}
+            inside = result.is_relative_to(self._base)  # else it is in a read-only cache
+            return {"path": os.path.relpath(result, self._base) if inside else str(result)}
         record = to_record(result, rank=self._coordinator.rank, host=me().host)
         as_it_arrives: dict[str, Any] = json.loads(json.dumps(record))  # facts may be tuples
         return as_it_arrives
@@ -138,6 +141,11 @@ class _SharedCall:
             return from_record(item)
         path: Path = self._base / item["path"]
         return path
+
+    def _is_elsewhere(self, verdict: Verdict) -> bool:
+        """Whether the leader found something in a read-only cache that this machine does not have."""
+        paths = [path for path in self._published(verdict) if isinstance(path, Path)]
+        return not verdict.led and not all(path.is_relative_to(self._base) or path.exists() for path in paths)
 
     def _missing(self, verdict: Verdict) -> Path | None:
         """The first published file that does not show here. Raises NotVisible if the leader's disk is not ours."""

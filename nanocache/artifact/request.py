@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import config
 from ..config import Settings
@@ -63,6 +63,10 @@ class Request:
             progress=config.progress() if progress is None else progress,
             began=time.time(),
         )
+
+    def of_base_alone(self) -> Request:
+        """The same where only what lies in the base directory itself will do."""
+        return replace(self, settings=self.settings._replace(readonly_dirs=()))
 
     @property
     def identity(self) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -49,6 +50,7 @@ def add_to(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     facts = {"versions": dict(_versions()), "base": dict(_base()), "settings": dict(_settings())}
+    facts |= {"read-only": tiers} if (tiers := dict(_tiers())) else {}
     if options.json:
         tables.as_json(**facts)
         return OK
@@ -84,6 +86,13 @@ def _base() -> Iterator[tuple[str, str]]:
     yield "mode", f"{st.st_mode & 0o7777:04o}, of user {st.st_uid} and group {st.st_gid}; this is {os.geteuid()}"
     yield "writable", "yes" if os.access(base, os.W_OK | os.X_OK) else "no"
     yield "free", f"{tables.size(disk.f_bavail * disk.f_frsize)} and {disk.f_favail:,} files"
+
+
+def _tiers() -> Iterator[tuple[str, str]]:
+    """What stands where the read-only caches should be."""
+    with suppress(ValueError):  # said among the settings
+        for n, folder in enumerate(Settings.read().readonly_dirs, 1):
+            yield str(n), f"{folder}, {'there' if os.path.isdir(folder) else 'not there: ignored'}"
 
 
 def _settings() -> Iterator[tuple[str, str]]:

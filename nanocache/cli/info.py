@@ -45,12 +45,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         tables.as_json(base_dir=str(cache.base_dir), **entry.to_json())
         return OK
-    for name, text in _facts(entry):
+    for name, text in _facts(entry, own=all(map(cache.store.holds, (*entry.paths, *entry.products)))):
         data(f"{name:<10}{text}")
     return OK
 
 
-def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
+def _facts(entry: Entry, *, own: bool) -> Iterator[tuple[str, str]]:
     """What is known, a line each. Paths and URLs are whole: they are copied."""
     yield "sha256", entry.digest
     yield "size", f"{tables.size(entry.size)} ({entry.size:,} bytes)"
@@ -62,7 +62,7 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "verified", _verified(entry)
     if entry.links:
         yield "links", f"{entry.links} further names outside, in snapshots or folders of yours"
-    yield "kept", _kept(entry)
+    yield "kept", _kept(entry) if own else "in a read-only cache: its owner decides"
 
 
 def _kept(entry: Entry) -> str:

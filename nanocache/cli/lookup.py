@@ -40,5 +40,6 @@ def _run(options: argparse.Namespace) -> int:
         return fail(f"{urls.redact(options.url)} is not cached in {cache.base_dir}", NOT_CACHED)
     data(path)
     size = f", {path.stat().st_size:,} bytes" if path.is_file() else ""
-    note(f"sha256 {digest_of(path)}{size}")
+    where = "" if cache.store.holds(path) else ", in a read-only cache"
+    note(f"sha256 {digest_of(path)}{size}{where}")
     return OK

@@ -117,6 +117,12 @@ def make_folder(path: str, *, below: str, mode: int, checked: set[str]) -> list[
     raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
 
 
+def check_way(path: str, *, below: str, checked: set[str]) -> None:
+    """UnsafeCache if `path` or a folder above it is a symlink, up to `below`, which may be one. Raises OSError."""
+    for folder in _way_down(path, below, checked):
+        _check_folder(folder)
+
+
 def _way_down(path: str, below: str, checked: set[str]) -> Iterator[str]:
     """The folders on the way to `path`, itself included, that have to be looked at."""
     parent = os.path.dirname(path)

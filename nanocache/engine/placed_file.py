@@ -121,7 +121,7 @@ class PlacedFile:
 
     def _link(self, fresh: str) -> bool:
         """Whether `fresh` is a hard link to the blob now."""
-        if self.digest is None:
+        if self.digest is None or not self.store.holds(self.source):  # of a read-only cache nothing is linked
             return False
         linked = f"{fresh}.link"
         try:

@@ -17,7 +17,7 @@ from ..artifact import hooks
 from ..artifact.artifact import Artifact
 from ..cancel import Cancel
 from ..disk import faults
-from ..store import trees
+from ..store import tiers, trees
 from ..store.blobs import Store
 from ..store.layout import FOLDERS
 from .placed_file import PlacedFile
@@ -82,7 +82,8 @@ class CallersFolder:
         return Path(target)
 
     def _put_tree(self, tree: Path, cancel: Cancel) -> Path | None:
-        manifest = trees.read_manifest(self.store, tree.parent.name)
+        holder = self.store if self.store.holds(tree) else tiers.opened(str(tree.parents[2]))
+        manifest = trees.read_manifest(holder, tree.parent.name)
         if manifest is None:
             return None
         for file in manifest.files:

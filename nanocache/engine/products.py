@@ -51,12 +51,12 @@ def find_at(store: Store, path: str) -> Path | None:
     return None if contents.was_purged(store, path) else Path(path)
 
 
-def build(store: Store, request: Request, hook: Hook, digest: str, cancel: Cancel) -> Path | None:
-    """The product of `hook` for the blob of `digest`; None if the blob is gone meanwhile.
+def build(store: Store, request: Request, hook: Hook, source: Path, digest: str, cancel: Cancel) -> Path | None:
+    """The product of `hook` for the blob of `digest`, which is at `source`; None if the blob is gone meanwhile.
 
     Raises PostprocessFailed and what else the hook raises of ours, LockTimeout, Cancelled, OSError.
     """
-    product = _Build(store, request, hook, digest)
+    product = _Build(store, request, hook, source, digest)
     product = replace(product, stale=inode_of(product.path))
     return share(("product", store.base, product.key, request.rehash), product.identity, product.lead, cancel)
 
@@ -76,6 +76,7 @@ class _Build:
     store: Store
     request: Request
     hook: Hook
+    source: Path  # where the blob was a moment ago
     digest: str
     stale: int | None = None  # the inode of the product that is to be replaced
 
@@ -101,10 +102,15 @@ class _Build:
             there = find(self.store, self.digest, self.hook, self.request.name)
             if there is not None and not (self.request.rehash and inode_of(self.path) == self.stale):
                 return there
-            source = self.store.hit(self.digest, self.request.name)
-            if writer is None or source is None or not self.store.recency.mark(os.path.dirname(source)):
-                return None
-            return self._run(source, cancel)
+            source = None if writer is None else self._marked_source()
+            return None if source is None else self._run(source, cancel)
+
+    def _marked_source(self) -> Path | None:
+        """The blob, marked as used; None if it is gone. One of a read-only cache is its owner's to keep."""
+        if not self.store.holds(self.source):
+            return self.source
+        source = self.store.hit(self.digest, self.request.name)
+        return source if source is not None and self.store.recency.mark(os.path.dirname(source)) else None
 
     def _published(self) -> bool:
         return inode_of(self.path) not in (None, self.stale)

@@ -16,7 +16,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..disk import faults
 from ..errors import NotCached
 from ..sources import listings
 from ..sources.protocol import Listed, Listing
-from ..store import refs, trees
+from ..store import refs, tiers, trees
 from ..store.blobs import Store
 from ..store.manifest import Manifest, TreeFile
 from ..store.refs import Ref
@@ -85,13 +85,22 @@ class Snapshot:
     def run(self) -> Path:
         """The folder. Raises what fetching raises, and UnsafeArchive for a path that leads elsewhere."""
         with faults.named(self.store.base):
-            digest = Remembered(self.store, self.request).known()
-            found = None if digest is None else self._find(digest)
-            if found is not None and self.store.recency.mark(str(found.parent)):
+            if (found := self._first(lambda holder: holder._standing())) is not None:
                 return found
         return faults.persistently(self.store.base, self._miss)
 
     # --- a hit --------------------------------------------------------------------------------------------------------
+
+    def _first(self, look: Callable[[Snapshot], Path | None]) -> Path | None:
+        """What `look` finds in this store, else in the first tier that has it."""
+        folders = self.request.settings.readonly_dirs
+        return look(self) or tiers.first(folders, lambda tier: look(replace(self, store=tier)), beside=self.store.base)
+
+    def _standing(self) -> Path | None:
+        """The tree, marked as used, if the listing is remembered."""
+        digest = Remembered(self.store, self.request).known()
+        found = None if digest is None else self._find(digest)
+        return found if found is not None and self.store.recency.mark(str(found.parent)) else None
 
     def _find(self, listing: str) -> Path | None:
         """The tree that answers the listing of this digest, if it is here and seems whole."""
@@ -109,7 +118,7 @@ class Snapshot:
             path = self.fetch_listing(self.request.artifact)
         except NotCached as e:
             raise self._not_cached(e.reason) from None
-        if (found := self._find(path.parent.name)) is not None:
+        if (found := self._first(lambda holder: holder._find(path.parent.name))) is not None:
             return found
         if not self.store.prepare():
             raise self._not_cached(f"{self.store.base} is not writable for this user")

@@ -13,7 +13,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from ..artifact.request import Request
 from ..cancel import Cancel
@@ -31,20 +30,14 @@ from ..store.blobs import Store
 from ..store.layout import lock_key
 from ..store.partials import Abandoned
 from ..store.refs import Ref
-from . import products
+from . import finding, hub_caches, products
+from .finding import Found
 from .remembered import Remembered
 from .ticking import ticking
 
-__all__ = ["Fetch", "Found"]
+__all__ = ["Fetch"]
 
 logger = logging.getLogger("nanocache")
-
-
-class Found(NamedTuple):
-    """What a fetch ends with: the path of the artifact or its product, and the artifact's digest."""
-
-    path: Path
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +80,29 @@ class Fetch:
 
     def find(self) -> Found | None:
         """What is here already: no network, no lock, nothing hashed. Raises UnsafeCache."""
-        digest = self.memory.known()
-        if digest is None:
-            return None
-        if self.request.hook is not None:
-            path = products.find(self.store, digest, self.request.hook, self.request.name)
-        else:
-            path = self.store.hit(digest, self.request.name)
-        return None if path is None else Found(path, digest)
+        return finding.find(self.store, self.request)
 
     def lookup(self) -> Path | None:
         """`find`, and a blob with a broken seal is read and compared. Never downloads, never waits."""
-        if (found := self.find()) is not None:
-            return found.path
-        digest = self.memory.known()
-        if digest is None or self.request.hook is not None:
-            return None
-        return healing.verify(self.store, digest, self.request.name, self.cancel)
+        return finding.lookup(self.store, self.request, self.cancel)
 
     # --- a miss -------------------------------------------------------------------------------------------------------
 
     def _miss(self) -> Found | None:
         """The blob, then its product. None if a person deleted one of them meanwhile."""
-        blob = self._blob()
+        blob = finding.blob_in_tiers(self.store, self.request, self.cancel) or self._blob()
         hook = self.request.hook
         path = self._named(blob)
         if path is not None and hook is not None:
             if not self.store.prepare():
                 raise self._not_cached(f"{hook.label} can build nothing in a base it may not write")
-            path = products.build(self.store, self.request, hook, blob.digest, self.cancel)
+            path = products.build(self.store, self.request, hook, *blob, self.cancel)
         return None if path is None else Found(path, blob.digest)
 
     def _named(self, blob: Found) -> Path | None:
         """The blob under the request's name. Another caller, with another name, may have led the flight."""
         name = self.request.name
-        if blob.path.name == name:
+        if blob.path.name == name or not self.store.holds(blob.path):
             return blob.path
         path = self.store.hit(blob.digest, name)
         if path is not None or not self.store.names(blob.digest):
@@ -208,6 +189,8 @@ class Fetch:
         digest = self.memory.known()
         if digest is not None and self._heal(digest) and (found := self._hit()) is not None:
             return found
+        if digest is not None and (path := hub_caches.bring(self.store, self.request, digest, self.cancel)) is not None:
+            return Found(path, digest)
         if (stale := self._stale()) is None:
             return self._download(None, report)
         try:
@@ -299,7 +282,10 @@ class Fetch:
         return targets if pinned is None else [replace(targets[0], url=pinned), *targets[1:]]
 
     def _has(self, digest: str) -> bool:
-        return not self.request.rehash and self.store.any_intact(digest, self.request.name) is not None
+        if self.request.rehash:
+            return False
+        here = finding.find_blob(self.store, self.request, digest)
+        return (here or hub_caches.bring(self.store, self.request, digest, self.cancel)) is not None
 
     def _receive(self, asked: DownloadRequest, report: _Report) -> tuple[Downloaded | NotModified, Path]:
         """What a download brought, and where it was published."""
@@ -320,10 +306,10 @@ class Fetch:
 
     def _present(self, digest: str) -> Path:
         """A blob that was here a moment ago."""
-        path = self.store.any_intact(digest, self.request.name)
+        path = finding.find_blob(self.store, self.request, digest)
         if path is None:
             raise Abandoned
-        return Path(path)
+        return path
 
     # --- small answers ------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..callers import from_handler, let_pass
+from ..config import READONLY_DIRS
 from ..disk import files
 from . import seal
 from .recency import Recency
@@ -29,12 +30,13 @@ MOST_REMEMBERED = 1 << 13  # hits remembered, of 1.5 KB each: a loader may walk 
 class _Hit:
     """One answer, and what must still be so for it to be the answer again."""
 
-    __slots__ = ("folders", "instant", "kind", "marked", "path", "ref", "spelled", "stamp")
+    __slots__ = ("folders", "instant", "kind", "marked", "path", "ref", "spelled", "stamp", "tiers")
 
-    def __init__(self, path: Path, marked: str, kind: int, instant: int | None, ref: RefStamp | None) -> None:
+    def __init__(self, path: Path, marked: str | None, kind: int, instant: int | None, ref: RefStamp | None) -> None:
         self.path = path
         self.spelled = str(path)
-        self.marked = marked  # the folder that says when it was last used
+        self.marked = marked  # the folder that says when it was last used; None in a read-only cache
+        self.tiers = os.environ.get(READONLY_DIRS)  # which it is an answer of
         self.kind = kind
         self.instant = instant  # the seal's; None for a product, which has none
         self.folders = _folders(self.spelled) if instant is None and stat.S_ISDIR(kind) else ()
@@ -84,16 +86,18 @@ class Hits:
             return None
         if hit.ref is not None and hit.moved():
             return None
+        if hit.marked is None:
+            return hit.path if os.environ.get(READONLY_DIRS) == hit.tiers else None
         return hit.path if self._recency.mark(hit.marked) else None
 
     def remember(
-        self, asked: Hashable, path: Path, digest: str, marked: str, *, product: bool, ref: RefStamp | None
+        self, asked: Hashable, path: Path, digest: str, marked: str | None, *, product: bool, ref: RefStamp | None
     ) -> None:
         """Remember an answer that was just found on disk. A blob without its seal is not remembered.
 
         `ref` is the stamp from before the answer was found: taken afterwards, it could be of a later one.
         """
-        if ref is not None and ref[1] is None:  # there was no ref
+        if ref is not None and ref[1] is None and marked is not None:  # there was no ref, but a tier's
             return
         try:
             st = os.lstat(path)

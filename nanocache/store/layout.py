@@ -129,6 +129,11 @@ class BaseDirectory:
 
     # paths
 
+    def holds(self, path: str | os.PathLike[str]) -> bool:
+        """Whether `path` is in one of our folders here, and in no other cache's."""
+        folder, _, rest = os.fspath(path).removeprefix(f"{self.base}/").partition("/")
+        return bool(rest) and folder in FOLDERS
+
     def top(self, name: str) -> str:
         """One of our folders in the base directory, by its name."""
         return f"{self.base}/{name}"

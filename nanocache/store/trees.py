@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..callers import let_pass, suppress
+from ..cancel import ambient
 from ..disk import copying, durable, files
 from ..errors import UnsafeCache
 from . import partials, seal
@@ -182,7 +183,7 @@ def repair(store: Store, manifest: Manifest, name: str, blobs: Mapping[str, Path
 
 def _place(store: Store, blob: Path, target: str, file: TreeFile) -> None:
     """A further name of the blob at `target`; a sealed copy where no link can be, or one that is to be executable."""
-    if not file.executable:
+    if not file.executable and store.holds(blob):  # of a read-only cache nothing is linked
         try:
             os.link(blob, target, follow_symlinks=False)
             return
@@ -193,11 +194,9 @@ def _place(store: Store, blob: Path, target: str, file: TreeFile) -> None:
 
 
 def _copy(store: Store, blob: Path, target: str, file: TreeFile) -> None:
-    import shutil
-
     with open(blob, "rb") as source, open(target, "xb") as copy:
-        shutil.copyfileobj(source, copy, 1 << 20)
-        copy.flush()
+        if not copying.share_blocks(source.fileno(), copy.fileno()):
+            copying.copy_bytes(source.fileno(), copy.fileno(), ambient())
         mode = store.modes.blob
         files.set_mode(copy.fileno(), mode | (mode >> 2) if file.executable else mode)
         seal.put(copy.fileno(), file.sha256)

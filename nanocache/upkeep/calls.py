@@ -47,16 +47,15 @@ class Upkeep:
         """What is cached under `target`: a path, a URL, or a digest of which the first 8 digits suffice.
 
         A path may be inside what was fetched, or a hard link to it elsewhere. Raises NotCached, and ValueError for a
-        beginning that fits several digests.
+        beginning that fits several digests. What is not here is looked for in the read-only caches.
         """
-        from .entries import Catalogue
-        from .targets import digest_of, unknown
+        from . import looking
+        from .targets import unknown
 
         with faults.named(self.store.base):
-            digest = digest_of(self.store, target)
-            for entry in Catalogue(self.store).of(digest):
-                return entry
-            raise unknown(self.store, target)
+            if (found := looking.entry_of(self.store, target)) is None:
+                raise unknown(self.store, target)
+            return found
 
     def verify(
         self,

@@ -58,7 +58,7 @@ class Origins:
     def _download(self, url: str, digest: str, name: str | None) -> bool:
         try:
             artifact = Artifact(url, sha256=digest, filename=name)
-            Fetch(self._store, Request.of(artifact, progress=False), self._cancel).run()
+            Fetch(self._store, Request.of(artifact, progress=False).of_base_alone(), self._cancel).run()
         except (NanocacheError, ValueError, OSError) as e:  # another URL may have it
             let_pass(e)
             logger.info("%s cannot be had from %s again: %s", digest, url, e)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import textwrap
 import threading
 import time
@@ -496,3 +497,46 @@ def test_ranks_have_the_artifact_in_a_folder_of_theirs_as_well(ranks: Ranks, ori
     assert run.codes == [0] * 4, run.err
     assert run.last("paths") == [[f"{folder}/f.bin", f"{folder}2/f.bin"]] * 4
     assert run.last("same") == [True] * 4
+
+
+def test_what_a_read_only_cache_of_one_node_has_is_sent_to_the_node_that_lacks_it(
+    ranks: Ranks, origin: Origin, tmp_path: Path
+) -> None:
+    here, new = url_of(origin), url_of(origin, 2)
+    nanocache.Cache(tmp_path / "site").fetch(here)
+    origin.reset()
+    env = disks(tmp_path, 2)
+    env[0]["NANOCACHE_READONLY_DIRS"] = str(tmp_path / "site")
+    code = "report(paths=[str(path) for path in nanodist.fetch_many(wanted, scope='broadcast')])"
+    run = ranks(code, 2, env=env, wanted={here: digest(SIZE, 1), new: digest(SIZE, 2)})
+    assert run.codes == [0] * 2, run.err
+    places = [[Path(path).relative_to(tmp_path).parts[0] for path in paths] for paths in run.last("paths")]
+    assert places == [["site", "disk0"], ["disk1", "disk1"]]
+    assert origin.gets() == 1
+
+
+def test_ranks_that_do_not_see_the_read_only_cache_of_their_leader_download_for_themselves(
+    ranks: Ranks, origin: Origin, base: Path, tmp_path: Path
+) -> None:
+    """It is found by the one that leads once its lost seal made it read; the others cannot open it."""
+    url, sha256 = url_of(origin), digest(SIZE, 1)
+    site = nanocache.Cache(tmp_path / "site").fetch(url)
+    os.utime(site)
+    code = """
+        if RANK:
+            os.environ.pop("NANOCACHE_READONLY_DIRS")
+            stat = os.stat
+            os.stat = lambda path, **o: stat("/gone" if str(path).startswith(hidden) else path, **o)
+            time.sleep(0.5)
+        report(path=str(nanodist.fetch(url, sha256=sha256)))
+    """
+    run = ranks(
+        code,
+        2,
+        env={"NANOCACHE_READONLY_DIRS": str(tmp_path / "site")},
+        url=url,
+        sha256=sha256,
+        hidden=str(tmp_path / "site"),
+    )
+    assert run.codes == [0] * 2, run.err
+    assert [Path(path).is_relative_to(base) for path in run.last("path")] == [False, True]
