@@ -23,11 +23,14 @@ if TYPE_CHECKING:
         NanocacheError,
         NoSpace,
         NotCached,
+        NotLocked,
         PostprocessFailed,
         UnsafeArchive,
         UnsafeCache,
+        UpstreamChanged,
     )
     from .loaders import Prefetch, prefetch
+    from .locks import LockFile, open_lock
     from .progress import Progress
     from .registries import registry
     from .retention.prune import Pruned
@@ -62,13 +65,17 @@ _HOMES = {
     "Verified": "upkeep.verify",
     "Damage": "upkeep.findings",
     "Pruned": "retention.prune",
+    "open_lock": "locks",
+    "LockFile": "locks",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",
     "download_file_with_lock": "compat",
     "NanocacheError": "errors",
     "ChecksumMismatch": "errors",
+    "UpstreamChanged": "errors",
     "DownloadFailed": "errors",
     "NotCached": "errors",
+    "NotLocked": "errors",
     "LockTimeout": "errors",
     "NoSpace": "errors",
     "UnsafeArchive": "errors",
@@ -85,6 +92,8 @@ __all__ = [
     "prefetch",
     "build",
     "registry",
+    "open_lock",
+    "LockFile",
     "Artifact",
     "Cache",
     "get_base_dir",
@@ -104,8 +113,10 @@ __all__ = [
     "Pruned",
     "NanocacheError",
     "ChecksumMismatch",
+    "UpstreamChanged",
     "DownloadFailed",
     "NotCached",
+    "NotLocked",
     "LockTimeout",
     "NoSpace",
     "UnsafeArchive",

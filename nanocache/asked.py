@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from typing import Any
 
+from . import config
 from .artifact import hooks
 from .artifact.artifact import Artifact
 from .artifact.headers import Headers
@@ -33,8 +34,11 @@ def key_of(
 ) -> Hashable | None:
     """What a hit is remembered by; None for a call that is unusual, or wrong: its arguments are looked at each time.
 
-    Of a hook its identity, not the object: an attribute that makes it another one can be set at any time.
+    Of a hook its identity, not the object: an attribute that makes it another one can be set at any time. In a frozen
+    process every call is unusual: what is locked is looked up, and no earlier answer stands in for that.
     """
+    if config.frozen():
+        return None
     if isinstance(url, Artifact):
         if (sha256, filename, mirrors, headers, postprocess) != (None, None, (), None, None):
             return None

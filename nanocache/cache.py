@@ -26,6 +26,7 @@ from .config import Settings
 from .coordination import flights
 from .download.turn import Turn
 from .engine.steps import Fetch
+from .lockfile.frozen import request_of
 from .progress import ProgressOption
 from .store.blobs import Store
 from .upkeep.calls import Upkeep
@@ -106,7 +107,7 @@ class Cache(Upkeep):
         if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
             return path
         artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)
-        request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
+        request = request_of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
         with callers_errors():
             return fetched(store, request, asked, ambient())
 
@@ -144,14 +145,14 @@ class Cache(Upkeep):
 
         @cache
         def check() -> Request:
-            return Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
+            return request_of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
 
         def job(cancel: Cancel) -> Path:
             return fetched(store, check(), asked, cancel)
 
         key = ("afetch", store.base, artifact, rehash, max_age, offline)
-        # Of a product the files are counted first, which may be thousands: not on the loop.
-        inline = not rehash and artifact.postprocess is None and not flights.running(key)
+        # Of a product the files are counted first, which may be thousands, and a lock file is read: not on the loop.
+        inline = not rehash and artifact.postprocess is None and not config.frozen() and not flights.running(key)
         with callers_errors():
             if inline and (path := found_here(store, check(), asked)) is not None:
                 return path
@@ -235,7 +236,7 @@ class Cache(Upkeep):
         asked = key_of(artifact, None, None, (), None, None)
         if asked is not None and (path := store.hits.recall(asked)) is not None:
             return path
-        return fetched(store, Request.of(artifact, offline=offline, progress=progress), asked, cancel)
+        return fetched(store, request_of(artifact, offline=offline, progress=progress), asked, cancel)
 
     def build(self, key: str, fn: Callable[[Path], object], *, name: str) -> Path:
         """The file or folder that `fn(dst)` builds: once for all processes, and kept for every later call with `key`.
@@ -257,7 +258,7 @@ class Cache(Upkeep):
 
     def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
         """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""
-        request = Request.of(artifact, offline=offline, progress=False)
+        request = request_of(artifact, offline=offline, progress=False)
         return fetched(self.store, request, None, cancel, turn)
 
     def snapshot(
@@ -321,7 +322,7 @@ class Cache(Upkeep):
             return path
         artifact = artifact_of(url, sha256, filename, (), headers, postprocess)
         with callers_errors():
-            return Fetch(store, Request.of(artifact, offline=True, progress=False)).lookup()
+            return Fetch(store, request_of(artifact, offline=True, progress=False)).lookup()
 
 
 def _bring_one(

@@ -31,6 +31,7 @@ from .coordination.waiting import WaitOptions, hold_lock
 from .disk import copying, durable, faults, files, hashing
 from .engine.remembered import Remembered
 from .engine.steps import Fetch
+from .lockfile.frozen import request_of
 from .progress import Display
 from .store import refs, seal
 from .store.blobs import Store, Witness, witness
@@ -58,7 +59,7 @@ def download_file_with_lock(url: str, filename: str, postprocess_fn: Callable[[s
     relative = _check(filename)
     if postprocess_fn is not None:
         arguments.hook(postprocess_fn, "postprocess_fn", "(path)")
-    placement = _Placement(Cache().store, Request.of(Artifact(url)).of_base_alone(), relative, postprocess_fn)
+    placement = _Placement(Cache().store, request_of(Artifact(url)).of_base_alone(), relative, postprocess_fn)
     with callers_errors():
         return faults.persistently(placement.store.base, placement.run)
 

@@ -2,8 +2,10 @@
 
     NanocacheError
     ├── ChecksumMismatch   (ValueError)          the bytes are not the ones that were asked for
+    │   └── UpstreamChanged                      nor the ones that a lock file names
     ├── DownloadFailed     (OSError)             no URL gave the artifact; one cause per URL
     ├── NotCached          (FileNotFoundError)   offline or read-only, and it is not here
+    ├── NotLocked          (KeyError)            a lock file does not have it
     ├── LockTimeout        (TimeoutError)        another process holds the lock and makes no progress
     ├── NoSpace            (OSError, ENOSPC)     the disk, the quota or the size limit is full
     ├── UnsafeArchive      (ValueError)          an archive wants to write where, or as much as, it must not
@@ -23,8 +25,10 @@ from typing import Any, ClassVar
 __all__ = [
     "NanocacheError",
     "ChecksumMismatch",
+    "UpstreamChanged",
     "DownloadFailed",
     "NotCached",
+    "NotLocked",
     "LockTimeout",
     "NoSpace",
     "UnsafeArchive",
@@ -82,13 +86,27 @@ def _quoted(text: str, *, always: bool = False) -> str:
 class ChecksumMismatch(NanocacheError, ValueError):
     """The bytes that came have another SHA-256. Attributes: url, expected, got (64 hex digits), size (bytes), note."""
 
-    FACTS = ("url", "expected", "got", "size", "note")
+    FACTS: ClassVar[tuple[str, ...]] = ("url", "expected", "got", "size", "note")
 
     def __init__(self, *, url: str, expected: str, got: str, size: int, note: str = "") -> None:
         self.url, self.expected, self.got, self.size, self.note = url, expected, got, size, note
         super().__init__(
             f"sha256 mismatch for {url}: expected {_short(expected)}, got {_short(got)} ({size:,} bytes); "
             f"nothing was cached{'; ' + note if note else ''}"
+        )
+
+
+class UpstreamChanged(ChecksumMismatch):
+    """A URL no longer gives what a lock file has. Attributes: name, lock (a path), url, expected, got, size (bytes)."""
+
+    FACTS = ("name", "lock", "url", "expected", "got", "size")
+
+    def __init__(self, *, name: str, lock: str, url: str, expected: str, got: str, size: int) -> None:
+        super().__init__(url=url, expected=expected, got=got, size=size)
+        self.name, self.lock = name, lock
+        self.args = (
+            f"{name} changed: {url} now gives sha256 {got} ({size:,} bytes), and {lock} has {expected}; "
+            f"if the change is right: nanocache lock --update {_quoted(name)}",
         )
 
 
@@ -133,6 +151,17 @@ class NotCached(NanocacheError, FileNotFoundError):
             f"to fill the cache, run this on a machine that can: "
             f"NANOCACHE_DIR={_quoted(self.base_dir)} nanocache {self.command} {_quoted(self.url, always=True)}{pin}"
         )
+
+
+class NotLocked(NanocacheError, KeyError):
+    """A lock file does not have what was asked for. Attributes: target (a name or a URL), lock (its path), reason."""
+
+    FACTS = ("target", "lock", "reason")
+    __str__ = Exception.__str__  # KeyError's shows a repr
+
+    def __init__(self, *, target: str, lock: str, reason: str = "") -> None:
+        self.target, self.lock, self.reason = target, lock, reason
+        super().__init__(f"{target} is not in {lock}{'; ' + reason if reason else ''}")
 
 
 class LockTimeout(NanocacheError, TimeoutError):
@@ -221,8 +250,10 @@ _LEAVES: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
         ChecksumMismatch,
+        UpstreamChanged,
         DownloadFailed,
         NotCached,
+        NotLocked,
         LockTimeout,
         NoSpace,
         UnsafeArchive,

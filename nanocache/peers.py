@@ -34,6 +34,7 @@ from .engine.finding import find_in_tiers
 from .engine.remembered import Remembered
 from .engine.snapshots import FetchFiles, FetchListing, Snapshot
 from .engine.steps import Fetch
+from .lockfile.frozen import request_of
 from .progress import Display, ProgressOption
 from .store import partials, refs, tiers
 from .store.blobs import Store
@@ -88,12 +89,12 @@ def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:
     host may publish it. A listing is not. In a read-only cache no host of this job publishes.
     """
     store = Cache(base_dir).store
-    request = Request.of(artifact, progress=False)
-    return _is_listed(store, request, artifact) or find_in_tiers(store, request) is not None
+    request = request_of(artifact, progress=False)
+    return _is_listed(store, request) or find_in_tiers(store, request) is not None
 
 
-def _is_listed(store: Store, request: Request, artifact: Artifact) -> bool:
-    if artifact.sha256 is None and not listed(store.ref(request.url_key), below=store.base):
+def _is_listed(store: Store, request: Request) -> bool:
+    if request.artifact.sha256 is None and not listed(store.ref(request.url_key), below=store.base):
         return False
     digest = Remembered(store, request).known()
     if digest is None:
@@ -118,7 +119,7 @@ def describe_blob(artifact: Artifact, base_dir: PathLike) -> tuple[Path, BlobInf
         found = Fetch(store, request).find()
     if found is None:
         return None
-    ref = None if artifact.sha256 is not None else _ref(store, request)
+    ref = None if request.artifact.sha256 is not None else _ref(store, request)
     return found.path, BlobInfo(found.digest, os.stat(found.path).st_size, ref)
 
 
@@ -130,7 +131,7 @@ def _ref(store: Store, request: Request) -> Ref | None:
 
 
 def _request(artifact: Artifact, progress: ProgressOption) -> Request:
-    return Request.of(replace(artifact, postprocess=None), progress=progress)
+    return request_of(replace(artifact, postprocess=None), progress=progress)
 
 
 def snapshot_by(
@@ -170,7 +171,7 @@ def receive_blob(
     store = Cache(base_dir).store
     request = _request(artifact, progress)
     _check(store, request, promised)
-    key = lock_key(artifact.sha256, request.url_key)
+    key = lock_key(request.artifact.sha256, request.url_key)
     at_once = WaitOptions(lambda: False, request.identity, Cancel(), 0.0, lambda *_: None)
     with (
         callers_errors(),

@@ -35,11 +35,13 @@ DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # o
 def test_the_public_names_are_pinned() -> None:
     assert nanocache.__all__ == [
         *("fetch", "afetch", "fetch_many", "lookup", "snapshot", "prefetch", "build", "registry"),
+        *("open_lock", "LockFile"),
         *("Artifact",),
         *("Cache", "get_base_dir", "download_file_with_lock", "Unpack", "Decompress", "Progress", "Prefetch"),
         *("register_source", "Resolved", "Source", "Described", "Reader"),
         *("Entry", "Verified", "Damage", "Pruned"),
-        *("NanocacheError", "ChecksumMismatch", "DownloadFailed", "NotCached", "LockTimeout", "NoSpace"),
+        *("NanocacheError", "ChecksumMismatch", "UpstreamChanged", "DownloadFailed", "NotCached", "NotLocked"),
+        *("LockTimeout", "NoSpace"),
         *("UnsafeArchive", "UnsafeCache", "PostprocessFailed"),
     ]
 
@@ -140,6 +142,9 @@ URL = "https://host/f.bin"
 ERRORS = [
     (nanocache.ChecksumMismatch(url=URL, expected=DIGEST, got="6" * 64, size=12_582_912), ValueError),
     (nanocache.ChecksumMismatch(url=URL, expected=DIGEST, got="6" * 64, size=1, note="gzip, which it was"), ValueError),
+    (nanocache.UpstreamChanged(name="f", lock="l", url=URL, expected=DIGEST, got="6" * 64, size=1), ValueError),
+    (nanocache.NotLocked(target=URL, lock="/l"), KeyError),
+    (nanocache.NotLocked(target=URL, lock="/l", reason="frozen"), KeyError),
     (nanocache.DownloadFailed(url=URL, causes=((URL, "404 Not Found"),), status=404), OSError),
     (nanocache.DownloadFailed(url=URL, causes=((URL, "a"), ("https://m/f", "b")), remedy="log in"), OSError),
     (nanocache.DownloadFailed(url=URL, causes=()), OSError),
@@ -164,7 +169,9 @@ WAYS: dict[str, Callable[[NanocacheError], NanocacheError]] = {
 
 
 def test_every_error_is_tried() -> None:
-    ours = {error for error in NanocacheError.__subclasses__() if error.__module__ == "nanocache.errors"}
+    from nanocache import errors
+
+    ours = {getattr(nanocache, name) for name in errors.__all__} - {NanocacheError}
     assert {type(error) for error, _ in ERRORS} == ours
 
 

@@ -31,8 +31,9 @@ ROOMS = {
     "retention": f"{GROUND} disk coordination store",
     "sources": f"{GROUND} artifact http",
     "download": f"{GROUND} artifact disk http sources store.partials",
-    "engine": f"{GROUND} archives artifact disk coordination store retention sources download",
-    "upkeep": f"{GROUND} artifact disk coordination store retention sources engine",
+    "lockfile": f"{GROUND} archives artifact disk coordination",
+    "engine": f"{GROUND} archives artifact disk coordination lockfile store retention sources download",
+    "upkeep": f"{GROUND} artifact disk coordination lockfile store retention sources engine",
 }
 DIST_GROUND = "errors launchers rank shared_disk"
 DIST_ROOMS = {
@@ -224,3 +225,10 @@ def test_no_torch_is_loaded_by(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert not {"torch", "numpy", "httpx", "httpcore", "filelock", "tqdm"} & set(loaded)
+
+
+def test_every_request_is_made_where_a_frozen_process_is_held_to_its_lock_file() -> None:
+    makers = {
+        named(path) for path in modules(NANOCACHE) if "Request.of(" in path.read_text().replace("DownloadRequest", "")
+    }
+    assert makers == {"nanocache.lockfile.frozen", "nanocache.engine.snapshots"}

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import ParseResult, SplitResult, quote, unquote_to_bytes, urlsplit
+from urllib.parse import ParseResult, SplitResult, quote, unquote, unquote_to_bytes, urlsplit
 
 from . import buckets, hub, schemes
 from . import headers as request_headers
 from .schemes import LISTING, is_address
 from .signing import without_signature
 
-__all__ = ["check", "file_path", "is_address", "is_file", "origin", "parse", "redact", "url_key"]
+__all__ = ["check", "file_path", "is_address", "is_file", "origin", "parse", "redact", "url_key", "without_credentials"]
 
 LONGEST_SHOWN = 500  # characters
 LONGEST_HOST = 253  # characters of a name in the DNS
@@ -29,6 +29,11 @@ _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LINK = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")
+# Names of a query's parameters whose values are secrets. `author`, `tokenizer` and `monkey` are no such names.
+_CREDENTIAL = re.compile(
+    r".*(?:token|secret|passw(?:or)?d|signature|credential|api[-_.]?key)|(?:.*[-_.])?(?:key|auth|sig|pwd)",
+    re.IGNORECASE,
+)
 _DIGEST_MARK = "sha256="  # pip's form of a fragment
 _ADDRESSES: dict[str, Callable[[str], object]] = {
     "hf": hub.parse,
@@ -206,9 +211,26 @@ def url_key(url: str, headers: Iterable[tuple[str, str]] = ()) -> str:
     credentials are part of it: the same address with another `Accept` is another file.
     """
     parts = _split(url)
-    canonical = f"{parts.scheme}://{_authority(parts)}{parts.path or '/'}?{without_signature(parts.query)}"
+    canonical = f"{_address(parts)}{parts.path or '/'}?{without_signature(parts.query)}"
     text = "\n".join([canonical, *request_headers.choosing(headers)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def without_credentials(url: str) -> str:
+    """`url` for a file that is shared: userinfo and signatures are left out. Whoever fetches it brings their own.
+
+    Raises ValueError for a parameter that is named like a credential, since the address may mean nothing without it.
+    """
+    parts = _split(url)
+    query = without_signature(parts.query)
+    for name in (item.partition("=")[0] for item in query.split("&")):
+        if _CREDENTIAL.fullmatch(unquote(name)):
+            raise ValueError(f"{redact(url)!r} seems to hold a credential in {name!r}: leave it out")
+    return f"{_address(parts)}{parts.path}{'?' + query if query else ''}"
+
+
+def _address(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{_authority(parts)}"
 
 
 def _authority(parts: SplitResult) -> str:

@@ -27,7 +27,7 @@ exit codes:
   0    done; the path is on stdout
   1    the download, the unpacking or the disk failed
   2    the arguments are wrong
-  3    not cached (lookup, --offline, or a read-only cache)
+  3    not cached (lookup, --offline, a read-only cache), or not locked
   4    the bytes have another SHA-256; nothing was cached
   130  interrupted; what had come is kept, and the next call goes on from there
 """

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+from dataclasses import replace
 from typing import Any
 
 from ..artifact import urls
 from ..artifact.artifact import Artifact
 from ..cache import Cache
+from ..lockfile.file import LOCK_FILE
+from ..locks import open_lock
 from .arguments import EXIT_CODES, OK, about_artifact, about_folder, digest_of, header, parser
 from .output import data, note
 
@@ -16,7 +20,8 @@ __all__ = ["add_to"]
 
 DESCRIPTION = """\
 Download each URL unless it is here, verified, and print its path, one a line. Another process that wants the same at
-this moment downloads nothing. With --sha256, or #sha256=HEX at the end of a URL, it must have that digest."""
+this moment downloads nothing. With --sha256, or #sha256=HEX at the end of a URL, it must have that digest. A NAME is
+one in nanocache.lock of the current folder."""
 
 
 def add_to(commands: Any) -> None:
@@ -28,7 +33,7 @@ def add_to(commands: Any) -> None:
         description=DESCRIPTION,
         epilog=EXIT_CODES,
     )
-    command.add_argument("urls", metavar="URL", nargs="+", help="http, https or file")
+    command.add_argument("urls", metavar="URL|NAME", nargs="+", help="http, https, file, ..., or locked")
     about_artifact(command)
     command.add_argument("--mirror", metavar="URL", action="append", default=[], help="another URL of the same bytes")
     command.add_argument("--max-age", metavar="SECONDS", type=float, help="ask the server again after so many seconds")
@@ -65,17 +70,19 @@ def _artifacts(options: argparse.Namespace) -> list[Artifact]:
         for name in ("sha256", "filename", "mirror"):
             if getattr(options, name):
                 raise ValueError(f"--{name} is said of one URL, and there are {len(options.urls)}: run it for each")
-    artifacts = [
-        Artifact(
-            url,
-            sha256=options.sha256,
-            filename=options.filename,
-            mirrors=options.mirror,
-            headers=[header(text) for text in options.header],
-            postprocess=options.postprocess,
-        )
-        for url in options.urls
-    ]
+    artifacts = [_artifact(text, options) for text in options.urls]
     if options.into is not None and len({artifact.name for artifact in artifacts}) < len(set(artifacts)):
         raise ValueError("two of the URLs would have one name in --into: run it for each, with --filename")
     return artifacts
+
+
+def _artifact(text: str, options: argparse.Namespace) -> Artifact:
+    said: dict[str, Any] = {
+        "sha256": options.sha256,
+        "filename": options.filename,
+        "mirrors": options.mirror,
+        "headers": [header(text) for text in options.header] or None,
+    }
+    if "://" in text or text.startswith("file:") or not os.path.lexists(LOCK_FILE):
+        return Artifact(text, postprocess=options.postprocess, **said)
+    return replace(Artifact.of(open_lock()[text], **said), postprocess=options.postprocess)

@@ -13,13 +13,13 @@ import textwrap
 from collections.abc import Sequence
 
 from ..config import VARIABLES
-from ..errors import ChecksumMismatch, NanocacheError, NotCached
-from . import directory, du, env, fetch, info, lookup, ls, output, pin, prune, rm, snapshot, verify
+from ..errors import ChecksumMismatch, NanocacheError, NotCached, NotLocked
+from . import directory, du, env, fetch, info, lock, lookup, ls, output, pin, prune, rm, snapshot, sync, verify
 from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, parser
 
 __all__ = ["main"]
 
-COMMANDS = (fetch, snapshot, lookup, ls, du, info, verify, pin, prune, rm, env, directory)
+COMMANDS = (fetch, snapshot, lookup, lock, sync, ls, du, info, verify, pin, prune, rm, env, directory)
 WIDTH = 80  # characters of a line of help
 COLUMN = 26  # characters before the meaning of a variable
 
@@ -27,6 +27,7 @@ COLUMN = 26  # characters before the meaning of a variable
 # Error -> exit code: the first that fits.
 CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NotCached, NOT_CACHED),
+    (NotLocked, NOT_CACHED),
     (ChecksumMismatch, MISMATCH),
     (NanocacheError, FAILED),
     (OSError, FAILED),

@@ -17,9 +17,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .. import config
 from ..artifact import arguments, urls
 from ..artifact.artifact import Artifact
 from ..artifact.request import Request
@@ -33,7 +35,7 @@ from ..store import refs, tiers, trees
 from ..store.blobs import Store
 from ..store.manifest import Manifest, TreeFile
 from ..store.refs import Ref
-from . import known_files
+from . import known_files, locked_listing
 from .choice import choose
 from .remembered import Remembered
 
@@ -72,13 +74,16 @@ class Snapshot:
     ) -> Snapshot:
         """Check what was asked. Raises ValueError."""
         listing = listings.artifact(url)
+        frozen = locked_listing.of(url) if config.frozen() else None
+        if frozen is not None:
+            listing = replace(listing, sha256=hashlib.sha256(frozen).hexdigest())
         return cls(
             store=store,
             url=url,
             include=arguments.patterns("include", include),
             exclude=arguments.patterns("exclude", exclude),
-            request=Request.of(listing, max_age=max_age, offline=offline, progress=False),
-            fetch_listing=fetch_listing,
+            request=Request.of(listing, max_age=None if frozen else max_age, offline=offline, progress=False),
+            fetch_listing=fetch_listing if frozen is None else partial(locked_listing.keep, store, frozen),
             fetch_files=fetch_files,
         )
 

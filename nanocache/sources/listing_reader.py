@@ -10,9 +10,16 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from ..artifact.schemes import LISTING
-from .protocol import Described, Lister
+from .protocol import Described, Lister, Listing
 
-__all__ = ["ListingReader"]
+__all__ = ["ListingReader", "encoded"]
+
+
+def encoded(listing: Listing) -> bytes:
+    """What is stored of a listing."""
+    files = sorted(listing.files, key=lambda file: file.path)
+    record = {"pinned": listing.pinned, "files": [asdict(file) for file in files]}
+    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
 
 
 class ListingReader:
@@ -24,9 +31,7 @@ class ListingReader:
 
     def describe(self, url: str) -> Described:
         listing = self._source.list(url.removeprefix(LISTING))
-        files = sorted(listing.files, key=lambda file: file.path)
-        record = {"pinned": listing.pinned, "files": [asdict(file) for file in files]}
-        data = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+        data = encoded(listing)
         self._listed[pinned := LISTING + listing.pinned] = data
         return Described(len(data), listing.pinned, pinned=pinned)
 

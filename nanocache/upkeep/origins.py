@@ -15,12 +15,12 @@ from pathlib import Path
 
 from ..artifact import hub
 from ..artifact.artifact import Artifact
-from ..artifact.request import Request
 from ..callers import let_pass, suppress
 from ..cancel import Cancel
 from ..engine import known_files
 from ..engine.steps import Fetch
 from ..errors import NanocacheError
+from ..lockfile.frozen import request_of
 from ..retention import walk
 from ..retention.alone import alone
 from ..sources import listings
@@ -58,7 +58,7 @@ class Origins:
     def _download(self, url: str, digest: str, name: str | None) -> bool:
         try:
             artifact = Artifact(url, sha256=digest, filename=name)
-            Fetch(self._store, Request.of(artifact, progress=False).of_base_alone(), self._cancel).run()
+            Fetch(self._store, request_of(artifact, progress=False).of_base_alone(), self._cancel).run()
         except (NanocacheError, ValueError, OSError) as e:  # another URL may have it
             let_pass(e)
             logger.info("%s cannot be had from %s again: %s", digest, url, e)

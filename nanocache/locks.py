@@ -1,0 +1,146 @@
+"""A lock file in the caller's hand: its artifacts by name, fetched with the digests that it has.
+
+Not its form (`lockfile`), and not how artifacts get into it (`locking`). Invariants: whatever a server gives now, what
+is returned has the locked digest; only `sync` writes the file, and only what it lacked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from . import config
+from .artifact import arguments, filenames
+from .artifact.artifact import Artifact
+from .cache import Cache, PathLike
+from .errors import ChecksumMismatch, NotLocked, UpstreamChanged
+from .lockfile import file, form
+from .lockfile.file import LOCK_FILE
+from .lockfile.form import Locked
+from .progress import ProgressOption
+from .registries import registry
+
+__all__ = ["LockFile", "open_lock"]
+
+ENDINGS = (".lock", ".toml")  # of lock files; any other file is one if it has a table for an artifact
+
+
+def open_lock(path: PathLike = LOCK_FILE, *, base_url: str | None = None, base_dir: PathLike | None = None) -> LockFile:
+    """The artifacts of the lock file at `path` by their names: `open_lock("nanocache.lock").fetch("weights")`.
+
+    Lists of digests that others publish are taken as well, as by `registry`, whose `base_url` this is.
+    Raises ValueError that names the file and the line, FileNotFoundError, and of a registry's URL what `fetch` raises.
+    """
+    if isinstance(path, str) and "://" in path:
+        return LockFile(path, registry(path, base_url=base_url, base_dir=base_dir), Cache(base_dir))
+    place = config.expand(path, "path")
+    if not _is_lock_file(place):
+        found = registry(place, base_url=base_url, base_dir=base_dir)
+        return LockFile(place, found, Cache(base_dir))
+    entries = file.read(place)
+    return LockFile(place, {entry.name: entry.artifact for entry in entries}, Cache(base_dir), entries)
+
+
+def _is_lock_file(path: str) -> bool:
+    return path.endswith(ENDINGS) or "[[artifact]]" in file.read_text(path)
+
+
+class LockFile(Mapping[str, Artifact]):
+    """What `open_lock` gives: name -> Artifact, as the file was when it was opened."""
+
+    def __init__(
+        self, path: str, artifacts: dict[str, Artifact], cache: Cache, entries: tuple[Locked, ...] = ()
+    ) -> None:
+        self.path = path
+        self._artifacts = artifacts
+        self._cache = cache
+        self._entries = entries  # of a file of our own form
+
+    def __getitem__(self, name: str) -> Artifact:
+        try:
+            return self._artifacts[name]
+        except KeyError:
+            raise NotLocked(target=str(name), lock=self.path) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._artifacts)
+
+    def __len__(self) -> int:
+        return len(self._artifacts)
+
+    def __repr__(self) -> str:
+        return f"LockFile({self.path!r}: {len(self):,} artifacts)"
+
+    def fetch(
+        self,
+        name: str,
+        *,
+        into: PathLike | None = None,
+        offline: bool | None = None,
+        progress: ProgressOption = None,
+    ) -> Path:
+        """The path of the artifact called `name`. `into`: a folder of yours, in which it appears under its name.
+
+        Raises NotLocked, UpstreamChanged, and what else `fetch` raises.
+        """
+        artifact = self[name]
+        with self._blaming_upstream():
+            path = self._cache.fetch(artifact, offline=offline, progress=progress)
+            return path if into is None else self._place(into, name)
+
+    def sync(
+        self,
+        *,
+        frozen: bool = False,
+        into: PathLike | None = None,
+        workers: int | None = None,
+        offline: bool | None = None,
+        progress: ProgressOption = None,
+    ) -> dict[str, Path]:
+        """Have all of them here, name -> path, by up to `workers` threads. `into`: a folder in which all appear.
+
+        A lock file that was merged or written by hand is put into its usual form, and gets the sizes that it lacks;
+        with `frozen` it stays as it is. Raises UpstreamChanged, ValueError, and what else `fetch_many` raises.
+        """
+        arguments.flag("frozen", frozen)
+        if into is not None:
+            form.check_apart(map(form.check_name, self))
+        with self._blaming_upstream():
+            found = self._cache.fetch_many(
+                list(self._artifacts.values()), workers=workers, offline=offline, progress=progress
+            )
+            paths = dict(zip(self, found, strict=True))
+            if self._entries and not frozen:
+                self._complete(paths)
+            return paths if into is None else {name: self._place(into, name) for name in self}
+
+    def _place(self, into: PathLike, name: str) -> Path:
+        """The artifact, which is here, in a folder of the caller's."""
+        folder, _, last = form.check_name(name).rpartition("/")
+        artifact = replace(self[name], filename=filenames.check(last))
+        return self._cache.fetch(artifact, into=os.path.join(config.expand(into, "into"), folder), progress=False)
+
+    def _complete(self, paths: Mapping[str, Path]) -> None:
+        """Have the file say what it lacked, unless another process has changed an artifact meanwhile."""
+
+        def complete(entry: Locked) -> Locked:
+            return replace(entry, size=paths[entry.name].stat().st_size) if entry in self._entries else entry
+
+        if os.access(self.path, os.W_OK) or any(entry.size is None for entry in self._entries):
+            file.change(self.path, lambda entries: tuple(map(complete, entries)))
+
+    @contextmanager
+    def _blaming_upstream(self) -> Iterator[None]:
+        """Other bytes than the locked ones are a change of what the URL gives."""
+        try:
+            yield
+        except UpstreamChanged:
+            raise
+        except ChecksumMismatch as e:
+            name = next((name for name, one in self.items() if one.sha256 == e.expected), e.url)
+            raise UpstreamChanged(
+                name=name, lock=self.path, url=e.url, expected=e.expected, got=e.got, size=e.size
+            ) from e
