@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .artifact.artifact import Artifact
     from .cache import Cache
     from .compat import download_file_with_lock
+    from .diagnosis.doctor import doctor
+    from .diagnosis.findings import Finding
     from .errors import (
         ChecksumMismatch,
         DownloadFailed,
@@ -53,6 +55,8 @@ _HOMES = {
     "prefetch": "loaders",
     "Prefetch": "loaders",
     "registry": "registries",
+    "doctor": "diagnosis.doctor",
+    "Finding": "diagnosis.findings",
     "Artifact": "artifact.artifact",
     "Cache": "cache",
     "Progress": "progress",
@@ -94,6 +98,7 @@ __all__ = [
     "registry",
     "open_lock",
     "LockFile",
+    "doctor",
     "Artifact",
     "Cache",
     "get_base_dir",
@@ -111,6 +116,7 @@ __all__ = [
     "Verified",
     "Damage",
     "Pruned",
+    "Finding",
     "NanocacheError",
     "ChecksumMismatch",
     "UpstreamChanged",

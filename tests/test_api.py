@@ -35,11 +35,11 @@ DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # o
 def test_the_public_names_are_pinned() -> None:
     assert nanocache.__all__ == [
         *("fetch", "afetch", "fetch_many", "lookup", "snapshot", "prefetch", "build", "registry"),
-        *("open_lock", "LockFile"),
+        *("open_lock", "LockFile", "doctor"),
         *("Artifact",),
         *("Cache", "get_base_dir", "download_file_with_lock", "Unpack", "Decompress", "Progress", "Prefetch"),
         *("register_source", "Resolved", "Source", "Described", "Reader"),
-        *("Entry", "Verified", "Damage", "Pruned"),
+        *("Entry", "Verified", "Damage", "Pruned", "Finding"),
         *("NanocacheError", "ChecksumMismatch", "UpstreamChanged", "DownloadFailed", "NotCached", "NotLocked"),
         *("LockTimeout", "NoSpace"),
         *("UnsafeArchive", "UnsafeCache", "PostprocessFailed"),

@@ -34,6 +34,7 @@ ROOMS = {
     "lockfile": f"{GROUND} archives artifact disk coordination",
     "engine": f"{GROUND} archives artifact disk coordination lockfile store retention sources download",
     "upkeep": f"{GROUND} artifact disk coordination lockfile store retention sources engine",
+    "diagnosis": f"{GROUND} artifact disk coordination store http",
 }
 DIST_GROUND = "errors launchers rank shared_disk"
 DIST_ROOMS = {

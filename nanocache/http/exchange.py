@@ -299,6 +299,18 @@ def _next(chunks: Iterator[bytes]) -> bytes | None:
 # --- proxies and trust ------------------------------------------------------------------------------------------------
 
 
+def check_environment() -> list[str]:
+    """What the environment says of proxies and certificates, in words. Raises Failure for what cannot be used."""
+    through = [environment.proxy(scheme, "host.invalid", port) for scheme, port in (("http", 80), ("https", 443))]
+    proxies = [proxy for proxy in dict.fromkeys(through) if proxy is not None]
+    for proxy in proxies:
+        _proxy(proxy)
+    trusted = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+    if trusted:
+        _trust(*environment.certificates())
+    return [*map(str, proxies), *(f"certificates of {name}" for name in trusted)]
+
+
 def _proxy(given: Proxy) -> Any:
     import httpcore
     import httpx
