@@ -79,7 +79,8 @@ def measure() -> Costs:
     import torch.distributed as dist
 
     from nanodist.broadcast.link import Link
-    from nanodist.coordination.coordinator import Coordinator, StoreAddress
+    from nanodist.coordination.coordinator import Coordinator
+    from nanodist.coordination.store_address import StoreAddress
     from nanodist.rank import topology
 
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

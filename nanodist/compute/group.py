@@ -17,9 +17,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..coordination.coordinator import address, connect, pauses
+from ..coordination.connecting import connect
+from ..coordination.coordinator import pauses
 from ..coordination.interface import choose_interface
 from ..coordination.job import check_same_job
+from ..coordination.store_address import address
 from ..coordination.store_client import StoreClient, torch_distributed
 from ..errors import CoordinatorLost
 from ..rank import Topology, initialized_group, topology

@@ -1,12 +1,7 @@
-"""The store that the ranks of a job agree through: where it is, this process's one client of it, and how to wait on it.
+"""This process's one place at the store that the ranks of a job agree through, and how to wait on it.
 
-    torchrun                    the agent's TCPStore, which outlives every worker
-    MASTER_ADDR, MASTER_PORT    a TCPStore in rank 0's process, shared with a later init_process_group
-    a group made by hand        the TCPStore under it
-    none of these, a worker of  no store: None, and locks alone coordinate
-    a DataLoader, after a fork
-
-It carries short texts, never an artifact's bytes. Invariants: a wait polls (`pauses`) and never blocks in torch, which
+None where there is no store (`store_address`), in a worker of a DataLoader and after a fork: locks alone coordinate. It
+carries short texts, never an artifact's bytes. Invariants: a wait polls (`pauses`) and never blocks in torch, which
 sees no signal before it ends (torchrun then kills after 30 s) and prints two warnings per time-out; a client is never
 used on both sides of a fork, which gave wrong values; a lost store is one CoordinatorLost, and is asked nothing more.
 """
@@ -16,46 +11,30 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import socket
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from ..errors import CoordinatorLost
-from ..launchers import integer, is_spawned_worker
-from ..rank import Topology, initialized_group, is_ddp_initialized, topology, warn_once
+from ..launchers import is_spawned_worker
+from ..rank import Topology, is_ddp_initialized, topology, warn_once
 from .clock import process_age
+from .connecting import connect
 from .job import check_same_job
+from .store_address import StoreAddress, address
 from .store_client import ANSWER, StoreClient, torch_distributed
-from .torch_calls import TorchCalls
 
-__all__ = ["StoreAddress", "Coordinator", "address", "connect", "coordination", "joined", "may_serve", "pauses"]
+__all__ = ["Coordinator", "coordination", "joined", "may_serve", "pauses"]
 
 logger = logging.getLogger("nanodist")
 
 LINGER = 1.0  # seconds that the process which hosts the store stays for its readers; some of them may be dead
 ENDING = 0.5  # seconds for what is under way at the end of the process
 REFUSED_FOR = 2.0  # seconds of refused connections after which a caller that can do without the store does
-RESOLVER = 15.0  # seconds for torch to look a client's name up: a DNS server that is silent takes 5 or 10, no error
-
-
-@dataclass(frozen=True, slots=True)
-class StoreAddress:
-    """Where the store is. `hosting`: this process serves it. `lasting`: it outlives the ranks (torchrun's agent)."""
-
-    host: str
-    port: int
-    hosting: bool
-    lasting: bool
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 class Coordinator(StoreClient):
@@ -198,103 +177,6 @@ def _join(where: StoreAddress | None, patience: float) -> Coordinator | None:
         return None
     atexit.register(place.leave)
     return place
-
-
-def address() -> StoreAddress | None:
-    """Where the job's store is, by the environment, else by the initialised group; None if neither says.
-
-    Raises ValueError for a MASTER_PORT that is no port, and for a broken environment (`topology`).
-    """
-    host = os.environ.get("MASTER_ADDR")
-    port = integer(("MASTER_PORT",))
-    if port is not None and not 0 <= port < 1 << 16:
-        raise ValueError(f"MASTER_PORT must be in [0, 65535], got {port}")
-    if host and port is not None:
-        lasting = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        return StoreAddress(host, port, hosting=not lasting and topology().rank == 0, lasting=lasting)
-    return _under_group()
-
-
-def _under_group() -> StoreAddress | None:
-    dist = initialized_group()
-    if dist is None:
-        return None
-    try:
-        store = dist.group.WORLD.get_group_store()
-    except (AttributeError, RuntimeError):  # an older torch; a backend without a store (MPI)
-        return None
-    while isinstance(store, dist.PrefixStore):
-        store = store.underlying_store
-    if not isinstance(store, dist.TCPStore):
-        return None
-    return StoreAddress(store.host, store.port, hosting=False, lasting=False)
-
-
-def connect(where: StoreAddress, timeout: float, *, refused: float | None = None) -> Any:
-    """A new client of the store (and its server, where this process hosts it), within `timeout` seconds.
-
-    `refused`: seconds after which a port at which nothing listens is given up, `timeout` by default. Waits for the
-    server alone: `dist.rendezvous` would hold rank 0 until every rank has come. Raises CoordinatorLost.
-    """
-    called = time.monotonic()
-    dist = torch_distributed()  # before the clock of `timeout` runs: to load it takes seconds, for rank 0 too
-    began = time.monotonic()
-    if not where.hosting:
-        _reach(where, timeout, timeout if refused is None else _left(refused, began - called))
-    patience = max(timeout, RESOLVER) if refused is None else _about_as_long(time.monotonic() - began)
-
-    def make() -> Any:
-        return dist.TCPStore(
-            where.host,
-            where.port,
-            is_master=where.hosting,
-            wait_for_workers=False,
-            multi_tenant=True,  # a later init_process_group of this process finds this server at its port
-            timeout=timedelta(seconds=patience),
-        )
-
-    try:
-        return TorchCalls().call(patience, make)
-    except TimeoutError:
-        reason = f"it took a connection, and gave no answer within {patience:.0f} s"
-    except RuntimeError as e:
-        reason = _why_not(where, str(e).split("\n", 1)[0])
-    raise CoordinatorLost(address=str(where), reason=reason)
-
-
-def _left(refused: float, loading: float) -> float:
-    """Seconds of `refused` that are left after those of loading torch: at least half, as rank 0 loads it too."""
-    return max(refused / 2, refused - loading)
-
-
-def _about_as_long(seconds: float) -> float:
-    """Seconds that torch gets to connect where this process just did in so many: the store may have ended since."""
-    return min(RESOLVER, max(3.0, 3 * seconds))
-
-
-def _why_not(where: StoreAddress, said: str) -> str:
-    if not where.hosting or "EADDRINUSE" not in said:
-        return said
-    return (
-        f"rank 0 cannot serve the store, because another process has port {where.port} (another job, or what is left "
-        f"of this one?); set MASTER_PORT to a free port on all ranks"
-    )
-
-
-def _reach(where: StoreAddress, timeout: float, refused: float) -> None:
-    # Here and not inside torch's constructor, which no signal interrupts while it tries.
-    began = time.monotonic()
-    while True:
-        try:
-            socket.create_connection((where.host, where.port), timeout=1).close()
-            return
-        except OSError as e:
-            absent = isinstance(e, ConnectionRefusedError)
-            if time.monotonic() - began > (refused if absent else timeout):
-                # The same words at every look, so that they are logged once.
-                reason = f"rank 0 serves no store there ({e})" if absent else f"no answer within {timeout:g} s ({e})"
-                raise CoordinatorLost(address=str(where), reason=reason) from e
-        time.sleep(0.05)
 
 
 def _several_agents(here: Topology) -> bool:

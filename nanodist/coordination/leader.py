@@ -15,8 +15,9 @@ from nanocache.coordination.process import me
 
 from ..errors import CoordinatorLost, as_it_travels
 from ..rank import topology
-from .coordinator import address, coordination
+from .coordinator import coordination
 from .election import Outcome, decide, forget
+from .store_address import address
 from .store_client import ANSWER
 
 __all__ = ["leader_first"]

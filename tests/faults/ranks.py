@@ -32,7 +32,7 @@ from nanocache.store import blobs as stores
 from nanocache.store import partials
 from nanodist import artifacts
 from nanodist.broadcast import broadcast, buffers, link, tree
-from nanodist.coordination import coordinator, election, store_client
+from nanodist.coordination import connecting, coordinator, election, store_client
 
 PLAN = "NANODIST_FAULT_PLAN"
 PATIENCE = {  # where nanodist's and nanocache's patience is stated, in seconds
@@ -45,7 +45,7 @@ PATIENCE = {  # where nanodist's and nanocache's patience is stated, in seconds
     "STEP": tree,
     "STALL": buffers,
     "ANSWER": store_client,
-    "RESOLVER": coordinator,
+    "RESOLVER": connecting,
 }
 real_time = time.time
 
