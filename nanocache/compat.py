@@ -30,13 +30,15 @@ from .coordination.flights import share
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk import copying, durable, faults, files, hashing
 from .engine.remembered import Remembered
+from .engine.room import room_for
 from .engine.steps import Fetch
 from .lockfile.frozen import request_of
 from .progress import Display
 from .store import refs, seal
 from .store.blobs import Store, Witness, witness
-from .store.layout import FOLDERS, LATER, product_lock_key
+from .store.layout import FOLDERS, LATER, USAGE_FILE, product_lock_key
 from .store.private import private_folder
+from .store.room import Room
 
 __all__ = ["download_file_with_lock"]
 
@@ -75,8 +77,8 @@ def _check(given: object) -> str:
     if "\0" in filename or "\\" in filename:
         raise _outside(filename)
     _check_segments(filename, parts)
-    if parts[0].lower() in FOLDERS + LATER:
-        raise ValueError(f"filename must stay out of the cache's own folder {parts[0]}, got {filename!r}")
+    if parts[0].lower() in (*FOLDERS, *LATER, USAGE_FILE):
+        raise ValueError(f"filename must stay out of the cache's own {parts[0]}, got {filename!r}")
     return str(path)
 
 
@@ -172,9 +174,10 @@ class _Placement:
 
     def _place(self, source: str) -> None:
         """Run the hook on a private link, then make the name appear."""
-        with private_folder(self.store, self._key) as private:
+        room = room_for(self.store, self.request.settings, self.cancel)
+        with private_folder(self.store, self._key, room) as private:
             if self.hook is not None:
-                self._run_hook(self.hook, source, os.path.join(private, "hook", self.relative))
+                self._run_hook(self.hook, source, os.path.join(private, "hook", self.relative), room)
             fresh = os.path.join(private, "file")
             _link(source, fresh)
             folder = os.path.dirname(self.target)
@@ -185,9 +188,9 @@ class _Placement:
             for parent in (folder, *parents):
                 durable.sync_folder(parent)
 
-    def _run_hook(self, hook: Callable[[str], Any], source: str, path: str) -> None:
+    def _run_hook(self, hook: Callable[[str], Any], source: str, path: str, room: Room) -> None:
         os.makedirs(os.path.dirname(path))
-        before = _give(source, path)
+        before = _give(source, path, room)
         with hooks.failing_as(self._label, self.relative):
             hook(path)
         after = _lstat(path)
@@ -221,9 +224,10 @@ def _hash(path: str, cancel: Cancel) -> str:
         return hashing.hash_file(file.fileno(), cancel)
 
 
-def _give(source: str, target: str) -> os.stat_result:
+def _give(source: str, target: str, room: Room) -> os.stat_result:
     """Make `target` for a hook: a link to the blob, or a copy where this user could write to the blob through it."""
     if os.access(source, os.W_OK):  # root: 0444 stops it nowhere
+        room.add_all(source)
         _copy(source, target)
     else:
         _link(source, target)

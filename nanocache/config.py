@@ -12,7 +12,10 @@ import re
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from .sizes import Size
 
 __all__ = [
     "READONLY_DIRS",
@@ -49,6 +52,7 @@ VARIABLES = (
         "caches to look into before the network, separated by colons; an `HF_HOME` is one, too",
     ),
     ("NANOCACHE_FROZEN", "off", "only what `nanocache.lock` in the current folder has; all else is `NotLocked`"),
+    ("NANOCACHE_MAX_SIZE", "none", "what the cache may take: bytes, `50GB`, `50GiB`, or `80%` of the disk"),
 )
 
 T = TypeVar("T", int, float)
@@ -193,6 +197,15 @@ def _connections() -> int:
     return max(2, CONNECTIONS_PER_HOST // ranks)
 
 
+def _size(name: str) -> Size | None:
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return None
+    from .sizes import parse_size  # here: most calls have no cap
+
+    return parse_size(name, value)
+
+
 class Settings(NamedTuple):
     """What one call works with. Times in seconds, sizes in bytes; None means no limit."""
 
@@ -203,6 +216,7 @@ class Settings(NamedTuple):
     max_artifact: int | None
     offline: bool
     readonly_dirs: tuple[str, ...] = ()
+    max_size: Size | None = None
 
     @classmethod
     def read(cls, *, offline: bool | None = None) -> Settings:
@@ -215,6 +229,7 @@ class Settings(NamedTuple):
             max_artifact=_number("NANOCACHE_MAX_ARTIFACT", int, None, 0),
             offline=_boolean("NANOCACHE_OFFLINE") if offline is None else offline,
             readonly_dirs=_readonly_dirs(),
+            max_size=_size("NANOCACHE_MAX_SIZE"),
         )
 
 

@@ -193,9 +193,12 @@ class LockTimeout(NanocacheError, TimeoutError):
 
 
 class NoSpace(NanocacheError, OSError):
-    """There is no room. Attributes: path, needed and available (bytes; None = unknown), errno (ENOSPC)."""
+    """There is no room. Attributes: path, needed and available (bytes; None = unknown), errno (ENOSPC), kept.
 
-    FACTS = ("path", "needed", "available", "reason", "remedy")
+    `kept`: under NANOCACHE_MAX_SIZE the bytes that could not go, by why: pinned, held, recent (used within 2 hours).
+    """
+
+    FACTS = ("path", "needed", "available", "reason", "remedy", "kept")
 
     def __init__(
         self,
@@ -205,13 +208,19 @@ class NoSpace(NanocacheError, OSError):
         available: int | None = None,
         reason: str = "no space left",
         remedy: str = "free some or set NANOCACHE_DIR elsewhere",
+        kept: dict[str, int] | None = None,
     ) -> None:
         self.path, self.needed, self.available = path, needed, available
-        self.reason, self.remedy = reason, remedy
+        self.reason, self.remedy, self.kept = reason, remedy, kept
         want = f", needed {needed:,} bytes" if needed is not None else ""
         have = f", {available:,} available" if available is not None else ""
-        super().__init__(f"{reason} in {path}{want}{have}; nothing was kept; {remedy}")
+        super().__init__(f"{reason} in {path}{want}{have}{self._stays()}; nothing was kept; {remedy}")
         self.errno = errno.ENOSPC
+
+    def _stays(self) -> str:
+        if self.kept is None:
+            return ""
+        return "; what stays: " + ", ".join(f"{size:,} bytes {why}" for why, size in self.kept.items())
 
 
 class UnsafeArchive(NanocacheError, ValueError):

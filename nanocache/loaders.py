@@ -19,7 +19,9 @@ from .artifact import arguments
 from .artifact.artifact import Artifact
 from .cache import Cache, PathLike
 from .cancel import Cancel, ambient
+from .config import Settings
 from .engine import shares
+from .engine.room import went
 from .engine.shares import Place
 from .engine.window import Window
 from .store.blobs import Store
@@ -244,7 +246,7 @@ class Prefetch:
 
 def _evict(store: Store, path: Path) -> None:
     with suppress(OSError):  # a cache that may not be written, say: then it stays
-        evict(store, path.parent.name)
+        evict(store, path.parent.name, partial(went, store, Settings.read()))
 
 
 def _reader(rank: int | None, world_size: int | None) -> tuple[int, int]:

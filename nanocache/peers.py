@@ -32,6 +32,7 @@ from .disk.absence import listed
 from .disk.hashing import FileHasher
 from .engine.finding import find_in_tiers
 from .engine.remembered import Remembered
+from .engine.room import room_for
 from .engine.snapshots import FetchFiles, FetchListing, Snapshot
 from .engine.steps import Fetch
 from .lockfile.frozen import request_of
@@ -176,10 +177,11 @@ def receive_blob(
     with (
         callers_errors(),
         hold_lock(store.lock_place(key), at_once) as holding,
-        partials.create(store, key) as partial,
+        partials.create(store, key, room_for(store, request.settings, Cancel())) as partial,
         closing(Display(request.progress, request.name)) as display,
     ):
         try:
+            partial.expect(promised.size)
             yield IncomingBlob(store, request, promised, partial, holding, display)
         except Abandoned:
             raise BlobRefused("this process was stopped for so long that its partial may be another's") from None

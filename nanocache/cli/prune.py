@@ -10,7 +10,7 @@ from typing import Any
 
 from ..cache import Cache
 from ..retention.prune import Pruned, Ruling
-from ..upkeep.sizes import read_age
+from ..sizes import read_age
 from . import tables
 from .arguments import OK, about_base, about_json, parser
 from .output import data

@@ -17,7 +17,7 @@ from typing import TypeVar
 from ..callers import let_pass
 from ..errors import NanocacheError, NoSpace
 
-__all__ = ["check_room", "named", "no_space", "persistently", "too_large"]
+__all__ = ["check_room", "lacking", "named", "no_space", "persistently", "too_large"]
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ FULL = {
     ),
 }
 NO_INODES = ("no inodes left", "delete files there (df -i counts them) or set NANOCACHE_DIR elsewhere")
+OF_DISK = (FULL[errno.ENOSPC][0], FULL[errno.EDQUOT][0], NO_INODES[0])  # why a file that is too large is no full disk
 FEW_INODES = 16  # left at most where inodes were what was missing: the call that failed has deleted its own files
 MUCH_ROOM = 1 << 20  # bytes left at least then
 GONE = (errno.ENOENT, errno.ESTALE)  # deleted here, or by another client of an NFS server
@@ -95,6 +96,17 @@ def warn_of_no_room(base: str) -> None:
     logger.warning(
         "the disk of %s says that 0 bytes are free, as some mounts always do: it is tried all the same", base
     )
+
+
+def lacking(error: OSError) -> int | None:
+    """Bytes that a disk lacks which is full, as far as `error` tells; None for any other error, and for any limit."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    if not isinstance(error, NoSpace):
+        return MUCH_ROOM
+    if error.reason not in OF_DISK:
+        return None
+    return max(MUCH_ROOM, (error.needed or 0) - (error.available or 0))
 
 
 def too_large(base: str, limit: int | None, size: int | None = None) -> NoSpace:

@@ -182,6 +182,7 @@ class Transfer:
         else:
             raise StartOver(f"it answered {response.status} to a {'plain GET' if claim is None else 'range'}")
         self._longest = first_answer.check(total, self._info, self._target, self._request, self.partial)
+        self.partial.expect(self._request.size if total is None else total)
         if total is not None:
             self.ledger.set_total(total, claim)
         claim.moved = time.monotonic()

@@ -25,6 +25,7 @@ from ..store.blobs import Store
 from ..store.layout import product_lock_key
 from ..store.private import private_folder
 from . import products
+from .room import room_for
 
 __all__ = ["Build"]
 
@@ -76,10 +77,11 @@ class Build:
             there = products.find_at(self.store, self.path)
             if there is not None or writer is None:
                 return there
-            with private_folder(self.store, self._lock_key) as folder:
+            room = room_for(self.store, self.settings, cancel)
+            with private_folder(self.store, self._lock_key, room) as folder:
                 built = Path(folder, self.name)
                 self._run(built, cancel)
-                products.publish(self.store, str(built), self.path, self.stale)
+                products.publish(self.store, str(built), self.path, self.stale, room)
         return Path(self.path)
 
     def _published(self) -> bool:

@@ -29,7 +29,9 @@ from ..errors import UnsafeCache
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
 from ..store.private import private_folder
+from ..store.room import Room
 from . import contents
+from .room import room_for
 
 __all__ = ["build", "find", "find_at", "inode_of", "publish"]
 
@@ -117,15 +119,17 @@ class _Build:
 
     def _run(self, source: Path, cancel: Cancel) -> Path:
         path = Path(self.path)
-        with private_folder(self.store, self.key) as folder:
+        room = room_for(self.store, self.request.settings, cancel)
+        with private_folder(self.store, self.key, room) as folder:
             built = os.path.join(folder, path.name)
             hooks.run(self.hook, source, Path(built), cancel)
-            publish(self.store, built, self.path, self.stale)
+            publish(self.store, built, self.path, self.stale, room)
         return path
 
 
-def publish(store: Store, built: str, path: str, stale: int | None) -> None:
+def publish(store: Store, built: str, path: str, stale: int | None, room: Room) -> None:
     """Rename what was built to `path`, durable. The inode `stale` gives way; what was published meanwhile stays."""
+    room.add_all(built)
     _share(built, store.modes)
     durable.sync_tree(built)
     parent = os.path.dirname(path)
@@ -141,6 +145,7 @@ def publish(store: Store, built: str, path: str, stale: int | None) -> None:
         if isinstance(e, UnsafeCache) or not os.path.lexists(path):
             raise
         store.set_aside(built)
+    room.keep()
     contents.remember(store, path)
     for folder in (parent, *grown):
         durable.sync_folder(folder)

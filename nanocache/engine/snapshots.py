@@ -35,9 +35,11 @@ from ..store import refs, tiers, trees
 from ..store.blobs import Store
 from ..store.manifest import Manifest, TreeFile
 from ..store.refs import Ref
+from ..store.room import Room
 from . import known_files, locked_listing
 from .choice import choose
 from .remembered import Remembered
+from .room import room_for
 
 __all__ = ["FetchFiles", "FetchListing", "Snapshot"]
 
@@ -134,7 +136,7 @@ class Snapshot:
         manifest = self._manifest(digest)
         if manifest is None:
             manifest = self._fetch(listing)
-            trees.keep_manifest(self.store, manifest)
+            trees.keep_manifest(self.store, manifest, self._room)
         path = self._show(manifest, listing)
         self._remember(digest, manifest)
         return path
@@ -165,8 +167,12 @@ class Snapshot:
             artifacts = [Artifact(listings.url_of(listing, f.path), sha256=f.sha256, size=f.size) for f in lost]
             blobs = {file.sha256: path for file, path in zip(lost, self._blobs(artifacts), strict=True)}
             if fresh:
-                return trees.publish(self.store, manifest, self._name, blobs)
-            return trees.repair(self.store, manifest, self._name, blobs, lost)
+                return trees.publish(self.store, manifest, self._name, blobs, self._room)
+            room = self._room
+            try:
+                return trees.repair(self.store, manifest, self._name, blobs, lost, room)
+            finally:
+                room.settle()
 
     def _blobs(self, artifacts: Sequence[Artifact]) -> list[Path]:
         here = [self.store.any_intact(artifact.sha256 or "", artifact.name) for artifact in artifacts]
@@ -179,6 +185,11 @@ class Snapshot:
     @property
     def _name(self) -> str:
         return listings.name_of(self.url)
+
+    @property
+    def _room(self) -> Room:
+        """For one of the steps."""
+        return room_for(self.store, self.request.settings, ambient())
 
     def _answer_key(self, listing: str) -> str:
         """What the tree for a listing of this digest is remembered under."""

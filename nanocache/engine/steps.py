@@ -30,9 +30,11 @@ from ..store.blobs import Store
 from ..store.layout import lock_key
 from ..store.partials import Abandoned
 from ..store.refs import Ref
+from ..store.room import Room
 from . import finding, hub_caches, products
 from .finding import Found
 from .remembered import Remembered
+from .room import clear_disk, room_for
 from .ticking import ticking
 
 __all__ = ["Fetch"]
@@ -113,7 +115,7 @@ class Fetch:
 
     def _copy_name(self, digest: str, cancel: Cancel) -> Path | None:
         with Fetch(self.store, self.request, cancel)._digest_lock(digest):
-            return self.store.copy_name(digest, self.request.name, cancel)
+            return self.store.copy_name(digest, self.request.name, cancel, self._room(cancel))
 
     def _blob(self) -> Found:
         """The request's blob, which was intact on disk a moment ago."""
@@ -249,11 +251,17 @@ class Fetch:
         """Download, publish, remember. `stale` is asked about first, and kept if the server still has it."""
         if self.request.settings.offline:
             raise self._not_cached("offline")
+        cleared = False
         while True:
             stamp = self.memory.file_stamp()
             try:
                 result, path = self._receive(self._asked(stale), report)
             except Abandoned:
+                continue
+            except OSError as e:
+                if cleared or not clear_disk(self.store, self.request.settings, e, self.cancel):
+                    raise
+                cleared = True
                 continue
             if isinstance(result, Downloaded):
                 self.memory.keep(result, stamp)
@@ -290,7 +298,9 @@ class Fetch:
     def _receive(self, asked: DownloadRequest, report: _Report) -> tuple[Downloaded | NotModified, Path]:
         """What a download brought, and where it was published."""
         name = self.request.name
-        with orphans.claim(self.store, self._key, judged=asked.digest is not None) as private:
+        with orphans.claim(
+            self.store, self._key, judged=asked.digest is not None, room=self._room(self.cancel)
+        ) as private:
             result = download(asked, private, self.cancel, report)
             if isinstance(result, NotModified):
                 return result, Path()
@@ -310,6 +320,9 @@ class Fetch:
         if path is None:
             raise Abandoned
         return path
+
+    def _room(self, cancel: Cancel) -> Room:
+        return room_for(self.store, self.request.settings, cancel)
 
     # --- small answers ------------------------------------------------------------------------------------------------
 

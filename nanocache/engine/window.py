@@ -19,6 +19,7 @@ from ..artifact.artifact import Artifact
 from ..cancel import Cancel, Cancelled
 from ..coordination.threads import ThreadPool
 from ..download.turn import Turn
+from ..errors import NoSpace
 
 __all__ = ["FetchShard", "Window"]
 
@@ -53,6 +54,8 @@ class Window:
             self._wanted = n
             self._waiting = True
             self._forget_before(n)
+            if isinstance(self._settled.get(n), NoSpace):  # when it was fetched ahead; what was passed has gone since
+                self._forget(n)
         try:
             self._advance()
             with cancel.watch(self._wake), self._changed:

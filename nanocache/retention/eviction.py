@@ -16,13 +16,12 @@ from ..disk import files
 from ..store import orphans
 from ..store.blobs import Store
 from .alone import alone
-from .reasons import Keepers
+from .reasons import AT_WORK, Keepers
 from .survey import Candidate
 
 __all__ = ["check_writable", "evict"]
 
 USED = "used meanwhile"
-AT_WORK = "a process is at work on it"
 
 
 def check_writable(store: Store) -> None:
@@ -85,7 +84,7 @@ def _put_back(aside: str, path: str) -> None:
 
 def _evict_partial(store: Store, candidate: Candidate) -> str | None:
     if not orphans.is_dead(candidate.path, store):
-        return "a process may be at work on it"
+        return AT_WORK
     store.set_aside(candidate.path)
     files.remove_empty(os.path.dirname(candidate.path))
     return None

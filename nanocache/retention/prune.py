@@ -9,21 +9,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..cancel import ambient
+from ..cancel import Cancel, ambient
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import files
-from ..store import orphans
 from ..store.blobs import Store
 from ..store.layout import TRASH, product_lock_key
 from ..store.sweep import DAY, is_mark
 from . import walk
 from .eviction import check_writable, evict
 from .reasons import Keepers, disk_time
-from .survey import Candidate, Survey
+from .survey import Candidate, Survey, in_order
 
-__all__ = ["Limits", "Ruling", "Pruned", "prune"]
+__all__ = ["Limits", "Ruling", "Pruned", "one_at_a_time", "prune"]
 
 JUST_NOW = 60.0  # seconds for which what is in the trash is left to the process that put it there
 
@@ -66,10 +66,16 @@ def prune(store: Store, limits: Limits, *, keep: Collection[str], dry_run: bool)
     if dry_run:
         return _Prune(store, limits, keep, time.time(), dry_run=True).run()
     check_writable(store)
-    place = store.lock_place(product_lock_key("prune"))
-    waiting = WaitOptions(lambda: False, ("prune",), ambient(), None, lambda *_: None)
-    with hold_lock(place, waiting):
+    with one_at_a_time(store, ambient()):
         return _Prune(store, limits, keep, disk_time(store), dry_run=False).run()
+
+
+@contextmanager
+def one_at_a_time(store: Store, cancel: Cancel) -> Iterator[None]:
+    """Evict alone while the block runs. Raises Cancelled."""
+    place = store.lock_place(product_lock_key("prune"))
+    with hold_lock(place, WaitOptions(lambda: False, ("prune", os.getpid()), cancel, None, lambda *_: None)):
+        yield
 
 
 class _Prune:
@@ -87,7 +93,7 @@ class _Prune:
     def run(self) -> Pruned:
         self._empty_trash()
         survey = Survey(self._store)
-        for candidate in _in_order(survey):
+        for candidate in in_order(survey):
             self._decide(candidate, survey)
         if not self._dry_run:
             self._keepers.clear_dead()
@@ -108,7 +114,7 @@ class _Prune:
 
     def _decide(self, candidate: Candidate, survey: Survey) -> None:
         size = survey.freed_by(candidate)
-        stays = self._reason_to_stay(candidate, survey)
+        stays = self._keepers.reason(candidate, survey)
         goes = "" if stays is not None else self._reason_to_go(candidate, survey)
         if stays is None and goes and not self._dry_run:
             stays = evict(self._store, candidate, self._keepers)
@@ -118,11 +124,6 @@ class _Prune:
         else:
             reason = stays or "there is room for it"
             self._kept.append(Ruling(candidate.kind, candidate.path, size, candidate.used, reason))
-
-    def _reason_to_stay(self, candidate: Candidate, survey: Survey) -> str | None:
-        if candidate.kind != "partial":
-            return self._keepers.reason(candidate, survey)
-        return None if orphans.is_dead(candidate.path, self._store) else "a process may be at work on it"
 
     def _reason_to_go(self, candidate: Candidate, survey: Survey) -> str:
         """Why it goes; "" if it need not."""
@@ -142,14 +143,3 @@ def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
         return entry.stat(follow_symlinks=False)
     except walk.MISSING:
         return None
-
-
-def _in_order(survey: Survey) -> Iterator[Candidate]:
-    """Each kind only once the one before it has gone as far as it can: blobs of trees that went are free then."""
-    yield from sorted(survey.partials, key=_age)
-    yield from sorted([*survey.products, *survey.trees], key=_age)
-    yield from sorted(survey.blobs, key=_age)
-
-
-def _age(candidate: Candidate) -> tuple[float, str]:
-    return candidate.used, candidate.path

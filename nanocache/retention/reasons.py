@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection
 
 from ..disk import files
+from ..store import orphans
 from ..store.blobs import Store
 from . import pins
 from .leases import Leases
@@ -20,6 +21,8 @@ __all__ = ["GRACE", "Keepers", "disk_time"]
 GRACE = 7200.0  # seconds after its last use in which nothing is evicted: a mark may be an hour old
 PINNED = "pinned"
 HELD = "held by a process"
+AT_WORK = "a process may be at work on it"
+SHOWN = "a snapshot that stays shows it"
 
 
 class Keepers:
@@ -35,6 +38,8 @@ class Keepers:
 
     def reason(self, candidate: Candidate, survey: Survey) -> str | None:
         """Why it stays; None if it may go."""
+        if candidate.kind == "partial":
+            return None if orphans.is_dead(candidate.path, self._store) else AT_WORK
         for digests, why in ((self._pinned, PINNED), (self._held, HELD), (self._listed, "kept, as asked")):
             if candidate.digest in digests:
                 return why
@@ -42,7 +47,7 @@ class Keepers:
         if unused < GRACE:
             return f"used {max(0, unused) // 60:.0f} min ago, which is less than 2 h"
         if candidate.kind == "blob" and survey.is_shown(candidate):
-            return "a snapshot that stays shows it"
+            return SHOWN
         return None
 
     def claim_on(self, digest: str) -> str | None:

@@ -15,7 +15,7 @@ from ..store.blobs import Store
 from ..store.layout import PARTIALS, PRODUCTS, TREES
 from . import walk
 
-__all__ = ["Candidate", "Survey"]
+__all__ = ["Candidate", "Survey", "in_order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Candidate:
             used = os.lstat(path).st_mtime
         except FileNotFoundError:
             return None
-        inodes = {st.st_ino: walk.occupied(st) for _, st in walk.tree_files(path)}
+        inodes = {st.st_ino: walk.occupied(st) for _, st in walk.tree_files(path, blind=kind == "partial")}
         return cls(kind, path, digest, used, tuple(inodes.items()))
 
 
@@ -71,6 +71,17 @@ class Survey:
         if candidate.kind == "tree":
             self._standing.discard(candidate.digest)
             self._in_trees.subtract(inode for inode, _ in candidate.inodes)
+
+
+def in_order(survey: Survey) -> Iterator[Candidate]:
+    """As things go. Each kind only once the one before it has gone as far as it can: blobs of trees are free then."""
+    yield from sorted(survey.partials, key=_age)
+    yield from sorted([*survey.products, *survey.trees], key=_age)
+    yield from sorted(survey.blobs, key=_age)
+
+
+def _age(candidate: Candidate) -> tuple[float, str]:
+    return candidate.used, candidate.path
 
 
 def _built(store: Store, kind: str, top: str) -> Iterator[Candidate]:

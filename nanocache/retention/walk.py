@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from ..callers import let_pass
 from ..errors import UnsafeCache
 from ..store.layout import BLOBS, REFS, BaseDirectory
 
@@ -99,8 +100,11 @@ def files_in(folder: str) -> list[tuple[str, os.stat_result]]:
     return found
 
 
-def tree_files(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """(path, lstat) of each file at or below `path`; of a symlink its own."""
+def tree_files(path: str, *, blind: bool = False) -> Iterator[tuple[str, os.stat_result]]:
+    """(path, lstat) of each file at or below `path`; of a symlink its own.
+
+    `blind`: a folder that may not be read is passed over: another user's hook may build in one.
+    """
     try:
         st = os.lstat(path)
     except MISSING:
@@ -108,14 +112,22 @@ def tree_files(path: str) -> Iterator[tuple[str, os.stat_result]]:
     if not stat.S_ISDIR(st.st_mode):
         yield path, st
         return
-    for entry in scan(path):
+    for entry in _seen(path) if blind else scan(path):
         if entry.is_dir(follow_symlinks=False):
-            yield from tree_files(entry.path)
+            yield from tree_files(entry.path, blind=blind)
             continue
         try:
             yield entry.path, entry.stat(follow_symlinks=False)
         except MISSING:
             continue
+
+
+def _seen(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        return scan(folder)
+    except PermissionError as e:
+        let_pass(e)
+        return []
 
 
 def occupied(st: os.stat_result) -> int:

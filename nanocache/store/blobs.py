@@ -20,6 +20,7 @@ from .hits import Hits
 from .layout import BaseDirectory
 from .partials import Partial
 from .recency import Recency
+from .room import UNLIMITED, Room
 
 __all__ = ["Store", "Witness", "witness"]
 
@@ -91,7 +92,7 @@ class Store(BaseDirectory):
             return Path(source) if read_only else None
         return Path(target)
 
-    def copy_name(self, digest: str, name: str, cancel: Cancel) -> Path | None:
+    def copy_name(self, digest: str, name: str, cancel: Cancel, room: Room = UNLIMITED) -> Path | None:
         """Like `hit`, with a verified copy where no hard link can be made. Under the digest's lock.
 
         None if nothing is intact. A source that is wrong behind an intact seal is found by reading it.
@@ -102,16 +103,18 @@ class Store(BaseDirectory):
         if source is None:
             return None
         # Through a partial: a copy straight into the blob's folder would be visible before it is complete.
-        with partials.create(self, digest) as partial:
+        with partials.create(self, digest, room) as partial:
             if not self._copy(digest, source, partial, cancel):
                 return None
             return self.publish(partial, digest, name, cancel)
 
     def _copy(self, digest: str, source: str, partial: Partial, cancel: Cancel) -> bool:
-        with open(source, "rb") as file, open(partial.fd, "wb", closefd=False) as copy:
+        size = 0
+        with open(source, "rb") as file:
             while block := file.read(hashing.HASH_BLOCK):
                 cancel.check()
-                copy.write(block)
+                partial.write(block, size)
+                size += len(block)
         if hashing.hash_file(partial.fd, cancel) == digest:
             return True
         self.judge(digest, source, cancel)

@@ -11,6 +11,7 @@
     ├── locks-v1/9f/<key>.lock, <key>.json                the lock; its holder, progress and failure
     ├── pins-v1/<digest>.json                             what is never evicted, and why
     ├── leases-v1/<host>-<pid>-<random>                   what a living process holds: a lock, and which digests
+    ├── usage-v1.json                                     what all of it takes, where there is a cap
     └── trash-v1/                                         renamed here first, deleted outside any lock
 
 `<key>` is a digest, or `u-` and the hash of a URL, or `p-` and the hash of a product's path. Knows nothing of what a
@@ -44,8 +45,10 @@ __all__ = [
     "PRODUCTS",
     "REFS",
     "SWEPT",
+    "TAGS",
     "TRASH",
     "TREES",
+    "USAGE_FILE",
     "BaseDirectory",
     "lock_key",
     "product_lock_key",
@@ -62,6 +65,7 @@ LOCKS = "locks-v1"
 TRASH = "trash-v1"
 PINS = "pins-v1"
 LEASES = "leases-v1"
+USAGE_FILE = "usage-v1.json"
 FOLDERS = (BLOBS, REFS, PRODUCTS, TREES, PARTIALS, LOCKS, TRASH)
 LATER = (PINS, LEASES)  # made when they are first needed
 
@@ -161,6 +165,10 @@ class BaseDirectory:
 
     def tree(self, digest: str, name: str) -> str:
         return f"{self.tree_folder(digest)}/{name}"
+
+    @property
+    def usage(self) -> str:
+        return f"{self.base}/{USAGE_FILE}"
 
     @property
     def all_partials(self) -> str:

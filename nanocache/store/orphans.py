@@ -20,22 +20,24 @@ from ..errors import UnsafeCache
 from . import partials
 from .layout import BaseDirectory
 from .partials import DATA, STATE, Abandoned, Partial, create
+from .room import UNLIMITED, Room
 
 __all__ = ["claim", "gone", "is_dead"]
 
 STILL = 900.0  # seconds without a movement after which a partial of another boot or host has no owner
 
 
-def claim(directory: BaseDirectory, key: str, *, judged: bool) -> Partial:
+def claim(directory: BaseDirectory, key: str, *, judged: bool, room: Room = UNLIMITED) -> Partial:
     """The best partial of `key` whose owner is gone, or a new one.
 
-    `judged`: a digest will judge the bytes. Without one, a partial of another boot or host is not resumed.
+    `judged`: a digest will judge the bytes. Without one, a partial of another boot or host is not resumed. `room`: what
+    it writes is written in there.
     """
     for path in _by_size(directory.partials(key)):
-        partial = _claim_one(directory, key, path, judged)
+        partial = _claim_one(directory, key, path, judged, room)
         if partial is not None:
             return partial
-    return create(directory, key)
+    return create(directory, key, room)
 
 
 def _by_size(folder: str) -> list[str]:
@@ -50,13 +52,13 @@ def _size(path: str) -> int:
         return 0
 
 
-def _claim_one(directory: BaseDirectory, key: str, path: str, judged: bool) -> Partial | None:
+def _claim_one(directory: BaseDirectory, key: str, path: str, judged: bool, room: Room) -> Partial | None:
     record = _OwnerRecord.read(path, directory)
     lock = None if record is None else record.take_lock(path, directory)
     if record is None or lock is None:
         return None
     try:
-        partial = _take_over(directory, key, path, record, lock)
+        partial = _take_over(directory, key, path, record, lock, room)
     except OSError:
         lock.release()
         return None
@@ -69,7 +71,7 @@ def _claim_one(directory: BaseDirectory, key: str, path: str, judged: bool) -> P
     return None
 
 
-def _take_over(directory: BaseDirectory, key: str, path: str, record: _OwnerRecord, lock: Lock) -> Partial:
+def _take_over(directory: BaseDirectory, key: str, path: str, record: _OwnerRecord, lock: Lock, room: Room) -> Partial:
     """Rename the partial at `path` to a name of this process's own. Raises OSError if another one was faster."""
     fd = files.open_private(os.path.join(path, DATA), os.O_RDWR)
     mine = os.path.join(directory.partials(key), files.random_name())
@@ -80,7 +82,7 @@ def _take_over(directory: BaseDirectory, key: str, path: str, record: _OwnerReco
     except BaseException:  # Ctrl-C, too
         os.close(fd)
         raise
-    return Partial(directory, key, os.path.join(mine, DATA), fd, lock=lock, state=record.state)
+    return Partial(directory, key, os.path.join(mine, DATA), fd, lock=lock, state=record.state, room=room)
 
 
 def _check_data(fd: int, path: str, directory: BaseDirectory) -> None:

@@ -21,7 +21,9 @@ from ..callers import let_pass, suppress
 from ..coordination.lock import Lock, try_lock
 from ..coordination.process import boot_time, me
 from ..disk import files
+from ..errors import NoSpace
 from .layout import BaseDirectory
+from .room import UNLIMITED, Room
 
 __all__ = ["DATA", "STATE", "Abandoned", "Partial", "create", "lock_folder", "lock_own", "owner_record"]
 
@@ -50,16 +52,21 @@ class Partial:
         *,
         lock: Lock | None = None,
         state: dict[str, Any] | None = None,
+        room: Room = UNLIMITED,
     ) -> None:
         self.data = data
         self.fd = fd
         self.state = state
+        self._room = room
+        self._reach = 0  # bytes of data that it has room for
+        self._recorded = 0  # bytes of its state.json
         self._directory = directory
         self._key = key
         self._lock = lock
         self._written = boot_time()
         self._state_fd = -1
         self._pid = os.getpid()  # a forked child may unwind through our frames, or go on in them
+        room.of_file(fd)
 
     def __enter__(self) -> Partial:
         return self
@@ -79,10 +86,19 @@ class Partial:
         folder, name = os.path.split(self.data)
         return folder if name == DATA else None
 
+    def expect(self, total: int | None) -> None:
+        """Have room for `total` bytes before they come. Raises NoSpace."""
+        if total is not None and total > self._reach:
+            self._room.have(total)
+            self._reach = total
+
     def write(self, data: bytes | memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`. Raises Abandoned, OSError."""
+        """Write all of `data` at `offset`. Raises Abandoned, NoSpace, OSError."""
         self.check_owner()
         view = memoryview(data)
+        if offset + len(view) > self._reach:
+            self._room.have(offset + len(view), known=False)
+            self._reach = offset + len(view)
         while view:
             count = os.pwrite(self.fd, view, offset)
             view, offset = view[count:], offset + count
@@ -93,6 +109,7 @@ class Partial:
         if now - self._written > LONGEST_PAUSE or os.getpid() != self._pid:
             raise Abandoned
         self._written = now
+        self._room.renew(now)
 
     def renew(self) -> None:
         """After a wait for a server, which may be as long as it likes: Abandoned only if another process has it now.
@@ -113,7 +130,10 @@ class Partial:
         """Record what a later owner may build on: 20 us, not synced. From now on another process can claim it."""
         self.check_owner()
         folder = self.folder or self._settle()  # not before: most artifacts are small, and over before that
-        self._record(folder, state, left=False)
+        try:
+            self._record(folder, state, left=False)
+        except NoSpace:  # of a cap: then no other process can build on the bytes
+            return
         self.state = state
 
     def _settle(self) -> str:
@@ -136,11 +156,13 @@ class Partial:
         # In place, in one write of a whole page, which no kill can split. A power cut can: then it is unparsable, which
         # counts as absent. A rename each time took ext4 0.5 to 9 ms, since it flushes what replaces another file.
         text = owner_record(state, left=left)
+        self._recorded = max(-(-len(text) // PAGE) * PAGE, self._recorded)
+        self._room.besides(self._recorded)
         if self._state_fd < 0:
             path = os.path.join(folder, STATE)
             files.remove(path)
             self._state_fd = files.open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        size = max(-(-len(text) // PAGE) * PAGE, os.fstat(self._state_fd).st_size)
+        size = max(self._recorded, os.fstat(self._state_fd).st_size)
         os.pwrite(self._state_fd, text.ljust(size), 0)
 
     def _forget_record(self) -> None:
@@ -192,6 +214,7 @@ class Partial:
 
     def discard(self) -> None:
         """Delete it at once: on a full disk the space is needed more than the bytes."""
+        self.state = None
         if (folder := self.folder) is not None:
             files.remove(folder)
             files.remove_empty(os.path.dirname(folder))
@@ -211,7 +234,10 @@ class Partial:
             if os.getpid() == self._pid:
                 self._leave()
         finally:
-            self._let_go()
+            try:
+                self._let_go()
+            finally:
+                self._room.settle(self._recorded if self.state is not None else 0)
 
     def _let_go(self) -> None:
         try:
@@ -242,12 +268,12 @@ def lock_own(folder: str, directory: BaseDirectory) -> Lock | None:
         return None
 
 
-def create(directory: BaseDirectory, key: str) -> Partial:
+def create(directory: BaseDirectory, key: str, room: Room = UNLIMITED) -> Partial:
     """A new, empty partial, filed under `key` once something is saved. Raises OSError, UnsafeCache."""
     directory.folder(directory.all_partials)
     data = os.path.join(directory.all_partials, files.new_name())
     fd = files.open_private(data, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    return Partial(directory, key, data, fd)
+    return Partial(directory, key, data, fd, room=room)
 
 
 def owner_record(state: dict[str, Any], *, left: bool) -> bytes:

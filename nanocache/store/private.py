@@ -17,6 +17,7 @@ from ..coordination.lock import Lock
 from ..disk import files
 from .layout import BaseDirectory
 from .partials import STATE, lock_own, owner_record
+from .room import UNLIMITED, Room
 
 __all__ = ["private_folder"]
 
@@ -24,8 +25,8 @@ INNER = "private"  # what a hook builds in, so that no name of its choice meets 
 
 
 @contextmanager
-def private_folder(directory: BaseDirectory, key: str) -> Iterator[str]:
-    """A folder of this process's own, filed under `key`. It is deleted after the block.
+def private_folder(directory: BaseDirectory, key: str, room: Room = UNLIMITED) -> Iterator[str]:
+    """A folder of this process's own, filed under `key`. It is deleted after the block, and `room` settled.
 
     Locked and recorded like a partial: what a hook builds in it may carry old times, and a sweep must not take it.
     """
@@ -34,6 +35,7 @@ def private_folder(directory: BaseDirectory, key: str) -> Iterator[str]:
     lock: Lock | None = None
     pid = os.getpid()
     try:
+        room.of_folder(folder)
         directory.folder(folder)
         lock = lock_own(folder, directory)
         files.create(os.path.join(folder, STATE), owner_record({}, left=False), 0o600)
@@ -47,3 +49,4 @@ def private_folder(directory: BaseDirectory, key: str) -> Iterator[str]:
         finally:
             if lock is not None:
                 lock.release()
+            room.settle()

@@ -25,6 +25,7 @@ from .blobs import Store
 from .layout import product_lock_key
 from .manifest import Manifest, TreeFile
 from .private import private_folder
+from .room import UNLIMITED, Room
 
 __all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_manifest", "repair", "stands"]
 
@@ -33,10 +34,11 @@ FOLDERS_SEEN = 1  # below the tree itself, at a hit
 FILES_SEEN = 4  # these folders included; what a hit looks at besides is three records and the tree
 
 
-def keep_manifest(store: Store, manifest: Manifest) -> None:
+def keep_manifest(store: Store, manifest: Manifest, room: Room = UNLIMITED) -> None:
     """Publish the manifest, which is a blob like any other. Raises OSError."""
     if store.any_intact(manifest.digest, MANIFEST) is None:
-        with partials.create(store, manifest.digest) as partial:
+        with partials.create(store, manifest.digest, room) as partial:
+            partial.expect(len(manifest.data))
             partial.write(manifest.data, 0)
             store.publish(partial, manifest.digest, MANIFEST)
 
@@ -133,21 +135,22 @@ def _join(root: str, path: str) -> str:
 # --- publishing, under the tree's lock --------------------------------------------------------------------------------
 
 
-def publish(store: Store, manifest: Manifest, name: str, blobs: Mapping[str, Path]) -> Path:
+def publish(store: Store, manifest: Manifest, name: str, blobs: Mapping[str, Path], room: Room = UNLIMITED) -> Path:
     """Make the tree of `blobs` (digest -> a path of it) visible, in one step and durable. Raises OSError."""
     target = store.tree(manifest.digest, name)
-    with private_folder(store, lock_key_of(manifest, name)) as private:
+    with private_folder(store, lock_key_of(manifest, name), room) as private:
         built = os.path.join(private, name)
         for folder in manifest.folders:
             os.mkdir(_join(built, folder))
             files.set_mode(_join(built, folder), store.modes.folder)
         for file in manifest.files:
-            _place(store, blobs[file.sha256], _join(built, file.path), file)
+            _place(store, blobs[file.sha256], _join(built, file.path), file, room)
         _seal_folders(built, manifest)
         for folder in reversed(manifest.folders):
             durable.sync_folder(_join(built, folder))
         grown = store.folder(os.path.dirname(target))
         _appear(store, built, target)
+        room.keep()
         for folder in (os.path.dirname(target), *grown):
             durable.sync_folder(folder)
     return Path(target)
@@ -161,7 +164,14 @@ def _appear(store: Store, built: str, target: str) -> None:
             raise  # else another process, which had no lock either, published the same
 
 
-def repair(store: Store, manifest: Manifest, name: str, blobs: Mapping[str, Path], lost: Iterable[TreeFile]) -> Path:
+def repair(
+    store: Store,
+    manifest: Manifest,
+    name: str,
+    blobs: Mapping[str, Path],
+    lost: Iterable[TreeFile],
+    room: Room = UNLIMITED,
+) -> Path:
     """Put `lost` files back into a tree that is here, each in one step. Raises OSError."""
     root = store.tree(manifest.digest, name)
     store.folder(store.trash)
@@ -170,10 +180,11 @@ def repair(store: Store, manifest: Manifest, name: str, blobs: Mapping[str, Path
     for file in lost:
         fresh = os.path.join(store.trash, files.random_name())
         target = _join(root, file.path)
-        _place(store, blobs[file.sha256], fresh, file)
+        _place(store, blobs[file.sha256], fresh, file, room)
         if (st := _lstat(target)) is not None and stat.S_ISDIR(st.st_mode):
             store.set_aside(target)
         os.replace(fresh, target)
+        room.keep()
         with suppress(FileNotFoundError):  # it stays where both names are of one file already
             os.unlink(fresh)
         durable.sync_folder(os.path.dirname(target))
@@ -181,7 +192,7 @@ def repair(store: Store, manifest: Manifest, name: str, blobs: Mapping[str, Path
     return Path(root)
 
 
-def _place(store: Store, blob: Path, target: str, file: TreeFile) -> None:
+def _place(store: Store, blob: Path, target: str, file: TreeFile, room: Room) -> None:
     """A further name of the blob at `target`; a sealed copy where no link can be, or one that is to be executable."""
     if not file.executable and store.holds(blob):  # of a read-only cache nothing is linked
         try:
@@ -190,6 +201,7 @@ def _place(store: Store, blob: Path, target: str, file: TreeFile) -> None:
         except OSError as e:
             if e.errno not in copying.NO_LINK:
                 raise
+    room.add(file.size)
     _copy(store, blob, target, file)
 
 

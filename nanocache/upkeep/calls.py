@@ -159,13 +159,13 @@ class Upkeep:
         only what killed processes left does. One prune at a time; fetches go on beside it. Raises ValueError, OSError.
         """
         from ..retention import prune
-        from . import sizes
+        from ..sizes import read_size
         from .listed import listed
 
         arguments.flag("dry_run", dry_run)
         if older_than is not None:
             arguments.number("older_than", older_than, "seconds")
         with faults.named(self.store.base):
-            most = None if max_size is None else sizes.read_size("max_size", max_size, self.store.base)
+            most = None if max_size is None else read_size("max_size", max_size, self.store.base)
             limits = prune.Limits(most, older_than)
             return prune.prune(self.store, limits, keep=listed(self.store, keep), dry_run=dry_run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..retention import pins, walk
 from ..retention.eviction import check_writable
@@ -36,14 +36,18 @@ def remove(store: Store, digests: list[str]) -> list[str]:
     return went
 
 
-def evict(store: Store, digest: str) -> bool:
+def evict(store: Store, digest: str, gone: Callable[[int], object] = lambda _: None) -> bool:
     """Remove the blob of `digest`, and tell whether it went: not one that is pinned, held, or shown elsewhere.
+
+    `gone` is told how many bytes that were.
 
     What remembers it stays: a ref is a hint. One blob costs a look at the leases, and no walk.
     """
     if pins.is_pinned(store, digest) or digest in Leases(store).held() or _has_names_outside(store, digest):
         return False
+    found = walk.files_in(store.blob_folder(digest))
     store.set_aside(store.blob_folder(digest))
+    gone(sum({st.st_ino: walk.occupied(st) for _, st in found}.values()))
     return True
 
 

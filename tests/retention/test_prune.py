@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import nanocache
-from nanocache import Cache, Pruned
+from nanocache import Cache, Pruned, sizes
 from nanocache.cli.main import main
 from nanocache.retention import eviction
 from nanocache.retention.survey import Survey
 from nanocache.store import partials
 from nanocache.store.blobs import Store
-from nanocache.upkeep import sizes, usage
+from nanocache.upkeep import usage
 from tests.servers.origin import content
 from tests.upkeep.conftest import HOUR, Filled, copy, made_old
 
