@@ -6,12 +6,15 @@ object's version stands in the query, as the store calls it, and is part of what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-__all__ = ["VERSIONS", "BucketAddress", "parse"]
+__all__ = ["VERSIONS", "BucketAddress", "parse", "pinned"]
 
 VERSIONS = {"s3": "versionId", "gs": "generation", "az": "versionid"}  # scheme -> its name for an object's version
+TOLD = {"s3": "x-amz-version-id", "gs": "x-goog-generation", "az": "x-ms-version-id"}  # the header that says it
+NO_VERSION = "null"  # of S3, for what was stored before its bucket kept versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,11 @@ def parse(url: str) -> BucketAddress:
     if not {".", ".."}.isdisjoint(plain.split("/")):
         raise ValueError("a key with . or .. between slashes cannot be asked for: on the way it becomes another key")
     return BucketAddress(scheme, bucket, plain, unquote(version) if mark else None)
+
+
+def pinned(url: str, headers: Mapping[str, str]) -> str | None:
+    """The URL that means for ever what `headers` were answered with; None where the bucket keeps no versions."""
+    address, _, _ = url.partition("?")
+    scheme = address.partition("://")[0].lower()
+    version = headers.get(TOLD[scheme], NO_VERSION)
+    return None if version == NO_VERSION else f"{address}?{VERSIONS[scheme]}={quote(version, safe='')}"

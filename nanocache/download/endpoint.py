@@ -39,6 +39,7 @@ class Endpoint:
         self._resolver = Resolver(target.url, target.headers)
         self._answered: tuple[Resolved, Address] | None = None  # what gave the last answer
         self._expired: set[str] = set()
+        self.pinned: str | None = None  # the URL of the version that was answered, where the server says so
 
     def resolved(self, cancel: Cancel) -> Resolved:
         """Where the artifact is now. Raises Failure."""
@@ -79,6 +80,7 @@ class Endpoint:
         ) as answer:
             if answer.response.status in (200, 206):
                 self._answered = (resolved, answer.address)
+                self.pinned = self._resolver.pin(answer.response.headers)
             if resolved.as_stored:
                 answer.response.headers.pop("content-encoding", None)
             yield answer.response

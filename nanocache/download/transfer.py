@@ -283,7 +283,7 @@ class Transfer:
             remember=self._info.framed or self._request.known,
             content_encoding=self._info.encoding,
             version=self._version,
-            pinned=self._resolved.pinned,
+            pinned=self._resolved.pinned or self._endpoint.pinned,
         )
 
     def _whole_size(self) -> int:

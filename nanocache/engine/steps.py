@@ -284,10 +284,10 @@ class Fetch:
         )
 
     def _urls(self, stale: Ref | None) -> list[Target]:
-        """Where to ask. A URL whose blob was lost is asked for the version that it was pinned to."""
+        """Where to ask. A URL whose blob was lost is asked for the version that it gave, while there is one."""
         targets = [Target(url, headers) for url, headers in self.request.sources()]
         pinned = self.memory.pinned() if stale is None else None
-        return targets if pinned is None else [replace(targets[0], url=pinned), *targets[1:]]
+        return targets if pinned is None else [replace(targets[0], url=pinned), *targets]
 
     def _has(self, digest: str) -> bool:
         if self.request.rehash:

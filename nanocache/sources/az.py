@@ -8,6 +8,7 @@ Azure Storage.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -46,6 +47,10 @@ class AzureBlobs:
         address = buckets.parse(url)
         has_own = any(name.lower() == "authorization" for name, _ in headers)
         return _sign(address, _Account.read(), has_own).resolved((VERSION, *headers), address.version)
+
+    def pin(self, url: str, headers: Mapping[str, str]) -> str | None:
+        """The URL of the version that was answered."""
+        return buckets.pinned(url, headers)
 
     def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
         """What a refusal means. Raises Failure, Cancelled."""

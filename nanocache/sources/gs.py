@@ -10,6 +10,7 @@ way, and then its length, its ranges and its ETag belong to other bytes.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from ..artifact import buckets
@@ -48,6 +49,10 @@ class GoogleStorage:
         if not by_obstore.is_installed():
             raise missing("gs", "google-auth or obstore")
         return _by_obstore(address, headers)
+
+    def pin(self, url: str, headers: Mapping[str, str]) -> str | None:
+        """The URL of the version that was answered."""
+        return buckets.pinned(url, headers)
 
     def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
         """What a refusal means. Raises Failure, Cancelled."""

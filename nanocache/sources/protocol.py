@@ -7,7 +7,7 @@ resume, mirrors, digest and progress. A `Reader` gives the bytes itself, for wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ __all__ = [
     "Listed",
     "Lister",
     "Listing",
+    "Pinner",
     "Reader",
     "Resolved",
     "Source",
@@ -112,6 +113,15 @@ class Explainer(Protocol):
 
     def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
         """What it means that `refused` was answered by `failure`; None: resolve `url` again, and ask there."""
+        ...
+
+
+@runtime_checkable
+class Pinner(Protocol):
+    """A source whose server says with the bytes which version they are."""
+
+    def pin(self, url: str, headers: Mapping[str, str]) -> str | None:
+        """The URL that means this version for ever; names of headers in lower case. None where there is none."""
         ...
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 
 from ..artifact.headers import Pairs, refusal
 from ..cancel import Cancel, within
 from ..http.failure import Failure
 from . import registry
 from .failing import as_failures
-from .protocol import Chooser, Explainer, HeaderSource, Reader, Resolved
+from .protocol import Chooser, Explainer, HeaderSource, Pinner, Reader, Resolved
 
 __all__ = ["Resolver"]
 
@@ -68,6 +69,11 @@ class Resolver:
         if meant is not None:
             raise meant
         return self.renew(refused, cancel)
+
+    def pin(self, headers: Mapping[str, str]) -> str | None:
+        """The URL that means for ever what was answered with `headers`, where its server says so."""
+        source: object = self._source
+        return source.pin(self._url, headers) if source is not None and isinstance(source, Pinner) else None
 
     def distrust(self) -> bool:
         """Whether the source knows another place than the one that just failed."""

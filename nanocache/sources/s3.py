@@ -10,6 +10,8 @@ written nowhere; a bucket of another region is asked there, once it has said whe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..artifact import buckets
 from ..artifact.buckets import BucketAddress
 from ..artifact.headers import Pairs
@@ -53,6 +55,10 @@ class S3:
         if headers or address.version is not None:
             raise Failure("obstore signs neither versions nor headers", lasting=True, remedy="pip install botocore")
         return by_obstore.sign(address, {} if region is None else {"region": region})
+
+    def pin(self, url: str, headers: Mapping[str, str]) -> str | None:
+        """The URL of the version that was answered."""
+        return buckets.pinned(url, headers)
 
     def explain(self, url: str, refused: Resolved, failure: Failure) -> Failure | None:
         """What a refusal means; None where the bucket is to be asked otherwise. Raises Failure, Cancelled."""

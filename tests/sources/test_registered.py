@@ -168,6 +168,14 @@ def test_the_version_that_was_pinned_is_fetched_again_when_its_blob_is_lost(fetc
     assert fetch("toy://shop/f.bin", max_age=0).read_bytes() == OTHER
 
 
+def test_the_url_is_asked_where_the_version_that_it_gave_is_gone(fetch: Fetch, store: Store) -> None:
+    store.server.add("/f.bin", DATA)
+    store.facts = {"pinned": "toy://shop/f.bin@1", "validator": "1"}
+    fetch("toy://shop/f.bin").unlink()
+    store.server.add("/f.bin", OTHER)
+    assert fetch("toy://shop/f.bin").read_bytes() == OTHER  # nobody serves /f.bin@1
+
+
 def test_a_version_that_is_still_current_costs_no_request(fetch: Fetch, store: Store) -> None:
     store.server.add("/f.bin", DATA)
     store.facts = {"validator": "1"}

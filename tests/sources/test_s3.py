@@ -269,10 +269,17 @@ def test_versions_conditions_and_a_digest_of_digests(
     client.create_bucket(Bucket="versions")
     client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
     first = client.put_object(Bucket="versions", Key="f.bin", Body=DATA)["VersionId"]
-    client.put_object(Bucket="versions", Key="f.bin", Body=OTHER)
+    second = client.put_object(Bucket="versions", Key="f.bin", Body=OTHER)["VersionId"]
     assert fetch("s3://versions/f.bin").read_bytes() == OTHER
     assert fetch(f"s3://versions/f.bin?versionId={first}").read_bytes() == DATA
-    assert fetch("s3://versions/f.bin").read_bytes() == OTHER
+    path = fetch("s3://versions/f.bin")
+    assert path.read_bytes() == OTHER
+    client.put_object(Bucket="versions", Key="f.bin", Body=b"third")
+    path.unlink()
+    assert fetch("s3://versions/f.bin").read_bytes() == OTHER, "the version that was remembered"
+    client.delete_object(Bucket="versions", Key="f.bin", VersionId=second)
+    path.unlink()
+    assert fetch("s3://versions/f.bin").read_bytes() == b"third", "which is gone"
     upload = client.create_multipart_upload(Bucket="versions", Key="p.bin", ChecksumAlgorithm="SHA256")["UploadId"]
     parts = []
     for number, start in enumerate(range(0, len(DATA), 8 * MIB), 1):
