@@ -11,6 +11,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # what type checkers take for true; importing typing for it costs 8 ms
 
 if TYPE_CHECKING:
+    from . import events as events
     from .api import afetch, build, fetch, fetch_many, get_base_dir, lookup, snapshot
     from .archives.unpack import Decompress, Unpack
     from .artifact.artifact import Artifact
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         UnsafeCache,
         UpstreamChanged,
     )
+    from .events import Stats
     from .loaders import Prefetch, prefetch
     from .locks import LockFile, open_lock
     from .progress import Progress
@@ -56,6 +58,8 @@ _HOMES = {
     "Prefetch": "loaders",
     "registry": "registries",
     "doctor": "diagnosis.doctor",
+    "Stats": "events",
+    "events": "events",  # the module itself
     "Finding": "diagnosis.findings",
     "Artifact": "artifact.artifact",
     "Cache": "cache",
@@ -117,6 +121,7 @@ __all__ = [
     "Damage",
     "Pruned",
     "Finding",
+    "Stats",
     "NanocacheError",
     "ChecksumMismatch",
     "UpstreamChanged",
@@ -140,7 +145,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    home = import_module(f".{_HOMES[name]}", __name__)
+    value: object = home if _HOMES[name] == name else getattr(home, name)
     globals()[name] = value
     return value
 

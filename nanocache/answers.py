@@ -16,13 +16,27 @@ from .disk import faults, files
 from .download.turn import Turn
 from .engine.finding import Found
 from .engine.steps import Fetch
+from .events import Listener, telling
 from .store.blobs import Store
 from .store.hits import RefStamp
 
 __all__ = ["fetched", "found_here"]
 
 
-def fetched(store: Store, request: Request, asked: Hashable | None, cancel: Cancel, turn: Turn | None = None) -> Path:
+def fetched(
+    store: Store,
+    request: Request,
+    asked: Hashable | None,
+    cancel: Cancel,
+    turn: Turn | None = None,
+    *,
+    listener: Listener | None = None,
+) -> Path:
+    with telling(store.counts, listener):
+        return _fetched(store, request, asked, cancel, turn)
+
+
+def _fetched(store: Store, request: Request, asked: Hashable | None, cancel: Cancel, turn: Turn | None) -> Path:
     ref = _ref_stamp(store, request)
     path = _answer(store, request, asked, ref, Fetch(store, request, cancel, turn).run())
     if path is None:  # evicted after it was found and before it was marked
@@ -31,10 +45,12 @@ def fetched(store: Store, request: Request, asked: Hashable | None, cancel: Canc
     return path
 
 
-def found_here(store: Store, request: Request, asked: Hashable | None) -> Path | None:
+def found_here(
+    store: Store, request: Request, asked: Hashable | None, *, listener: Listener | None = None
+) -> Path | None:
     """The answer if it is a hit, though this process may not have answered it before: a stat, and a ref to read."""
     ref = _ref_stamp(store, request)
-    with faults.named(store.base):
+    with faults.named(store.base), telling(store.counts, listener):
         found = Fetch(store, request).find()
     return None if found is None else _answer(store, request, asked, ref, found)
 

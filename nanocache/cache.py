@@ -7,14 +7,14 @@ in `engine`. Invariant: `fetch` and `afetch` are one implementation with one sig
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config
 from .answers import fetched, found_here
-from .artifact import arguments, filenames
+from .artifact import arguments, filenames, urls
 from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
@@ -26,6 +26,7 @@ from .config import Settings
 from .coordination import flights
 from .download.turn import Turn
 from .engine.steps import Fetch
+from .events import Hit, Listener, Stats
 from .lockfile.frozen import request_of
 from .progress import ProgressOption
 from .store.blobs import Store
@@ -43,14 +44,27 @@ PathLike = str | os.PathLike[str]
 class Cache(Upkeep):
     """A cache in one base directory; without one, in the environment's, read at each call.
 
-    Cheap to make and to keep; safe to share between threads, tasks and forked children.
+    Cheap to make and to keep; safe to share between threads, tasks and forked children. `on_event` is called with each
+    event of `nanocache.events`, by the thread that works for a call; what it raises comes out of that call.
     """
 
-    def __init__(self, base_dir: PathLike | None = None) -> None:
+    def __init__(self, base_dir: PathLike | None = None, *, on_event: Listener | None = None) -> None:
+        self._listener = on_event if on_event is None else arguments.callback("on_event", on_event)
         # One that is open already is spelled as it would be expanded: `base_dir=` on a hit must not cost as much again.
         self._fixed = _bases.get(base_dir) if type(base_dir) is str else None
         if self._fixed is None and base_dir is not None:
             self._fixed = _opened(config.expand(base_dir, "base_dir"))
+
+    def stats(self) -> Stats:
+        """What this process did in the base directory since it began, in whatever Cache: counters that only grow."""
+        return self.store.counts.stats()
+
+    def _told(self, store: Store, asked: Hashable, url: object, path: Path) -> Path:
+        """The path of a hit, once the listener was told of it."""
+        if self._listener is not None:
+            shown = urls.redact(url.url if isinstance(url, Artifact) else str(url))
+            self._listener(Hit(shown, store.hits.digest(asked), str(path)))
+        return path
 
     def __repr__(self) -> str:
         return "Cache()" if self._fixed is None else f"Cache({self._fixed.base!r})"
@@ -105,11 +119,12 @@ class Cache(Upkeep):
         asked = key_of(url, sha256, filename, mirrors, headers, postprocess)
         usual = max_age is None and rehash is False and is_option(offline) and is_option(progress)
         if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
-            return path
+            store.counts.hits += 1
+            return path if self._listener is None else self._told(store, asked, url, path)
         artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)
         request = request_of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
         with callers_errors():
-            return fetched(store, request, asked, ambient())
+            return fetched(store, request, asked, ambient(), listener=self._listener)
 
     async def afetch(
         self,
@@ -138,7 +153,8 @@ class Cache(Upkeep):
         asked = key_of(url, sha256, filename, mirrors, headers, postprocess)
         usual = max_age is None and rehash is False and is_option(offline) and is_option(progress)
         if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
-            return path
+            store.counts.hits += 1
+            return path if self._listener is None else self._told(store, asked, url, path)
         from .coordination import tasks  # asyncio is half of what using nanocache would load
 
         artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)
@@ -148,13 +164,13 @@ class Cache(Upkeep):
             return request_of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
 
         def job(cancel: Cancel) -> Path:
-            return fetched(store, check(), asked, cancel)
+            return fetched(store, check(), asked, cancel, listener=self._listener)
 
         key = ("afetch", store.base, artifact, rehash, max_age, offline)
         # Of a product the files are counted first, which may be thousands, and a lock file is read: not on the loop.
         inline = not rehash and artifact.postprocess is None and not config.frozen() and not flights.running(key)
         with callers_errors():
-            if inline and (path := found_here(store, check(), asked)) is not None:
+            if inline and (path := found_here(store, check(), asked, listener=self._listener)) is not None:
                 return path
             return await tasks.share_async(key, job)
 
@@ -235,8 +251,10 @@ class Cache(Upkeep):
     ) -> Path:
         asked = key_of(artifact, None, None, (), None, None)
         if asked is not None and (path := store.hits.recall(asked)) is not None:
-            return path
-        return fetched(store, request_of(artifact, offline=offline, progress=progress), asked, cancel)
+            store.counts.hits += 1
+            return path if self._listener is None else self._told(store, asked, artifact, path)
+        request = request_of(artifact, offline=offline, progress=progress)
+        return fetched(store, request, asked, cancel, listener=self._listener)
 
     def build(self, key: str, fn: Callable[[Path], object], *, name: str) -> Path:
         """The file or folder that `fn(dst)` builds: once for all processes, and kept for every later call with `key`.
@@ -259,7 +277,7 @@ class Cache(Upkeep):
     def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
         """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""
         request = request_of(artifact, offline=offline, progress=False)
-        return fetched(self.store, request, None, cancel, turn)
+        return fetched(self.store, request, None, cancel, turn, listener=self._listener)
 
     def snapshot(
         self,

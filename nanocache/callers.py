@@ -8,11 +8,14 @@ was raised. What a thread is sent by `PyThreadState_SetAsyncExc` cannot be told 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import TypeVar
 
-__all__ = ["CallersError", "callers_errors", "from_handler", "let_pass", "suppress"]
+__all__ = ["CallersError", "call_back", "callers_errors", "from_handler", "let_pass", "suppress"]
+
+T = TypeVar("T")
 
 CO_VARARGS = 0x04  # `inspect` has it, and is slow to import
 
@@ -35,6 +38,16 @@ def callers_errors() -> Iterator[None]:
         error = e.error
     if error is not None:  # here, so that its own cause and context stay
         raise error
+
+
+def call_back(callback: Callable[[T], object], value: T) -> None:
+    """Call a callback of the caller's. What it raises is CallersError, and comes out of the caller's call as it was."""
+    try:
+        callback(value)
+    except CallersError:  # of a callback below this one
+        raise
+    except Exception as e:
+        raise CallersError(e) from e
 
 
 def let_pass(error: BaseException) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from . import config
-from .callers import CallersError, let_pass
+from .callers import call_back, let_pass
 
 __all__ = ["Display", "Progress", "ProgressOption", "shown"]
 
@@ -32,6 +32,7 @@ PATIENCE = 0.3  # seconds of work before a bar appears: most artifacts are over 
 class Progress:
     """How far one artifact is. `total` is None while it is unknown; sizes in bytes."""
 
+    kind: ClassVar[str] = "progress"
     name: str
     done: int
     total: int | None
@@ -140,12 +141,7 @@ class Display:
         now = time.monotonic()
         if final or now - self._called >= EVERY:
             self._called, self._last = now, None
-            try:
-                self._option(progress)  # type: ignore[operator, misc]
-            except CallersError:  # of a callback below this one
-                raise
-            except Exception as e:
-                raise CallersError(e) from e
+            call_back(self._option, progress)  # type: ignore[arg-type]
 
     @property
     def is_bar(self) -> bool:

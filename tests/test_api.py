@@ -39,7 +39,7 @@ def test_the_public_names_are_pinned() -> None:
         *("Artifact",),
         *("Cache", "get_base_dir", "download_file_with_lock", "Unpack", "Decompress", "Progress", "Prefetch"),
         *("register_source", "Resolved", "Source", "Described", "Reader"),
-        *("Entry", "Verified", "Damage", "Pruned", "Finding"),
+        *("Entry", "Verified", "Damage", "Pruned", "Finding", "Stats"),
         *("NanocacheError", "ChecksumMismatch", "UpstreamChanged", "DownloadFailed", "NotCached", "NotLocked"),
         *("LockTimeout", "NoSpace"),
         *("UnsafeArchive", "UnsafeCache", "PostprocessFailed"),

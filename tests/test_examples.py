@@ -80,3 +80,35 @@ def test_nanochats_shards_lie_in_its_folder_and_are_not_fetched_twice(hub: HubSe
     assert sorted(path.name for path in (base / "base_data").iterdir()) == [
         f"shard_{n:05d}.parquet" for n in (0, 1, 2, 1822)
     ]
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_prometheus_is_told_of_hits_bytes_and_what_took_how_long(base: Path, origin: Origin) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import metrics
+from prometheus_client import generate_latest
+cache = metrics.watched()
+for _ in range(3):
+    cache.fetch({origin.add("/a.bin", DATA)!r})
+print(generate_latest().decode())
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = set(done.stdout.splitlines())
+    assert {
+        "nanocache_hits_total 2.0",
+        "nanocache_misses_total 1.0",
+        "nanocache_downloaded_bytes_total 1.048576e+06",
+        "nanocache_download_seconds_count 1.0",
+        "nanocache_wait_seconds_count 0.0",
+    } <= lines
+
+
+def test_the_example_of_metrics_serves_them_while_it_fetches(base: Path, origin: Origin) -> None:
+    done = example("metrics.py", "--port", "0", origin.add("/a.bin", DATA))
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == DATA

@@ -20,8 +20,9 @@ NANOCACHE = Path(nanocache.__file__).parent
 NANODIST = NANOCACHE.parent / "nanodist"
 
 # A room may import from those named behind it, and from its own; without circles, and never from the face.
-GROUND = "errors callers config cancel progress sizes"
-ABOVE_GROUND = {"progress": {"callers", "config"}, "config": {"sizes"}}  # what stands on another part of it
+GROUND = "errors callers config cancel progress sizes events"
+# What stands on another part of it.
+ABOVE_GROUND = {"progress": {"callers", "config"}, "config": {"sizes"}, "events": {"callers", "progress"}}
 ROOMS = {
     "archives": GROUND,
     "disk": GROUND,

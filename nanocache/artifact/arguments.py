@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["flag", "hook", "number", "option", "patterns", "progress", "several", "text", "whole"]
+__all__ = ["callback", "flag", "hook", "number", "option", "patterns", "progress", "several", "text", "whole"]
+
+
+C = TypeVar("C")
 
 
 def flag(name: str, value: object) -> bool:
@@ -23,6 +26,12 @@ def option(name: str, value: object) -> bool | None:
     """A flag that None leaves to the environment."""
     if value is not None and not isinstance(value, bool):
         raise ValueError(f"{name} must be True, False, or None for the environment's, got {value!r}")
+    return value
+
+
+def callback(name: str, value: C) -> C:
+    if not callable(value):
+        raise ValueError(f"{name} must be a function of one argument, got {value!r}")
     return value
 
 

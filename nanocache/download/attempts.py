@@ -20,6 +20,7 @@ from ..callers import suppress
 from ..cancel import Cancel
 from ..disk.hashing import Vanished, git_sha1
 from ..errors import ChecksumMismatch
+from ..events import Retry, tell
 from ..http.failure import Failure, Slow, StartOver
 from ..http.slots import Busy
 from ..store.partials import Abandoned
@@ -107,6 +108,7 @@ class Attempts:
         if not progress:
             self._transfer.ask_anew()
         logger.info("%s: %s; asking again in %.1f s", self._transfer.shown_url, failure.reason, seconds)
+        tell(Retry(self._transfer.shown_url, failure.reason, seconds))
         while seconds > 0:
             self._transfer.save()
             self._tell()

@@ -8,22 +8,26 @@ artifact and the lock of its product are never held together; what is returned i
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from ..artifact import urls
 from ..artifact.request import Request
 from ..cancel import Cancel
 from ..coordination.flights import share
 from ..coordination.holder import HolderWriter
+from ..coordination.process import me
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
 from ..download.download import Condition, Downloaded, DownloadRequest, NotModified, Target, download
 from ..download.retry import retried
 from ..download.turn import Turn
 from ..errors import DownloadFailed, NotCached
+from ..events import Heal, Hit, Miss, Publish, Start, Wait, tell
 from ..progress import Display
 from ..store import healing, orphans, sweep
 from ..store.blobs import Store
@@ -34,24 +38,13 @@ from ..store.room import Room
 from . import finding, hub_caches, products
 from .finding import Found
 from .remembered import Remembered
+from .reports import Report, WaitReport
 from .room import clear_disk, room_for
 from .ticking import ticking
 
 __all__ = ["Fetch"]
 
 logger = logging.getLogger("nanocache")
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """Tells waiting processes and the caller's display how far a download is."""
-
-    writer: HolderWriter
-    display: Display
-
-    def __call__(self, done: int, total: int | None) -> None:
-        self.writer.report(done, total)
-        self.display.report(done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +69,17 @@ class Fetch:
         with faults.named(self.store.base):
             if not self.request.rehash and (found := self.find()) is not None:
                 return found
+        tell(Miss(self.request.shown_url, self.request.artifact.sha256))
         return faults.persistently(self.store.base, self._miss)
 
     # --- a hit --------------------------------------------------------------------------------------------------------
 
     def find(self) -> Found | None:
         """What is here already: no network, no lock, nothing hashed. Raises UnsafeCache."""
-        return finding.find(self.store, self.request)
+        found = finding.find(self.store, self.request)
+        if found is not None:
+            tell(Hit(self.request.shown_url, found.digest, str(found.path)))
+        return found
 
     def lookup(self) -> Path | None:
         """`find`, and a blob with a broken seal is read and compared. Never downloads, never waits."""
@@ -123,7 +120,11 @@ class Fetch:
             return self._read_only()
         request = self.request
         key = ("blob", self.store.base, self._key, request.rehash, request.max_age, request.settings.offline)
-        found = share(key, request.identity, self._lead, self.cancel)
+        began = time.monotonic()
+        led: list[Cancel] = []  # by this call: one flight, unless it took over from another
+        found = share(key, request.identity, partial(self._lead, led), self.cancel)
+        if not led:
+            tell(Wait(request.shown_url, str(me()), time.monotonic() - began))
         sweep.daily(self.store)
         return found
 
@@ -151,8 +152,9 @@ class Fetch:
         found = None if self.request.rehash else self.store.hit(digest, name)  # another flight may have just landed
         return found or healing.verify(self.store, digest, name, cancel)
 
-    def _lead(self, cancel: Cancel) -> Found:
+    def _lead(self, led: list[Cancel], cancel: Cancel) -> Found:
         """Run the flight that this process's callers share. `cancel` is the flight's: set once all of them left."""
+        led.append(cancel)
         leader = Fetch(self.store, self.request, cancel, self.turn)
         with closing(Display(self.request.progress, self.request.name)) as display, ticking(display):
             return leader._locked(display)
@@ -161,11 +163,13 @@ class Fetch:
         place = self.store.lock_place(self._key)
         timeout = self.request.settings.lock_timeout
         identity = self.request.identity
-        options = WaitOptions(self._published, identity, self.cancel, timeout, display.waiting, self._look_again)
+        waiting = WaitReport(self.request.shown_url, display)
+        options = WaitOptions(self._published, identity, self.cancel, timeout, waiting, self._look_again)
         while True:
             with hold_lock(place, options) as writer:
+                waiting.end()
                 if writer is not None:
-                    return self._bring(_Report(writer, display))
+                    return self._bring(Report(writer, display))
             if (found := self._hit()) is not None:
                 return found
 
@@ -185,7 +189,7 @@ class Fetch:
 
     # --- under the lock, or without one where none is to be had -------------------------------------------------------
 
-    def _bring(self, report: _Report) -> Found:
+    def _bring(self, report: Report) -> Found:
         """What is here after all, healed; what the server says is unchanged; or a download."""
         self._look_again()
         digest = self.memory.known()
@@ -226,8 +230,13 @@ class Fetch:
             return writer is None or self._read_again(digest)
 
     def _read_again(self, digest: str) -> bool:
+        broken = healing.needs_healing(self.store, digest)
         online = not self.request.settings.offline
-        return healing.heal(self.store, digest, everything=self.request.rehash, replaceable=online, cancel=self.cancel)
+        everything = self.request.rehash
+        right = healing.heal(self.store, digest, everything=everything, replaceable=online, cancel=self.cancel)
+        if broken or not right:
+            tell(Heal(self.request.shown_url, digest, right))
+        return right
 
     @contextmanager
     def _digest_lock(self, digest: str) -> Iterator[HolderWriter | None]:
@@ -247,11 +256,13 @@ class Fetch:
         name = self.request.name
         return Found(Path(self.store.any_intact(ref.digest, name) or self.store.blob(ref.digest, name)), ref.digest)
 
-    def _download(self, stale: Ref | None, report: _Report) -> Found:
+    def _download(self, stale: Ref | None, report: Report) -> Found:
         """Download, publish, remember. `stale` is asked about first, and kept if the server still has it."""
         if self.request.settings.offline:
             raise self._not_cached("offline")
         cleared = False
+        tell(Start(self.request.shown_url, self.request.artifact.size))
+        began = time.monotonic()
         while True:
             stamp = self.memory.file_stamp()
             try:
@@ -265,6 +276,9 @@ class Fetch:
                 continue
             if isinstance(result, Downloaded):
                 self.memory.keep(result, stamp)
+                if result.came:
+                    seconds = time.monotonic() - began
+                    tell(Publish(urls.redact(result.url), result.digest, str(path), result.size, seconds))
                 return Found(path, result.digest)
             if stale is not None:
                 self.memory.renew(stale)
@@ -295,7 +309,7 @@ class Fetch:
         here = finding.find_blob(self.store, self.request, digest)
         return (here or hub_caches.bring(self.store, self.request, digest, self.cancel)) is not None
 
-    def _receive(self, asked: DownloadRequest, report: _Report) -> tuple[Downloaded | NotModified, Path]:
+    def _receive(self, asked: DownloadRequest, report: Report) -> tuple[Downloaded | NotModified, Path]:
         """What a download brought, and where it was published."""
         name = self.request.name
         with orphans.claim(

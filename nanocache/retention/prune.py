@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ..cancel import Cancel, ambient
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import files
+from ..events import Evict, tell
 from ..store.blobs import Store
 from ..store.layout import TRASH, product_lock_key
 from ..store.sweep import DAY, is_mark
@@ -108,9 +109,9 @@ class _Prune:
             if is_mark(entry.name) or self._now - max(st.st_ctime, st.st_mtime) < young:
                 continue
             size = sum(walk.occupied(one) for _, one in walk.tree_files(entry.path))
-            self._removed.append(Ruling("trash", entry.path, size, st.st_mtime, "left by a process that was killed"))
             if not self._dry_run:
                 files.remove(entry.path)
+            self._went(Ruling("trash", entry.path, size, st.st_mtime, "left by a process that was killed"))
 
     def _decide(self, candidate: Candidate, survey: Survey) -> None:
         size = survey.freed_by(candidate)
@@ -120,10 +121,15 @@ class _Prune:
             stays = evict(self._store, candidate, self._keepers)
         if stays is None and goes:
             survey.went(candidate)
-            self._removed.append(Ruling(candidate.kind, candidate.path, size, candidate.used, goes))
+            self._went(Ruling(candidate.kind, candidate.path, size, candidate.used, goes))
         else:
             reason = stays or "there is room for it"
             self._kept.append(Ruling(candidate.kind, candidate.path, size, candidate.used, reason))
+
+    def _went(self, ruling: Ruling) -> None:
+        self._removed.append(ruling)
+        if not self._dry_run:
+            tell(Evict(ruling.kind, ruling.path, ruling.size, ruling.reason))
 
     def _reason_to_go(self, candidate: Candidate, survey: Survey) -> str:
         """Why it goes; "" if it need not."""

@@ -15,6 +15,7 @@ from typing import Literal
 from ..callers import suppress
 from ..cancel import Cancel
 from ..disk import durable, files, hashing
+from ..events import Counts
 from . import partials, reading, seal
 from .hits import Hits
 from .layout import BaseDirectory
@@ -35,6 +36,7 @@ class Store(BaseDirectory):
     def __init__(self, base: str) -> None:
         super().__init__(base)
         self.recency = Recency()
+        self.counts = Counts()
         self.hits = Hits(self.recency)
         self._unsealed: dict[str, Witness] = {}  # blobs that this process hashed, right, which can't keep their seal
         self._wrong: set[Witness] = set()  # files under a blob's name that this process hashed, and that are wrong

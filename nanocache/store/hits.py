@@ -30,16 +30,17 @@ MOST_REMEMBERED = 1 << 13  # hits remembered, of 1.5 KB each: a loader may walk 
 class _Hit:
     """One answer, and what must still be so for it to be the answer again."""
 
-    __slots__ = ("folders", "instant", "kind", "marked", "path", "ref", "spelled", "stamp", "tiers")
+    __slots__ = ("digest", "folders", "instant", "kind", "marked", "path", "ref", "spelled", "stamp", "tiers")
 
-    def __init__(self, path: Path, marked: str | None, kind: int, instant: int | None, ref: RefStamp | None) -> None:
+    def __init__(self, path: Path, digest: str, marked: str | None, kind: int, ref: RefStamp | None, *, product: bool):
         self.path = path
+        self.digest = digest
         self.spelled = str(path)
         self.marked = marked  # the folder that says when it was last used; None in a read-only cache
         self.tiers = os.environ.get(READONLY_DIRS)  # which it is an answer of
         self.kind = kind
-        self.instant = instant  # the seal's; None for a product, which has none
-        self.folders = _folders(self.spelled) if instant is None and stat.S_ISDIR(kind) else ()
+        self.instant = None if product else seal.of(digest)  # a product has no seal
+        self.folders = _folders(self.spelled) if product and stat.S_ISDIR(kind) else ()
         self.ref = None if ref is None else ref[0]
         self.stamp = None if ref is None else ref[1]
 
@@ -90,6 +91,11 @@ class Hits:
             return hit.path if os.environ.get(READONLY_DIRS) == hit.tiers else None
         return hit.path if self._recency.mark(hit.marked) else None
 
+    def digest(self, asked: Hashable) -> str:
+        """Of the answer to what was asked; "" once it is forgotten."""
+        hit = self._known.get(asked) or self._older.get(asked)
+        return "" if hit is None else hit.digest
+
     def remember(
         self, asked: Hashable, path: Path, digest: str, marked: str | None, *, product: bool, ref: RefStamp | None
     ) -> None:
@@ -104,7 +110,7 @@ class Hits:
         except OSError as e:
             let_pass(e)
             return
-        hit = _Hit(path, marked, stat.S_IFMT(st.st_mode), None if product else seal.of(digest), ref)
+        hit = _Hit(path, digest, marked, stat.S_IFMT(st.st_mode), ref, product=product)
         if not hit.holds(st) or hit.moved():
             return
         self._keep(asked, hit)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..artifact import arguments
 from ..callers import callers_errors
 from ..disk import faults
+from ..events import Listener, telling
 
 if TYPE_CHECKING:
     from ..progress import ProgressOption
@@ -28,6 +29,8 @@ logger = logging.getLogger("nanocache")
 
 class Upkeep:
     """The part of `Cache` that looks after what is there."""
+
+    _listener: Listener | None
 
     @property
     def store(self) -> Store:
@@ -165,7 +168,7 @@ class Upkeep:
         arguments.flag("dry_run", dry_run)
         if older_than is not None:
             arguments.number("older_than", older_than, "seconds")
-        with faults.named(self.store.base):
+        with callers_errors(), faults.named(self.store.base), telling(self.store.counts, self._listener):
             most = None if max_size is None else read_size("max_size", max_size, self.store.base)
             limits = prune.Limits(most, older_than)
             return prune.prune(self.store, limits, keep=listed(self.store, keep), dry_run=dry_run)
