@@ -227,6 +227,18 @@ def test_what_prune_takes_is_told(heard: Heard, origin: Origin) -> None:
     assert (stats.evicts, stats.bytes_evicted) == (1, len(BODY))
 
 
+def test_what_a_fetch_takes_to_make_room_is_told_to_its_caller(
+    heard: Heard, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = nanocache.fetch(origin.add("/a.bin", bytes(100_000)))
+    long_ago = time.time() - 1e6
+    os.utime(path.parent, (long_ago, long_ago))
+    monkeypatch.setenv("NANOCACHE_MAX_SIZE", "150kB")
+    heard.cache.fetch(origin.add("/b.bin", b"b" * 100_000))
+    assert heard.the(Evict) == Evict("blob", str(path.parent), 100_000, "to make room")
+    assert heard.kinds() == ["miss", "start", "evict", "publish"]
+
+
 # --- the thread, and the caller's errors ------------------------------------------------------------------------------
 
 

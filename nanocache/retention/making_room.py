@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..cancel import Cancel
+from ..events import Evict, tell
 from ..store.blobs import Store
 from .eviction import evict
 from .prune import Limits, one_at_a_time, prune
@@ -57,6 +58,7 @@ def make_room(store: Store, lacking: int, cancel: Cancel, gone: Callable[[int], 
             continue
         survey.went(candidate)
         gone(size)
+        tell(Evict(candidate.kind, candidate.path, size, "to make room"))
         freed += size
     return None if freed else stayed
 
