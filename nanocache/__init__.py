@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from .api import afetch, build, fetch, fetch_many, get_base_dir, lookup, snapshot
     from .archives.unpack import Decompress, Unpack
     from .artifact.artifact import Artifact
+    from .bundle.loading import Loaded
     from .cache import Cache
     from .compat import download_file_with_lock
     from .diagnosis.doctor import doctor
     from .diagnosis.findings import Finding
     from .errors import (
         ChecksumMismatch,
+        DamagedBundle,
         DownloadFailed,
         LockTimeout,
         NanocacheError,
@@ -75,6 +77,7 @@ _HOMES = {
     "Pruned": "retention.prune",
     "open_lock": "locks",
     "LockFile": "locks",
+    "Loaded": "bundle.loading",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",
     "download_file_with_lock": "compat",
@@ -87,6 +90,7 @@ _HOMES = {
     "LockTimeout": "errors",
     "NoSpace": "errors",
     "UnsafeArchive": "errors",
+    "DamagedBundle": "errors",
     "UnsafeCache": "errors",
     "PostprocessFailed": "errors",
 }
@@ -122,6 +126,7 @@ __all__ = [
     "Pruned",
     "Finding",
     "Stats",
+    "Loaded",
     "NanocacheError",
     "ChecksumMismatch",
     "UpstreamChanged",
@@ -131,6 +136,7 @@ __all__ = [
     "LockTimeout",
     "NoSpace",
     "UnsafeArchive",
+    "DamagedBundle",
     "UnsafeCache",
     "PostprocessFailed",
 ]

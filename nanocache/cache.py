@@ -33,6 +33,7 @@ from .store.blobs import Store
 from .upkeep.calls import Upkeep
 
 if TYPE_CHECKING:
+    from .bundle.loading import Loaded
     from .engine.many import FetchOne
     from .engine.placing import CallersFolder
 
@@ -319,6 +320,41 @@ class Cache(Upkeep):
         folder = None if into is None else self._folder(into)
         with callers_errors():
             return request.run() if folder is None else folder.bring_tree(request.run, ambient())
+
+    def export(
+        self,
+        lock_or_targets: object,
+        path: PathLike,
+        *,
+        split: int | str | None = None,
+        progress: ProgressOption = None,
+    ) -> list[Path]:
+        """Write what a lock file or targets mean into one tar at `path`, for a machine without a network; its files.
+
+        `lock_or_targets`: a lock file (what `open_lock` gives, or its path), a target as for `info`, or several.
+        What of artifacts and URLs is missing is fetched; of a repository, what its snapshots need is carried. The
+        bundle's bytes depend on the targets and their contents alone. `split`: bytes, or `"4GB"`, of each of the parts
+        PATH.000, PATH.001 and so on. What hooks built is not carried: it is built again.
+
+        Raises ValueError, NotCached, ChecksumMismatch, NoSpace, OSError, and what `fetch` raises.
+        """
+        from .bundles import export
+
+        fetch = partial(self.fetch_many, progress=progress)
+        return export(self.store, fetch, lock_or_targets, path, split=split, progress=progress)
+
+    def load(self, path: PathLike, *, progress: ProgressOption = None) -> Loaded:
+        """Bring in the bundle at `path`, or its parts: what it holds is cached then, and its URLs are hits.
+
+        What is here already is skipped, so that an import that was interrupted goes on. Each artifact is verified. The
+        first wrong one ends it and is named, and what came before it stays.
+
+        Raises UnsafeArchive for anything but a whole bundle, and nothing was written then; DamagedBundle, NoSpace,
+        UnsafeCache, OSError.
+        """
+        from .bundles import load
+
+        return load(self.store, path, progress=progress)
 
     def lookup(
         self,

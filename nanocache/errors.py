@@ -9,6 +9,7 @@
     ├── LockTimeout        (TimeoutError)        another process holds the lock and makes no progress
     ├── NoSpace            (OSError, ENOSPC)     the disk, the quota or the size limit is full
     ├── UnsafeArchive      (ValueError)          an archive wants to write where, or as much as, it must not
+    │   └── DamagedBundle      (ChecksumMismatch)    a file in a bundle has other bytes than the bundle says
     ├── UnsafeCache        (PermissionError)     something that is not ours stands at a path of ours
     └── PostprocessFailed  (RuntimeError)        the caller's hook raised, or built nothing
 
@@ -32,6 +33,7 @@ __all__ = [
     "LockTimeout",
     "NoSpace",
     "UnsafeArchive",
+    "DamagedBundle",
     "UnsafeCache",
     "PostprocessFailed",
 ]
@@ -226,12 +228,27 @@ class NoSpace(NanocacheError, OSError):
 class UnsafeArchive(NanocacheError, ValueError):
     """An archive was refused, and nothing of it published. Attributes: archive, reason, member."""
 
-    FACTS = ("archive", "reason", "member")
+    FACTS: ClassVar[tuple[str, ...]] = ("archive", "reason", "member")
 
     def __init__(self, *, archive: str, reason: str, member: str | None = None) -> None:
         self.archive, self.reason, self.member = archive, reason, member
         where = f", member {member!r}" if member is not None else ""
         super().__init__(f"refused to unpack {archive}{where}: {reason}; nothing was published")
+
+
+class DamagedBundle(UnsafeArchive, ChecksumMismatch):
+    """A file in a bundle has other bytes than the bundle says. Attributes: archive, member, expected, got, size."""
+
+    FACTS = ("archive", "member", "expected", "got", "size")
+
+    def __init__(self, *, archive: str, member: str, expected: str, got: str, size: int) -> None:
+        Exception.__init__(
+            self,
+            f"{member} in {archive} has sha256 {_short(got)} ({size:,} bytes): the bundle was damaged on its way; "
+            f"what came before it is kept, and importing an intact copy goes on from there",
+        )
+        self.archive, self.member, self.reason = archive, member, "other bytes than it says"
+        self.url, self.expected, self.got, self.size, self.note = archive, expected, got, size, ""
 
 
 class UnsafeCache(NanocacheError, PermissionError):
@@ -266,6 +283,7 @@ _LEAVES: dict[str, Any] = {
         LockTimeout,
         NoSpace,
         UnsafeArchive,
+        DamagedBundle,
         UnsafeCache,
         PostprocessFailed,
     )

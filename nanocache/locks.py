@@ -16,16 +16,15 @@ from . import config
 from .artifact import arguments, filenames
 from .artifact.artifact import Artifact
 from .cache import Cache, PathLike
-from .errors import ChecksumMismatch, NotLocked, UpstreamChanged
+from .errors import ChecksumMismatch, UpstreamChanged
 from .lockfile import file, form
 from .lockfile.file import LOCK_FILE
 from .lockfile.form import Locked
+from .lockfile.named import NamedArtifacts, names_lock_file
 from .progress import ProgressOption
 from .registries import registry
 
 __all__ = ["LockFile", "open_lock"]
-
-ENDINGS = (".lock", ".toml")  # of lock files; any other file is one if it has a table for an artifact
 
 
 def open_lock(path: PathLike = LOCK_FILE, *, base_url: str | None = None, base_dir: PathLike | None = None) -> LockFile:
@@ -45,34 +44,17 @@ def open_lock(path: PathLike = LOCK_FILE, *, base_url: str | None = None, base_d
 
 
 def _is_lock_file(path: str) -> bool:
-    return path.endswith(ENDINGS) or "[[artifact]]" in file.read_text(path)
+    return names_lock_file(path) or "[[artifact]]" in file.read_text(path)
 
 
-class LockFile(Mapping[str, Artifact]):
-    """What `open_lock` gives: name -> Artifact, as the file was when it was opened."""
+class LockFile(NamedArtifacts):
+    """What `open_lock` gives: a mapping from names to Artifacts, as the file was when it was opened."""
 
     def __init__(
-        self, path: str, artifacts: dict[str, Artifact], cache: Cache, entries: tuple[Locked, ...] = ()
+        self, path: str, artifacts: Mapping[str, Artifact], cache: Cache, entries: tuple[Locked, ...] = ()
     ) -> None:
-        self.path = path
-        self._artifacts = artifacts
+        super().__init__(path, artifacts, entries)
         self._cache = cache
-        self._entries = entries  # of a file of our own form
-
-    def __getitem__(self, name: str) -> Artifact:
-        try:
-            return self._artifacts[name]
-        except KeyError:
-            raise NotLocked(target=str(name), lock=self.path) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._artifacts)
-
-    def __len__(self) -> int:
-        return len(self._artifacts)
-
-    def __repr__(self) -> str:
-        return f"LockFile({self.path!r}: {len(self):,} artifacts)"
 
     def fetch(
         self,
@@ -109,9 +91,7 @@ class LockFile(Mapping[str, Artifact]):
         if into is not None:
             form.check_apart(map(form.check_name, self))
         with self._blaming_upstream():
-            found = self._cache.fetch_many(
-                list(self._artifacts.values()), workers=workers, offline=offline, progress=progress
-            )
+            found = self._cache.fetch_many(list(self.values()), workers=workers, offline=offline, progress=progress)
             paths = dict(zip(self, found, strict=True))
             if self._entries and not frozen:
                 self._complete(paths)
@@ -127,9 +107,10 @@ class LockFile(Mapping[str, Artifact]):
         """Have the file say what it lacked, unless another process has changed an artifact meanwhile."""
 
         def complete(entry: Locked) -> Locked:
-            return replace(entry, size=paths[entry.name].stat().st_size) if entry in self._entries else entry
+            same = self._entries.get(entry.name) == entry
+            return replace(entry, size=paths[entry.name].stat().st_size) if same else entry
 
-        if os.access(self.path, os.W_OK) or any(entry.size is None for entry in self._entries):
+        if os.access(self.path, os.W_OK) or any(entry.size is None for entry in self._entries.values()):
             file.change(self.path, lambda entries: tuple(map(complete, entries)))
 
     @contextmanager

@@ -39,10 +39,10 @@ def test_the_public_names_are_pinned() -> None:
         *("Artifact",),
         *("Cache", "get_base_dir", "download_file_with_lock", "Unpack", "Decompress", "Progress", "Prefetch"),
         *("register_source", "Resolved", "Source", "Described", "Reader"),
-        *("Entry", "Verified", "Damage", "Pruned", "Finding", "Stats"),
+        *("Entry", "Verified", "Damage", "Pruned", "Finding", "Stats", "Loaded"),
         *("NanocacheError", "ChecksumMismatch", "UpstreamChanged", "DownloadFailed", "NotCached", "NotLocked"),
         *("LockTimeout", "NoSpace"),
-        *("UnsafeArchive", "UnsafeCache", "PostprocessFailed"),
+        *("UnsafeArchive", "DamagedBundle", "UnsafeCache", "PostprocessFailed"),
     ]
 
 
@@ -156,6 +156,7 @@ ERRORS = [
     (nanocache.NoSpace(path="/base"), OSError),
     (nanocache.UnsafeArchive(archive="a.zip", reason="it leads elsewhere", member="../x"), ValueError),
     (nanocache.UnsafeArchive(archive="a.zip", reason="damaged"), ValueError),
+    (nanocache.DamagedBundle(archive="x.tar", member="m", expected=DIGEST, got="6" * 64, size=1), ValueError),
     (nanocache.UnsafeCache(path="/base/x", reason="a symlink"), PermissionError),
     (nanocache.PostprocessFailed(hook="tokenize", artifact="f.bin", reason="KeyError: 'x'"), RuntimeError),
 ]

@@ -37,6 +37,7 @@ ROOMS = {
     "engine": f"{GROUND} archives artifact disk coordination lockfile store retention sources download",
     "upkeep": f"{GROUND} artifact disk coordination lockfile store retention sources engine",
     "diagnosis": f"{GROUND} artifact disk coordination store http",
+    "bundle": f"{GROUND} archives artifact disk store retention engine.room",
 }
 DIST_GROUND = "errors launchers rank shared_disk"
 DIST_ROOMS = {

@@ -11,6 +11,7 @@ The format: POSIX.1-2024, pax, "ustar Interchange Format"; GNU tar's manual, "Ba
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .decoders import Stream
@@ -18,7 +19,7 @@ from .names import segments
 from .refusal import ArchiveRefused, refuse_if
 from .tree import ExtractedTree
 
-__all__ = ["TAR_BLOCK", "unpack_tar"]
+__all__ = ["TAR_BLOCK", "unpack_tar", "walk_tar"]
 
 TAR_BLOCK = 512  # bytes
 LONGEST_EXTENSION = 1 << 20  # bytes of an extended header; real ones hold names, and attributes of 64 KiB at most
@@ -65,7 +66,34 @@ def unpack_tar(stream: Stream, tree: ExtractedTree) -> None:
         try:
             _unpack(stream, tree, member)
         except ArchiveRefused as e:
-            raise ArchiveRefused(e.reason, e.member or member.name.decode("utf-8", "backslashreplace")) from e.__cause__
+            raise _naming(member, e) from e.__cause__
+    _check_end(stream)
+
+
+def walk_tar(stream: Stream) -> Iterator[tuple[str, int]]:
+    """Name and size of each file of a tar that holds nothing else; its data comes next in `stream`.
+
+    The caller takes from it what it wants; the rest is skipped. Raises ArchiveRefused.
+    """
+    while member := _next_member(stream):
+        try:
+            parts = segments(_name(member))
+            if not member.is_file:
+                raise ArchiveRefused(f"it is {_what(member)}, and only files belong there")
+            end = stream.position + member.size
+            yield "/".join(parts), member.size
+            stream.skip(end - stream.position)
+            stream.skip(-member.size % TAR_BLOCK)
+        except ArchiveRefused as e:
+            raise _naming(member, e) from e.__cause__
+    _check_end(stream)
+
+
+def _naming(member: _Member, refused: ArchiveRefused) -> ArchiveRefused:
+    return ArchiveRefused(refused.reason, refused.member or member.name.decode("utf-8", "backslashreplace"))
+
+
+def _check_end(stream: Stream) -> None:
     refuse_if(stream.take(TAR_BLOCK) != _ZEROS, "the tar has one block of zeros where its end has two")
     # To the very end, also because a checksum of the compressed stream stands there.
     while rest := stream.some(TAR_BLOCK * TAR_BLOCK):
@@ -95,8 +123,13 @@ def _write(stream: Stream, tree: ExtractedTree, member: _Member, parts: tuple[st
     elif member.is_folder:
         tree.folder(parts)
     else:
-        what = _OTHERS.get(member.kind, f"of the unknown type {member.kind!r}")
-        raise ArchiveRefused(f"it is {what}, and only files and folders are unpacked; choose others with members=")
+        raise ArchiveRefused(
+            f"it is {_what(member)}, and only files and folders are unpacked; choose others with members="
+        )
+
+
+def _what(member: _Member) -> str:
+    return "a folder" if member.is_folder else _OTHERS.get(member.kind, f"of the unknown type {member.kind!r}")
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------

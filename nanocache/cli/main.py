@@ -14,12 +14,49 @@ from collections.abc import Sequence
 
 from ..config import VARIABLES
 from ..errors import ChecksumMismatch, NanocacheError, NotCached, NotLocked
-from . import directory, doctor, du, env, fetch, info, lock, lookup, ls, output, pin, prune, rm, snapshot, sync, verify
+from . import (
+    directory,
+    doctor,
+    du,
+    env,
+    export,
+    fetch,
+    import_,
+    info,
+    lock,
+    lookup,
+    ls,
+    output,
+    pin,
+    prune,
+    rm,
+    snapshot,
+    sync,
+    verify,
+)
 from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, parser
 
 __all__ = ["main"]
 
-COMMANDS = (fetch, snapshot, lookup, lock, sync, ls, du, info, verify, pin, prune, rm, doctor, env, directory)
+COMMANDS = (
+    fetch,
+    snapshot,
+    lookup,
+    lock,
+    sync,
+    export,
+    import_,
+    ls,
+    du,
+    info,
+    verify,
+    pin,
+    prune,
+    rm,
+    doctor,
+    env,
+    directory,
+)
 WIDTH = 80  # characters of a line of help
 COLUMN = 26  # characters before the meaning of a variable
 

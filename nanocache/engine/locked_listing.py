@@ -11,13 +11,17 @@ from pathlib import Path
 
 from ..artifact import hub
 from ..artifact.artifact import Artifact
+from ..cancel import ambient
+from ..config import Settings
 from ..errors import NotCached
 from ..lockfile import frozen
+from ..lockfile.form import MAIN_BRANCH
 from ..sources import listings
 from ..sources.listing_reader import encoded
 from ..sources.protocol import Listed, Listing
 from ..store import partials
 from ..store.blobs import Store
+from .room import room_for
 
 __all__ = ["keep", "of"]
 
@@ -26,7 +30,7 @@ def of(url: str) -> bytes:
     """The listing of what is locked of the repository at `url`. Raises NotLocked."""
     entries = frozen.files_of(url)
     version = hub.parse(entries[0].pinned)
-    pinned = version.at(version.revision or frozen.MAIN_BRANCH, "").url
+    pinned = version.at(version.revision or MAIN_BRANCH, "").url
     files = [Listed(hub.parse(entry.url).path, entry.size or 0, entry.sha256) for entry in entries]
     return encoded(Listing(pinned, tuple(files)))
 
@@ -39,6 +43,7 @@ def keep(store: Store, data: bytes, artifact: Artifact) -> Path:
     if not store.prepare():
         reason = f"{store.base} is not writable for this user"
         raise NotCached(url=artifact.url, base_dir=store.base, reason=reason)
-    with partials.create(store, digest) as partial:
+    room = room_for(store, Settings.read(), ambient())
+    with partials.create(store, digest, room) as partial:
         partial.write(data, 0)
         return store.publish(partial, digest, listings.FILENAME)

@@ -21,7 +21,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..archives.names import folded, segments
@@ -29,9 +29,10 @@ from ..archives.refusal import ArchiveRefused
 from ..artifact import digest, filenames, hub, urls
 from ..artifact.artifact import Artifact
 
-__all__ = ["Locked", "check_apart", "check_name", "parse", "render"]
+__all__ = ["MAIN_BRANCH", "Locked", "check_apart", "check_name", "parse", "render"]
 
 FORM_VERSION = 1
+MAIN_BRANCH = "main"  # what an address of a Hub means that names no revision
 _HEAD = """\
 # Made by nanocache: `nanocache lock` adds to it, `nanocache sync` fetches what it names.
 """
@@ -76,6 +77,16 @@ class Locked:
     def pinned(self) -> str:
         """The URL that means this version, whatever became of the branch."""
         return self.url if self.revision is None else hub.parse(self.url).at(self.revision).url
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The URLs that mean this artifact."""
+        if not self.url.startswith("hf://"):
+            return (self.url,)
+        address = hub.parse(self.url)
+        is_main = address.revision in (None, MAIN_BRANCH)
+        mains = tuple(replace(address, revision=revision).url for revision in (None, MAIN_BRANCH)) if is_main else ()
+        return (self.url, self.pinned, *mains)
 
 
 def _check_revision(url: str, revision: Any) -> None:

@@ -8,7 +8,6 @@ gives now; a repository is what is locked of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -21,11 +20,9 @@ from ..errors import NotLocked
 from ..progress import ProgressOption
 from . import file
 from .file import LOCK_FILE
-from .form import Locked
+from .form import MAIN_BRANCH, Locked
 
 __all__ = ["files_of", "request_of"]
-
-MAIN_BRANCH = "main"  # what an address of a Hub means that names no revision
 
 
 def request_of(
@@ -104,14 +101,5 @@ class _Index:
 @lru_cache(maxsize=8)
 def _index(path: str, stamp: tuple[int, int]) -> _Index:
     entries = file.read(path)
-    by_url = {urls.url_key(url): entry.sha256 for entry in entries for url in _spellings(entry)}
+    by_url = {urls.url_key(url): entry.sha256 for entry in entries for url in (*entry.spellings, *entry.mirrors)}
     return _Index(path, entries, by_url, frozenset(entry.sha256 for entry in entries))
-
-
-def _spellings(entry: Locked) -> Iterable[str]:
-    """The URLs that mean a locked artifact."""
-    yield from (entry.url, entry.pinned, *entry.mirrors)
-    if entry.url.startswith("hf://"):
-        address = hub.parse(entry.url)
-        if address.revision in (None, MAIN_BRANCH):
-            yield from (replace(address, revision=revision).url for revision in (None, MAIN_BRANCH))
