@@ -15,22 +15,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import nanocache
 from nanocache import Artifact, ChecksumMismatch, DownloadFailed, Progress
 from nanocache.cancel import Cancel, within
 from nanocache.coordination.process import me
 from nanocache.errors import NanocacheError
-from nanocache.peers import describe_blob, receive_blob
+from nanocache.peers import BlobInfo, IncomingBlob, describe_blob, receive_blob
 
 from ..coordination.coordinator import Coordinator
 from ..errors import CoordinatorLost, LeaderError, to_record
 from .link import LinkUnreachable
-from .receiver import receive
+from .receiver import Wanted, receive
 from .roll_call import ClosedRollCall, RollCall, announce_complete
 from .tree import Item, TreePosition, send
 
@@ -147,14 +149,15 @@ class Broadcast:
                 download.result()
             except ORIGIN_ERRORS as e:
                 failed[n] = e
-                yield n, to_record(e, rank=self.coordinator.rank, host=me().host)
+                yield n, to_record(e, rank=self.coordinator.rank, host=me().host), None
                 if not self.return_exceptions:
                     return
                 continue
             # None: its length was unknown, so that the cache does not remember it, and each process downloads it.
             found = describe_blob(self.artifacts[n], self.base)
             if found is not None:
-                yield n, *found
+                path, blob = found
+                yield n, blob.to_json(), partial(FileIO, path)
 
     def _tree(self, called: ClosedRollCall) -> TreePosition:
         return TreePosition(self.coordinator, called.session, called.position, called.size)
@@ -162,9 +165,14 @@ class Broadcast:
     # the others
 
     def _receive(self, called: ClosedRollCall, missing: set[int]) -> tuple[bool, Errors]:
-        wanted = {n: self.artifacts[n] for n in missing}
         progress = self.progress if len(missing) == 1 else False
-        return receive(self._tree(called), wanted, partial(receive_blob, base_dir=self.base, progress=progress))
+        return receive(self._tree(called), {n: self._wanted(self.artifacts[n], progress) for n in missing})
+
+    def _wanted(self, artifact: Artifact, progress: ProgressOption) -> Wanted:
+        def place(record: dict[str, Any]) -> AbstractContextManager[IncomingBlob]:
+            return receive_blob(artifact, BlobInfo.from_json(record), self.base, progress=progress)
+
+        return Wanted(str(artifact), place)
 
 
 def _without_hook(artifact: Artifact) -> Artifact:

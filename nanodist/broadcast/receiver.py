@@ -1,6 +1,6 @@
-"""The stream of artifacts as it comes from the parent in the tree: written to this disk, and passed on meanwhile.
+"""The stream of items as it comes from the parent in the tree: written to this disk, and passed on meanwhile.
 
-Not the tree (`tree`) and not the store's door (`nanocache.peers`). Invariants: each artifact that this process wants is
+Not the tree (`tree`) and not the store's door (`nanocache.peers`). Invariants: each item that this process wants is
 written by a thread of its own; a writer that fails or stalls is cut off, and the stream goes on to the children; what
 did not come whole is thrown away.
 """
@@ -12,29 +12,42 @@ import logging
 import queue
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from nanocache import Artifact
 from nanocache.errors import NanocacheError
-from nanocache.peers import BlobInfo, BlobRefused, IncomingBlob
+from nanocache.peers import BlobRefused
 
 from ..errors import from_record
 from .buffers import STALL, BufferPool, Frame, FrameThread, hand_out
 from .link import ALIVE_EVERY, Buffer, FrameKind, Link, LinkLost, LinkUnreachable
 from .tree import ChildSender, TreePosition, child_senders
 
-__all__ = ["receive"]
+__all__ = ["IncomingItem", "Wanted", "receive"]
 
 logger = logging.getLogger("nanodist")
 
-WRITERS = 16  # artifacts that may be on their way to disk at once: of small ones the fsync is nearly all the time
-
-OpenBlob = Callable[[Artifact, BlobInfo], AbstractContextManager[IncomingBlob]]  # where an artifact goes on this disk
+WRITERS = 16  # items that may be on their way to disk at once: of small ones the fsync is nearly all the time
 
 
-def receive(
-    tree: TreePosition, wanted: Mapping[int, Artifact], open_blob: OpenBlob
-) -> tuple[bool, dict[int, Exception]]:
+class IncomingItem(Protocol):
+    """Where the bytes of an item go on this disk, in order. Both raise BlobRefused, OSError and errors of ours."""
+
+    def write(self, data: memoryview) -> None: ...
+
+    def publish(self) -> None:
+        """All bytes came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An item that this process wants. `place` is told what the source says of it."""
+
+    name: str  # for people
+    place: Callable[[dict[str, Any]], AbstractContextManager[IncomingItem]]
+
+
+def receive(tree: TreePosition, wanted: Mapping[int, Wanted]) -> tuple[bool, dict[int, Exception]]:
     """Publish those of `wanted` that come, and pass everything on.
 
     Whether the stream came to its end, and the errors that it brought, by number. What is not here then is this
@@ -44,11 +57,11 @@ def receive(
     with child_senders(tree) as senders:
         try:
             with _ParentStream(Link(tree.coordinator, tree.edge(tree.position), 1), senders) as stream:
-                stream.run(wanted, open_blob, failures)
+                stream.run(wanted, failures)
         except LinkUnreachable:
             raise
         except LinkLost as e:
-            logger.info("the stream of artifacts broke off: %s", e)
+            logger.info("the stream broke off: %s", e)
             for sender in senders:
                 sender.cut()
             return False, failures
@@ -62,7 +75,7 @@ class _ParentStream:
         self._link = link
         self._senders = senders
         self._pool = BufferPool()
-        self._writers: list[_DiskWriter] = []  # the last one may be that of the artifact that comes now
+        self._writers: list[_DiskWriter] = []  # the last one may be that of the item that comes now
         self._current: _DiskWriter | None = None
 
     def __enter__(self) -> _ParentStream:
@@ -76,7 +89,7 @@ class _ParentStream:
         for writer in self._writers:
             writer.join()
 
-    def run(self, wanted: Mapping[int, Artifact], open_blob: OpenBlob, failures: dict[int, Exception]) -> None:
+    def run(self, wanted: Mapping[int, Wanted], failures: dict[int, Exception]) -> None:
         """To the stream's end. Adds to `failures`. Raises LinkLost if the stream breaks off."""
         kind = FrameKind.ALIVE
         while kind is not FrameKind.BYE:
@@ -84,9 +97,9 @@ class _ParentStream:
             if kind is FrameKind.ALIVE:
                 continue
             frame = self._read(kind, number, size)
-            artifact = wanted.get(number)
-            if artifact is not None and frame.buffer is not None:
-                self._open(frame, frame.buffer, artifact, open_blob, failures)
+            item = wanted.get(number)
+            if item is not None and frame.buffer is not None:
+                self._open(frame, frame.buffer, item, failures)
             self._pass_on(frame)
 
     def _read(self, kind: FrameKind, number: int, size: int) -> Frame:
@@ -104,29 +117,20 @@ class _ParentStream:
                 if writer.stalled():
                     writer.cut()
 
-    def _open(
-        self,
-        frame: Frame,
-        buffer: Buffer,
-        artifact: Artifact,
-        open_blob: OpenBlob,
-        failures: dict[int, Exception],
-    ) -> None:
-        """Take note of what a frame says of a wanted artifact: its blob begins, or its error."""
+    def _open(self, frame: Frame, buffer: Buffer, item: Wanted, failures: dict[int, Exception]) -> None:
+        """Take note of what a frame says of a wanted item: its bytes begin, or its error."""
         if frame.kind is FrameKind.FAIL:
             with suppress(ValueError):  # an error of a class that only its own rank knows: this process asks for itself
                 failures[frame.number] = from_record(_record(buffer, frame.size))
         if frame.kind is FrameKind.BEGIN:
-            record = _record(buffer, frame.size)
-            with suppress(BlobRefused):
-                self._start_writer(_DiskWriter(artifact, BlobInfo.from_json(record), open_blob))
+            self._start_writer(_DiskWriter(item, _record(buffer, frame.size)))
 
     def _start_writer(self, writer: _DiskWriter) -> None:
         self._writers = [other for other in self._writers if other.is_alive()]
         if len(self._writers) >= WRITERS:
             self._writers[0].join(STALL)
             if self._writers[0].is_alive():
-                return  # this disk is too slow for the others, and gets the artifact later
+                return  # this disk is too slow for the others, and gets the item later
         self._current = writer
         writer.start()
         self._writers.append(writer)
@@ -149,26 +153,25 @@ def _record(buffer: Buffer, size: int) -> dict[str, Any]:
 
 
 class _DiskWriter(FrameThread):
-    """One artifact on its way to this disk."""
+    """One item on its way to this disk."""
 
-    def __init__(self, artifact: Artifact, promised: BlobInfo, open_blob: OpenBlob) -> None:
+    def __init__(self, item: Wanted, record: dict[str, Any]) -> None:
         super().__init__("nanodist-write")
-        self._artifact = artifact
-        self._promised = promised
-        self._open_blob = open_blob
+        self._item = item
+        self._record = record
 
     def run(self) -> None:
         try:
-            with self._open_blob(self._artifact, self._promised) as blob:
-                if self._write(blob):
-                    blob.publish()
+            with self._item.place(self._record) as incoming:
+                if self._write(incoming):
+                    incoming.publish()
         except (NanocacheError, BlobRefused, OSError) as e:
-            logger.warning("%s is not taken from a peer (%s); it is downloaded", self._artifact, e)
+            logger.warning("%s is not taken from a peer (%s); it comes another way", self._item.name, e)
         finally:
             self.cut()
 
-    def _write(self, blob: IncomingBlob) -> bool:
-        """Write until the artifact's end. False if this thread was cut off before."""
+    def _write(self, incoming: IncomingItem) -> bool:
+        """Write until the item's end. False if this thread was cut off before."""
         while True:
             frame = self.next()
             if frame is None:
@@ -177,6 +180,6 @@ class _DiskWriter(FrameThread):
                 if frame.kind is not FrameKind.DATA:
                     return True
                 if frame.buffer is not None:
-                    blob.write(frame.buffer.bytes[: frame.size])
+                    incoming.write(frame.buffer.bytes[: frame.size])
             finally:
                 frame.release()

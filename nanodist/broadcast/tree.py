@@ -1,7 +1,7 @@
-"""Artifacts down a tree of processes: one reads them from its disk; the others write them and pass them on meanwhile.
+"""Items down a tree of processes: one reads them from its disk; the others write them and pass them on meanwhile.
 
             0               position 0 is the source; n passes on to 2n+1 and 2n+2
-          1   2             each edge is a Link; each edge downwards and each artifact on its way to disk is a thread;
+          1   2             each edge is a Link; each edge downwards and each item on its way to disk is a thread;
          3 4 5 6            a few buffers that all of these share are the whole memory
 
 A pipeline and no collective: at any time the source reads, each edge carries and each disk writes another piece of the
@@ -16,13 +16,11 @@ import json
 import logging
 import queue
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from io import RawIOBase
 from typing import Any
-
-from nanocache.peers import BlobInfo
 
 from ..coordination.coordinator import Coordinator
 from .buffers import BufferPool, Frame, FrameThread, hand_out
@@ -36,7 +34,8 @@ FANOUT = 2  # children of a process
 STEP = 5.0  # seconds that a process may stall, for each level of processes below it
 THREAD_TIMEOUT = 2.0  # seconds that all threads together get to end
 
-Item = tuple[int, Path, BlobInfo] | tuple[int, dict[str, Any]]  # number in the call, and the blob or its error's record
+# Its number in the call, what is said of it, and its bytes; None: what is said is the error that each process gets.
+Item = tuple[int, dict[str, Any], Callable[[], RawIOBase] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +144,12 @@ def send(tree: TreePosition, items: Iterable[Item]) -> None:
 
 
 def _frames(item: Item, pool: BufferPool) -> Iterator[Frame]:
-    if len(item) == 2:
-        number, record = item
+    number, record, opened = item
+    if opened is None:
         yield _json_frame(FrameKind.FAIL, number, record, pool)
         return
-    number, path, blob = item
-    yield _json_frame(FrameKind.BEGIN, number, blob.to_json(), pool)
-    with open(path, "rb", buffering=0) as file:
+    yield _json_frame(FrameKind.BEGIN, number, record, pool)
+    with opened() as file:
         while True:
             buffer = pool.take()
             size = file.readinto(buffer.bytes)
