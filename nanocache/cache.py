@@ -268,12 +268,11 @@ class Cache(Upkeep):
 
         Raises ValueError, PostprocessFailed (caused by what `fn` raised), LockTimeout, UnsafeCache, OSError.
         """
-        from .engine.building import Build  # here: most callers build nothing
+        from .engine.building import Build, BuiltPlace  # here: most callers build nothing
 
-        checked = arguments.text("key", key)
-        settings = Settings.read()
+        place = BuiltPlace(self.store, arguments.text("key", key), filenames.check(name))
         with callers_errors():
-            return Build(self.store, checked, filenames.check(name), arguments.hook(fn, "fn", "(dst)"), settings).run()
+            return Build(place, arguments.hook(fn, "fn", "(dst)"), Settings.read()).run()
 
     def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
         """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""

@@ -1,4 +1,4 @@
-"""Products: what a hook built from a blob, visible only when complete and synced.
+"""Products: what a hook built from a blob, or a function from nothing (`building`), visible only when whole and synced.
 
     products-v1/<digest>/<hook key>/<name>
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..artifact.hooks import Hook
 from ..artifact.request import Request
 from ..callers import let_pass
 from ..cancel import Cancel
+from ..config import Settings
 from ..coordination.flights import share
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import durable, files
@@ -33,7 +35,7 @@ from ..store.room import Room
 from . import contents
 from .room import room_for
 
-__all__ = ["build", "find", "find_at", "inode_of", "publish"]
+__all__ = ["Making", "build", "find", "find_at", "inode_of", "publish"]
 
 
 def find(store: Store, digest: str, hook: Hook, artifact_name: str) -> Path | None:
@@ -58,9 +60,30 @@ def build(store: Store, request: Request, hook: Hook, source: Path, digest: str,
 
     Raises PostprocessFailed and what else the hook raises of ours, LockTimeout, Cancelled, OSError.
     """
-    product = _Build(store, request, hook, source, digest)
-    product = replace(product, stale=inode_of(product.path))
-    return share(("product", store.base, product.key, request.rehash), product.identity, product.lead, cancel)
+
+    def make(dst: Path, cancel: Cancel) -> bool:
+        blob = _marked(store, request, source, digest)
+        if blob is not None:
+            hooks.run(hook, blob, dst, cancel)
+        return blob is not None
+
+    return Making(
+        store=store,
+        path=store.product(digest, hook.key, hook.product_name(request.name)),
+        # The settings, since a hook may fetch: offline it gets NotCached.
+        identity=(hook.key, digest, *request.settings),
+        settings=request.settings,
+        make=make,
+        anew=request.rehash,
+    ).run(cancel)
+
+
+def _marked(store: Store, request: Request, source: Path, digest: str) -> Path | None:
+    """The blob, marked as used; None if it is gone. One of a read-only cache is its owner's to keep."""
+    if not store.holds(source):
+        return source
+    blob = store.hit(digest, request.name)
+    return blob if blob is not None and store.recency.mark(os.path.dirname(blob)) else None
 
 
 def inode_of(path: str) -> int | None:
@@ -71,60 +94,49 @@ def inode_of(path: str) -> int | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Build:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
     """One product that is missing, lacks files, or is to be built again; and the steps to it."""
 
     store: Store
-    request: Request
-    hook: Hook
-    source: Path  # where the blob was a moment ago
-    digest: str
+    path: str
+    identity: tuple[object, ...]  # what callers that may share an error have in common
+    settings: Settings
+    make: Callable[[Path, Cancel], bool]  # False: what it is made of is gone
+    anew: bool = False  # also if it is there
     stale: int | None = None  # the inode of the product that is to be replaced
-
-    @property
-    def path(self) -> str:
-        return self.store.product(self.digest, self.hook.key, self.hook.product_name(self.request.name))
 
     @property
     def key(self) -> str:
         return product_lock_key(os.path.relpath(self.path, self.store.base))
 
-    @property
-    def identity(self) -> tuple[object, ...]:
-        # The settings, since a hook may fetch: offline it gets NotCached.
-        return self.hook.key, self.digest, *self.request.settings
+    def run(self, cancel: Cancel) -> Path | None:
+        """The product's path; None if what it is made of is gone. Raises what `make` raises, LockTimeout, OSError."""
+        leader = replace(self, stale=inode_of(self.path))
+        return share(("product", self.store.base, self.key, self.anew), self.identity, leader._lead, cancel)
 
-    def lead(self, cancel: Cancel) -> Path | None:
-        timeout = self.request.settings.lock_timeout
+    def _lead(self, cancel: Cancel) -> Path | None:
         again = partial(self.store.look_again, self.path)
+        timeout = self.settings.lock_timeout
         options = WaitOptions(self._published, self.identity, cancel, timeout, lambda *_: None, again)
         with hold_lock(self.store.lock_place(self.key), options) as writer:
             self.store.look_again(self.path)
-            there = find(self.store, self.digest, self.hook, self.request.name)
-            if there is not None and not (self.request.rehash and inode_of(self.path) == self.stale):
+            there = find_at(self.store, self.path)
+            if there is not None and not (self.anew and inode_of(self.path) == self.stale):
                 return there
-            source = None if writer is None else self._marked_source()
-            return None if source is None else self._run(source, cancel)
-
-    def _marked_source(self) -> Path | None:
-        """The blob, marked as used; None if it is gone. One of a read-only cache is its owner's to keep."""
-        if not self.store.holds(self.source):
-            return self.source
-        source = self.store.hit(self.digest, self.request.name)
-        return source if source is not None and self.store.recency.mark(os.path.dirname(source)) else None
+            return None if writer is None else self._make(cancel)
 
     def _published(self) -> bool:
         return inode_of(self.path) not in (None, self.stale)
 
-    def _run(self, source: Path, cancel: Cancel) -> Path:
-        path = Path(self.path)
-        room = room_for(self.store, self.request.settings, cancel)
+    def _make(self, cancel: Cancel) -> Path | None:
+        room = room_for(self.store, self.settings, cancel)
         with private_folder(self.store, self.key, room) as folder:
-            built = os.path.join(folder, path.name)
-            hooks.run(self.hook, source, Path(built), cancel)
+            built = os.path.join(folder, os.path.basename(self.path))
+            if not self.make(Path(built), cancel):
+                return None
             publish(self.store, built, self.path, self.stale, room)
-        return path
+        return Path(self.path)
 
 
 def publish(store: Store, built: str, path: str, stale: int | None, room: Room) -> None:
