@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import config
 from .answers import fetched, found_here
-from .artifact import arguments, filenames, urls
+from .artifact import arguments, urls
 from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
@@ -268,11 +268,12 @@ class Cache(Upkeep):
 
         Raises ValueError, PostprocessFailed (caused by what `fn` raised), LockTimeout, UnsafeCache, OSError.
         """
-        from .engine.building import Build, BuiltPlace  # here: most callers build nothing
+        from .engine import building  # here: most callers build nothing
 
-        place = BuiltPlace(self.store, arguments.text("key", key), filenames.check(name))
+        building.check(key, fn, name)
+        request = building.Build(building.BuiltPlace(self.store, key, name), fn, Settings.read())
         with callers_errors():
-            return Build(place, arguments.hook(fn, "fn", "(dst)"), Settings.read()).run()
+            return request.run()
 
     def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
         """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""

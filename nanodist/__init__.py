@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from nanocache import download_file_with_lock, get_base_dir
 
     from .artifacts import fetch, fetch_many, snapshot
+    from .building import build_once
     from .compute.console import ColoredFormatter, DummyWandb, print_banner, setup_default_logging
     from .compute.device import autodetect_device_type, set_tf32
+    from .compute.facts import facts
     from .compute.group import compute_cleanup, compute_init
     from .compute.peaks import get_peak_bandwidth, get_peak_flops
     from .compute.seeds import data_seed, seed_all, worker_init_fn
@@ -55,6 +57,8 @@ __all__ = [
     "snapshot",
     "prefetch",
     "leader_first",
+    "build_once",
+    "facts",
     "get_base_dir",
     "download_file_with_lock",
     "NanodistError",
@@ -71,8 +75,10 @@ __all__ = [
 _HOMES = {
     "nanocache": ("get_base_dir", "download_file_with_lock"),
     ".artifacts": ("fetch", "fetch_many", "snapshot"),
+    ".building": ("build_once",),
     ".compute.console": ("ColoredFormatter", "DummyWandb", "print_banner", "setup_default_logging"),
     ".compute.device": ("autodetect_device_type", "set_tf32"),
+    ".compute.facts": ("facts",),
     ".errors": ("NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"),
     ".compute.group": ("compute_init", "compute_cleanup"),
     ".coordination.leader": ("leader_first",),

@@ -12,7 +12,6 @@ no store; one process without a launcher, and a worker of a DataLoader, do what 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,11 @@ from typing import Any
 import nanocache
 from nanocache import Artifact
 
-from .calls import FetchMany, FetchOne, PathLike, ProgressOption
+from .calls import FetchMany, FetchOne, PathLike, ProgressOption, scope_of
 from .sharing import share
 
 __all__ = ["fetch", "fetch_many", "snapshot"]
 
-SCOPES = ("auto", "job", "disk", "broadcast")
 ARTIFACTS_PER_OUTCOME = 128  # a path takes some 200 bytes of the outcome
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
@@ -69,7 +67,7 @@ def fetch(
     call = FetchOne(
         wanted=[artifact],
         base_dir=base_dir,
-        scope=_scope(scope),
+        scope=scope_of(scope),
         offline=offline,
         progress=progress,
         rehash=rehash,
@@ -104,7 +102,7 @@ def fetch_many(
         call = FetchMany(
             wanted=wanted[start : start + ARTIFACTS_PER_OUTCOME],
             base_dir=base_dir,
-            scope=_scope(scope),
+            scope=scope_of(scope),
             offline=offline,
             progress=progress,
             workers=workers,
@@ -137,7 +135,7 @@ def snapshot(
     """
     from nanocache.peers import snapshot_by  # loads much more of nanocache than a hit of `fetch` needs
 
-    asked = _scope(scope)
+    asked = scope_of(scope)
     folder = snapshot_by(
         partial(fetch, max_age=max_age, offline=offline, progress=False, base_dir=base_dir, scope=asked),
         partial(fetch_many, offline=offline, progress=progress, base_dir=base_dir, scope=asked),
@@ -151,12 +149,3 @@ def snapshot(
     if into is None:
         return folder
     return nanocache.snapshot(url, include=include, exclude=exclude, offline=offline, into=into, base_dir=base_dir)
-
-
-def _scope(asked: str) -> str:
-    scope = asked
-    if asked == "auto":
-        scope = os.environ.get("NANODIST_SCOPE") or "auto"
-    if scope not in SCOPES:
-        raise ValueError(f"scope (or NANODIST_SCOPE) must be one of {', '.join(SCOPES)}, got {scope!r}")
-    return scope

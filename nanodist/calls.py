@@ -21,10 +21,11 @@ from .coordination.coordinator import Coordinator, coordination, joined, may_ser
 from .errors import CoordinatorLost
 from .rank import has_other_ranks, may_span_nodes
 
-__all__ = ["Call", "FetchMany", "FetchOne", "PathLike", "ProgressOption", "Results"]
+__all__ = ["Call", "FetchMany", "FetchOne", "PathLike", "ProgressOption", "Results", "scope_of"]
 
 logger = logging.getLogger("nanodist")
 
+SCOPES = ("auto", "job", "disk", "broadcast")
 REMEMBERED = 1 << 16  # artifacts
 
 PathLike = str | os.PathLike[str]
@@ -136,6 +137,33 @@ class Call:
             return coordinator
         return coordination() if self.scope == "broadcast" or may_serve() else None
 
+    def bring(self, coordinator: Coordinator, domain: str) -> Results:
+        """The artifacts, on the rank that leads: what other disks can give comes from there."""
+        failed = self._broadcast(coordinator, domain)
+        if failed and not self.return_exceptions:
+            raise failed[min(failed)]
+        rest = sorted(set(range(len(self.wanted))) - failed.keys())
+        downloaded = self.download([self.wanted[n] for n in rest])
+        results = dict(zip(rest, downloaded, strict=True)) | failed
+        return [result for _, result in sorted(results.items())]
+
+    def _broadcast(self, coordinator: Coordinator, disk: str) -> dict[int, Exception]:
+        """Have what other disks of the job can give; the errors that every rank would get, by number."""
+        if not self.broadcasts:
+            return {}
+        from .broadcast.broadcast import Broadcast  # loads much more of nanocache than a hit needs
+
+        return Broadcast(
+            coordinator=coordinator,
+            key=self.roll_key,
+            disk=disk,
+            artifacts=self.wanted,
+            base=self.base,
+            workers=self.workers,
+            return_exceptions=self.return_exceptions,
+            progress=self.progress,
+        ).bring()
+
     def download(self, artifacts: Sequence[Artifact]) -> Results:
         """Get `artifacts` as this process alone would."""
         raise NotImplementedError
@@ -189,3 +217,13 @@ def _hook_label(hook: object) -> str | None:
         return None
     name = getattr(hook, "__qualname__", repr(type(hook)))
     return str(getattr(hook, "key", None) or name)
+
+
+def scope_of(asked: str) -> str:
+    """The scope that is meant. Raises ValueError."""
+    scope = asked
+    if asked == "auto":
+        scope = os.environ.get("NANODIST_SCOPE") or "auto"
+    if scope not in SCOPES:
+        raise ValueError(f"scope (or NANODIST_SCOPE) must be one of {', '.join(SCOPES)}, got {scope!r}")
+    return scope

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from nanocache.coordination.process import me
 
@@ -23,44 +25,63 @@ from .errors import CoordinatorLost, NotVisible, from_record, to_record
 from .rank import has_other_ranks
 from .shared_disk import VISIBLE, disk_name, wait_visible
 
-__all__ = ["share"]
+__all__ = ["FRESH", "Question", "SharedCall", "share", "shows", "with_ranks"]
 
 logger = logging.getLogger("nanodist")
+
+T = TypeVar("T")
 
 FRESH = 60.0  # seconds for which an outcome binds the ranks that call later
 
 
+class Question(Protocol):
+    """What is asked by all ranks alike."""
+
+    @property
+    def identity(self) -> str:
+        """What the ranks that mean the same have in common, and no others."""
+
+    @property
+    def base(self) -> Path: ...
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether the disks agree further, so that each rank is to be counted."""
+
+    def bring(self, coordinator: Coordinator, domain: str) -> Results:
+        """The answers, on the rank that leads in `domain`."""
+
+
 def share(call: Call) -> Results:
     """What `call.download` gives, from one rank where the ranks can agree, else from this one."""
-    coordinator = _coordinator(call)
+    return with_ranks(call.scope, partial(_agree, call), partial(call.download, call.wanted))
+
+
+def with_ranks(scope: str, agree: Callable[[Coordinator], T], alone: Callable[[], T]) -> T:
+    """What `agree` gives where the ranks can agree, else, or once they no longer can, what `alone` gives."""
+    coordinator = None if scope == "disk" or not has_other_ranks() else coordination()
     if coordinator is None:
-        return call.download(call.wanted)
+        return alone()
     try:
-        return _agree(call, coordinator)
+        return agree(coordinator)
     except CoordinatorLost as e:
-        if coordinator.lost is None:  # an error of the download itself, and not of this job's store
+        if coordinator.lost is None:  # an error of the work itself, and not of this job's store
             raise
         logger.warning("%s; file locks alone coordinate from here on", e)
-    return call.download(call.wanted)
-
-
-def _coordinator(call: Call) -> Coordinator | None:
-    if call.scope == "disk" or not has_other_ranks():
-        return None
-    return coordination()
+    return alone()
 
 
 def _agree(call: Call, coordinator: Coordinator) -> Results:
     domain = "job" if call.scope == "job" else disk_name(call.base, coordinator.job)
     if domain is None:
         return call.download(call.wanted)
-    return _SharedCall(call, coordinator, domain).results()
+    return SharedCall(call, coordinator, domain).results()
 
 
-class _SharedCall:
+class SharedCall:
     """One call of all ranks that have `domain` in common: one leads, the others read what it published."""
 
-    def __init__(self, call: Call, coordinator: Coordinator, domain: str) -> None:
+    def __init__(self, call: Question, coordinator: Coordinator, domain: str) -> None:
         self._call = call
         self._base = call.base
         self._coordinator = coordinator
@@ -89,35 +110,8 @@ class _SharedCall:
 
     def _lead(self) -> dict[str, Any]:
         """Get the artifacts, and say where they are."""
-        items = [self._item(result) for result in self._get()]
+        items = [self._item(result) for result in self._call.bring(self._coordinator, self._domain)]
         return {"disk": self._disk(), "items": items}
-
-    def _get(self) -> Results:
-        wanted = self._call.wanted
-        failed = self._broadcast()
-        if failed and not self._call.return_exceptions:
-            raise failed[min(failed)]
-        rest = sorted(set(range(len(wanted))) - failed.keys())
-        downloaded = self._call.download([wanted[n] for n in rest])
-        results = dict(zip(rest, downloaded, strict=True)) | failed
-        return [result for _, result in sorted(results.items())]
-
-    def _broadcast(self) -> dict[int, Exception]:
-        """Have what other disks of the job can give; the errors that every rank would get, by number."""
-        if not self._call.broadcasts:
-            return {}
-        from .broadcast.broadcast import Broadcast  # loads much more of nanocache than a hit needs
-
-        return Broadcast(
-            coordinator=self._coordinator,
-            key=self._call.roll_key,
-            disk=self._domain,
-            artifacts=self._call.wanted,
-            base=self._base,
-            workers=self._call.workers,
-            return_exceptions=self._call.return_exceptions,
-            progress=self._call.progress,
-        ).bring()
 
     def _item(self, result: Path | BaseException) -> dict[str, Any]:
         if not isinstance(result, BaseException):
@@ -160,19 +154,24 @@ class _SharedCall:
         if path.exists():
             return True
         self._check_same_disk(path, verdict)
-        from nanocache.peers import forget_absence
-
-        forget_absence(path, self._base)
-        leader = verdict.leader.process
-        # Two pods of one machine are of one boot, and have mounts of their own.
-        same_mounts = leader.here and leader.space == me().space
-        return wait_visible(path, self._base, 0.0 if same_mounts else VISIBLE)
+        return shows(path, self._base, verdict)
 
     def _check_same_disk(self, path: Path, verdict: Verdict) -> None:
         """Raise NotVisible if the disks' names differ: they tell at once what waiting could only suggest."""
         names = {verdict.value["disk"], self._disk()}
         if len(names - {None}) == 2:
             raise _not_visible(path, verdict, "this is another disk")
+
+
+def shows(path: Path, base: Path, verdict: Verdict) -> bool:
+    """Whether what the leader published on this very disk shows here, once a mount has had time to look again."""
+    from nanocache.peers import forget_absence
+
+    forget_absence(path, base)
+    leader = verdict.leader.process
+    # Two pods of one machine are of one boot, and have mounts of their own.
+    same_mounts = leader.here and leader.space == me().space
+    return wait_visible(path, base, 0.0 if same_mounts else VISIBLE)
 
 
 def _not_visible(path: Path, verdict: Verdict, reason: str) -> NotVisible:

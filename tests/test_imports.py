@@ -46,7 +46,7 @@ DIST_ROOMS = {
     "broadcast": f"{DIST_GROUND} coordination",
 }
 # What nanodist may use of nanocache beside its public names.
-FROM_NANOCACHE = {"errors", "cancel", "coordination.process", "peers"}
+FROM_NANOCACHE = {"errors", "cancel", "coordination.process", "peers", "peer_products"}
 
 # What is not in the standard library has one door; httpcore, httpx's engine, has its ground floor beside it.
 DOORS: dict[str, set[str]] = {

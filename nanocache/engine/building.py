@@ -15,15 +15,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..artifact import arguments, filenames
 from ..artifact.hooks import check_built, failing_as
+from ..callers import suppress
 from ..cancel import Cancel, ambient, within
 from ..config import Settings
-from ..disk import faults
+from ..disk import faults, files
 from ..store.blobs import Store
+from ..store.layout import PRODUCTS
 from . import products
 from .products import Making
 
-__all__ = ["Build", "BuiltPlace"]
+__all__ = ["Build", "BuiltPlace", "check"]
+
+
+def check(key: object, fn: object, name: object) -> None:
+    """Raises ValueError for what cannot be built, before any I/O."""
+    arguments.text("key", key)
+    filenames.check(name)
+    arguments.hook(fn, "fn", "(dst)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,15 @@ class BuiltPlace:
     def path(self) -> str:
         digest = hashlib.sha256(f"build {self.key}".encode()).hexdigest()
         return self.store.product(digest, hashlib.sha256(self.name.encode()).hexdigest()[:16], self.name)
+
+    def versions(self) -> list[str]:
+        """The folders in which products of this name lie, under any key; its own first, then the latest first."""
+        own, found = os.path.dirname(self.path), []
+        for digest in files.names(self.store.top(PRODUCTS)):
+            folder = os.path.join(self.store.product_folder(digest), os.path.basename(own))
+            with suppress(OSError):
+                found.append((os.lstat(os.path.join(folder, self.name)).st_mtime, folder))
+        return [own, *(folder for _, folder in sorted(found, reverse=True) if folder != own)]
 
     def find(self) -> Path | None:
         """Its path, marked as used, if all of it is there. Raises UnsafeCache, OSError."""

@@ -35,7 +35,7 @@ from ..store.room import Room
 from . import contents
 from .room import room_for
 
-__all__ = ["Making", "build", "find", "find_at", "inode_of", "publish"]
+__all__ = ["Making", "build", "find", "find_at", "inode_of", "lock_key_of", "publish"]
 
 
 def find(store: Store, digest: str, hook: Hook, artifact_name: str) -> Path | None:
@@ -86,6 +86,11 @@ def _marked(store: Store, request: Request, source: Path, digest: str) -> Path |
     return blob if blob is not None and store.recency.mark(os.path.dirname(blob)) else None
 
 
+def lock_key_of(store: Store, path: str) -> str:
+    """What the lock of the product at `path` is filed under."""
+    return product_lock_key(os.path.relpath(path, store.base))
+
+
 def inode_of(path: str) -> int | None:
     try:
         return os.lstat(path).st_ino
@@ -108,7 +113,7 @@ class Making:
 
     @property
     def key(self) -> str:
-        return product_lock_key(os.path.relpath(self.path, self.store.base))
+        return lock_key_of(self.store, self.path)
 
     def run(self, cancel: Cancel) -> Path | None:
         """The product's path; None if what it is made of is gone. Raises what `make` raises, LockTimeout, OSError."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Manifest", "TreeFile"]
+__all__ = ["Manifest", "TreeFile", "is_inside"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -67,8 +67,13 @@ class Manifest:
         return tuple(sorted(found))
 
 
+def is_inside(path: str) -> bool:
+    """Whether `path` is relative, and stays below the folder that it is joined to."""
+    return {"", ".", ".."}.isdisjoint(path.split("/"))
+
+
 def _file(path: Any, sha256: Any, size: Any, executable: Any) -> TreeFile:
-    if not isinstance(path, str) or not path or path.startswith("/") or not {"", ".", ".."}.isdisjoint(path.split("/")):
+    if not isinstance(path, str) or not is_inside(path):
         raise ValueError(f"{path!r} is no path in a tree")
     if not isinstance(sha256, str) or len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         raise ValueError(f"{sha256!r} is no SHA-256")

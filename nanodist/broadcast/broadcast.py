@@ -89,7 +89,8 @@ class Broadcast:
 
     def _rounds(self, failed: Errors) -> None:
         """Send or receive until a stream came to its end. Adds to `failed`."""
-        roll_call = RollCall(self.coordinator, self.key, self.disk, len(self.artifacts))
+        # Of a single artifact no list is sent: each process that enters needs it.
+        roll_call = RollCall(self.coordinator, self.key, self.disk, lists=len(self.artifacts) > 1)
         for _ in range(ROUNDS):
             missing = self._missing(failed)
             if not missing:

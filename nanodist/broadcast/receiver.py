@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nanocache.errors import NanocacheError
+from nanocache.peer_products import ParcelRefused
 from nanocache.peers import BlobRefused
 
 from ..errors import from_record
@@ -31,7 +32,7 @@ WRITERS = 16  # items that may be on their way to disk at once: of small ones th
 
 
 class IncomingItem(Protocol):
-    """Where the bytes of an item go on this disk, in order. Both raise BlobRefused, OSError and errors of ours."""
+    """Where an item's bytes go on this disk, in order. Raises BlobRefused, ParcelRefused, OSError, errors of ours."""
 
     def write(self, data: memoryview) -> None: ...
 
@@ -165,7 +166,7 @@ class _DiskWriter(FrameThread):
             with self._item.place(self._record) as incoming:
                 if self._write(incoming):
                     incoming.publish()
-        except (NanocacheError, BlobRefused, OSError) as e:
+        except (NanocacheError, BlobRefused, ParcelRefused, OSError) as e:
             logger.warning("%s is not taken from a peer (%s); it comes another way", self._item.name, e)
         finally:
             self.cut()

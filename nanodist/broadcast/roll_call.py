@@ -1,6 +1,6 @@
 """Which processes take part: each disk that needs something says so in the store, and one process closes the roll call.
 
-    <key>/have, <key>/have/<disk>         disks that have it all, once each for the job
+    <key>/have, <key>/have/<disk>         disks that have it all, once each for the job; and so for `lack`
     <key>/round                           how many rounds were closed
     <key>/<round>/needs, .../need/<n>     what each disk needs, in order of arrival, which is the order in the tree
     <key>/<round>/opened                  when its first disk came
@@ -30,11 +30,14 @@ from ..coordination.coordinator import Coordinator, pauses
 from ..coordination.election import decide
 from ..shared_disk import disk_name
 
-__all__ = ["ClosedRollCall", "RollCall", "announce_complete", "announced", "count_rank"]
+__all__ = ["HAVE", "LACK", "ClosedRollCall", "RollCall", "announce", "announce_complete", "announced", "count_rank"]
+__all__ += ["has_another"]
 
 SILENT_DISK_PATIENCE = 2.0  # seconds
 SHORTEST_PATIENCE = 0.05  # seconds, after several calls without another disk: each rank seems to want its own files
 NEEDS_TIMEOUT = 1.0  # seconds between a process's entry in the roll call and the list of what it needs
+
+HAVE, LACK = "have", "lack"  # what a disk says of itself
 
 _lonely: dict[str, int] = {}  # disk -> rolls in a row that no other disk was on
 _announced: set[tuple[str, str]] = set()  # (key, base directory)
@@ -46,10 +49,27 @@ def announce_complete(coordinator: Coordinator, key: str, base: Path) -> None:
     """Say once that nothing is needed on the disk under `base`, to each process that closes a roll call of `key`."""
     disk = disk_name(base, coordinator.job)
     if disk is not None:
-        count_rank(coordinator, disk)
-        if coordinator.add(f"{key}/have/{disk}", 1) == 1:
-            coordinator.add(f"{key}/have", 1)
+        announce(coordinator, key, disk, HAVE)
     _announced.add((key, str(base)))
+
+
+def announce(coordinator: Coordinator, key: str, disk: str, word: str) -> None:
+    """Say of `disk` that it has what is meant by `key`, or lacks it."""
+    count_rank(coordinator, disk)
+    if coordinator.add(f"{key}/{word}/{disk}", 1) == 1:
+        coordinator.add(f"{key}/{word}", 1)
+
+
+def has_another(coordinator: Coordinator, key: str, disk: str) -> bool:
+    """Whether a disk says that it has it: waited for until all disks have spoken, or one was silent for too long."""
+    number = count_rank(coordinator, disk)
+    deadline = time.monotonic() + SILENT_DISK_PATIENCE
+    for _ in pauses(coordinator.world_size):
+        if coordinator.add(f"{key}/{HAVE}", 0):
+            return True
+        if _all_counted(coordinator, number, coordinator.add(f"{key}/{LACK}", 0)) or time.monotonic() > deadline:
+            break
+    return False
 
 
 def announced(key: str, base: Path) -> bool:
@@ -85,17 +105,24 @@ class ClosedRollCall:
     position: int
     size: int
     needs: frozenset[int]  # the numbers of the artifacts that any of its disks needs
+    givers: tuple[int, ...]  # the positions of those that said they need nothing
 
 
 class RollCall:
     """The rolls of one key."""
 
-    def __init__(self, coordinator: Coordinator, key: str, disk: str, count: int) -> None:
-        """`count`: of the artifacts. Of a single one no list of needs is sent: each process that enters needs it."""
+    def __init__(
+        self, coordinator: Coordinator, key: str, disk: str, *, lists: bool, patience: float | None = None
+    ) -> None:
+        """`lists`: whether each process says what it needs; else all that enter need the one artifact there is.
+
+        `patience`: seconds for a disk that says nothing; by default the less, the more often no other disk came.
+        """
         self._coordinator = coordinator
         self._key = key
         self._disk = disk
-        self._count = count
+        self._lists = lists
+        self._patience = patience
 
     def enter(self, needs: set[int]) -> ClosedRollCall:
         """Say what this disk needs, and wait for the roll call to be closed. Raises CoordinatorLost."""
@@ -104,11 +131,12 @@ class RollCall:
             number = self._open_round()
             turn = self._turn(number)
             mine = self._coordinator.add(f"{turn}/needs", 1)
-            if self._count > 1:
+            if self._lists:
                 self._coordinator.set(f"{turn}/need/{mine}", json.dumps(sorted(needs)))
             plan = decide(self._coordinator, f"{turn}/plan", partial(self._close, number, disk_number)).value
             if mine <= plan["size"]:
-                return ClosedRollCall(plan["session"], mine - 1, plan["size"], frozenset(plan["needs"]))
+                needed, givers = frozenset(plan["needs"]), tuple(plan["givers"])
+                return ClosedRollCall(plan["session"], mine - 1, plan["size"], needed, givers)
 
     def _open_round(self) -> int:
         """The round that this process may enter: what entered it before is of this attempt of the job."""
@@ -131,8 +159,12 @@ class RollCall:
         # Closed first, counted then: a process that is not counted finds the next round open.
         self._end(number)
         size = self._coordinator.add(f"{turn}/needs", 0)
-        self._remember(alone=size == 1)
-        return {"session": f"cast/{uuid.uuid4().hex}", "size": size, "needs": sorted(self._needs(turn, size))}
+        if self._patience is None:
+            self._remember(alone=size == 1)
+        needs = self._needs(turn, size)
+        givers = [position for position, needed in enumerate(needs) if needed == []]
+        union = sorted({n for needed in needs for n in needed or ()})
+        return {"session": f"cast/{uuid.uuid4().hex}", "size": size, "needs": union, "givers": givers}
 
     def _turn(self, number: int) -> str:
         return f"{self._key}/{number}"
@@ -140,35 +172,41 @@ class RollCall:
     def _remember(self, *, alone: bool) -> None:
         _lonely[self._disk] = _lonely.get(self._disk, 0) + 1 if alone else 0
 
-    def _needs(self, turn: str, size: int) -> set[int]:
-        if self._count == 1:
-            return {0}
-        needs: set[int] = set()
-        for member in range(1, size + 1):
-            needs.update(self._needs_of(f"{turn}/need/{member}"))
-        return needs
+    def _needs(self, turn: str, size: int) -> list[list[int] | None]:
+        """Of each process on the roll call; None of one that died after it had entered."""
+        if not self._lists:
+            return [[0]] * size
+        return [self._needs_of(f"{turn}/need/{member}") for member in range(1, size + 1)]
 
-    def _needs_of(self, key: str) -> list[int]:
+    def _needs_of(self, key: str) -> list[int] | None:
         deadline = time.monotonic() + NEEDS_TIMEOUT
         for _ in pauses(self._coordinator.world_size):
             if self._coordinator.check(key):
                 needs: list[int] = json.loads(self._coordinator.get(key))
                 return needs
             if time.monotonic() > deadline:
-                break  # it died after it had entered; its place in the tree stays empty
-        return []
+                break
+        return None
 
     def _wait(self, turn: str, disk_number: int) -> None:
         """Until all disks of the job have spoken, or one was silent for too long."""
-        patience = max(SILENT_DISK_PATIENCE / 2 ** _lonely.get(self._disk, 0), SHORTEST_PATIENCE)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + (self._patience or self._usual_patience())
         for _ in pauses(self._coordinator.world_size):
             if self._all_spoke(turn, disk_number) or time.monotonic() > deadline:
                 return
 
+    def _usual_patience(self) -> float:
+        halvings: int = _lonely.get(self._disk, 0)
+        return max(SILENT_DISK_PATIENCE / float(2**halvings), SHORTEST_PATIENCE)
+
     def _all_spoke(self, turn: str, disk_number: int) -> bool:
-        if self._coordinator.add(f"disks/{disk_number}/ranks", 0) < self._coordinator.world_size:
-            return False
-        in_need = self._coordinator.add(f"{turn}/needs", 0)
-        complete = self._coordinator.add(f"{self._key}/have", 0)
-        return in_need + complete >= self._coordinator.add(f"disks/{disk_number}", 0)
+        on_it = self._coordinator.add(f"{turn}/needs", 0)
+        complete = self._coordinator.add(f"{self._key}/{HAVE}", 0)
+        return _all_counted(self._coordinator, disk_number, on_it + complete)
+
+
+def _all_counted(coordinator: Coordinator, disk_number: int, spoke: int) -> bool:
+    """Whether all ranks have said which disk they are on, and `spoke` disks are all there are."""
+    if coordinator.add(f"disks/{disk_number}/ranks", 0) < coordinator.world_size:
+        return False
+    return spoke >= coordinator.add(f"disks/{disk_number}", 0)

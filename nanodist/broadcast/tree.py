@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import RawIOBase
+from io import BufferedIOBase, RawIOBase
 from typing import Any
 
 from ..coordination.coordinator import Coordinator
@@ -35,7 +35,7 @@ STEP = 5.0  # seconds that a process may stall, for each level of processes belo
 THREAD_TIMEOUT = 2.0  # seconds that all threads together get to end
 
 # Its number in the call, what is said of it, and its bytes; None: what is said is the error that each process gets.
-Item = tuple[int, dict[str, Any], Callable[[], RawIOBase] | None]
+Item = tuple[int, dict[str, Any], Callable[[], RawIOBase | BufferedIOBase] | None]
 
 
 @dataclass(frozen=True, slots=True)

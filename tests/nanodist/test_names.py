@@ -27,6 +27,8 @@ BEYOND = {
         "snapshot",
         "prefetch",
         "leader_first",
+        "build_once",
+        "facts",
     ),
     *("LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible", "NanodistError"),
 }

@@ -58,17 +58,17 @@ def test_rank_that_is_started_anew_is_no_further_one(at: FakeStore, monkeypatch:
 
 
 def test_enrolment_of_a_dead_attempt_is_on_no_roll_call_of_the_next(at: FakeStore) -> None:
-    dead = RollCall(at, "k", "its disk", 1)
+    dead = RollCall(at, "k", "its disk", lists=False)
     at.add(f"{dead._turn(dead._open_round())}/needs", 1)  # and there it died
     now = Moment.now()
     at.values["k/0/opened"] = json.dumps(dataclasses.replace(now, up=now.up - 3600).to_json())
     at.age = 60
-    called = RollCall(at, "k", "disk", 1).enter({0})
+    called = RollCall(at, "k", "disk", lists=False).enter({0})
     assert (called.position, called.size) == (0, 1)
 
 
 def test_process_that_died_while_it_closed_a_round_leaves_it_closed(at: FakeStore) -> None:
-    first = RollCall(at, "k", "disk", 1).enter({0})
-    second = RollCall(another(at), "k", "other disk", 1).enter({0})
+    first = RollCall(at, "k", "disk", lists=False).enter({0})
+    second = RollCall(another(at), "k", "other disk", lists=False).enter({0})
     assert (first.size, second.size) == (1, 1)
     assert first.session != second.session
