@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_once"]
 
-TRIES = 3  # times that what is sent may break off before a disk builds by itself
+HANDOVERS = 3  # times that what is sent may break off before a disk builds by itself
 LONGEST_PATIENCE = 10.0  # seconds for disks that say nothing; as long as it took to build, if that is less
 
 _agreed: set[tuple[str, Path]] = set()  # what all ranks were asked about: a hit is this disk's alone from then on
@@ -67,7 +67,7 @@ def build_once(
     once = BuildOnce.of(key, fn, name, facts, base_dir)
     found = once.find() if (once.identity, once.base) in _agreed else None
     if found is None:
-        found = with_ranks(once.scope, once.agree, once.alone)
+        found = with_ranks(once.scope, once.agree, once.build)
         _agreed.add((once.identity, once.base))
     return found
 
@@ -110,16 +110,19 @@ class BuildOnce:
     def find(self) -> Path | None:
         return find_built(self.key, self.name, self.base_dir)
 
-    def alone(self) -> Path:
+    def build(self) -> Path:
         """As this process alone would."""
         return nanocache.build(self.key, self.fn, name=self.name, base_dir=self.base_dir)
+
+    def alone(self) -> Results:
+        return [self.build()]
 
     # --- all ranks ----------------------------------------------------------------------------------------------------
 
     def agree(self, coordinator: Coordinator) -> Path:
         disk = disk_name(self.base, coordinator.job)
         if disk is None:
-            return self.alone()
+            return self.build()
         if self.scope == "job":
             return self._of_domain(coordinator, "job")
         announce(coordinator, self._place, disk, LACK if self.find() is None else HAVE)
@@ -147,7 +150,7 @@ class BuildOnce:
         if self.find() is None and look and has_another(coordinator, self._place, disk):
             return {"disk": None, "seconds": 0.0}
         begun = time.monotonic()
-        self.alone()
+        self.build()
         return {"disk": disk, "seconds": time.monotonic() - begun}
 
     def _shown(self, verdict: Verdict, disk: str) -> Path | None:
@@ -168,17 +171,17 @@ class BuildOnce:
     def bring(self, coordinator: Coordinator, domain: str) -> Results:
         if self.scope != "job":
             self._take(coordinator, domain)
-        return [self.alone()]
+        return self.alone()
 
     def _take(self, coordinator: Coordinator, disk: str) -> None:
         """Have it sent; if those that have it are gone, from the one that builds it anew for all that lack it."""
         handover = self._handover(coordinator, disk)
-        for _ in range(TRIES):
+        for _ in range(HANDOVERS):
             if handover.take() or not handover.reachable:
                 return
             verdict = self._built(coordinator, disk, look=False)
             if verdict.led:
-                handover.give(self.alone(), _patience(verdict))
+                handover.give(self.build(), _patience(verdict))
                 return
 
 

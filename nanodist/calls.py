@@ -137,6 +137,10 @@ class Call:
             return coordinator
         return coordination() if self.scope == "broadcast" or may_serve() else None
 
+    def alone(self) -> Results:
+        """All of them, as this process alone would get them."""
+        return self.download(self.wanted)
+
     def bring(self, coordinator: Coordinator, domain: str) -> Results:
         """The artifacts, on the rank that leads: what other disks can give comes from there."""
         failed = self._broadcast(coordinator, domain)

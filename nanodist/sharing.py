@@ -51,10 +51,13 @@ class Question(Protocol):
     def bring(self, coordinator: Coordinator, domain: str) -> Results:
         """The answers, on the rank that leads in `domain`."""
 
+    def alone(self) -> Results:
+        """The answers, as this process alone would get them."""
+
 
 def share(call: Call) -> Results:
-    """What `call.download` gives, from one rank where the ranks can agree, else from this one."""
-    return with_ranks(call.scope, partial(_agree, call), partial(call.download, call.wanted))
+    """The answers, from one rank where the ranks can agree, else from this one."""
+    return with_ranks(call.scope, partial(_agree, call), call.alone)
 
 
 def with_ranks(scope: str, agree: Callable[[Coordinator], T], alone: Callable[[], T]) -> T:
@@ -74,7 +77,7 @@ def with_ranks(scope: str, agree: Callable[[Coordinator], T], alone: Callable[[]
 def _agree(call: Call, coordinator: Coordinator) -> Results:
     domain = "job" if call.scope == "job" else disk_name(call.base, coordinator.job)
     if domain is None:
-        return call.download(call.wanted)
+        return call.alone()
     return SharedCall(call, coordinator, domain).results()
 
 
@@ -92,7 +95,7 @@ class SharedCall:
             roll_call.count_rank(self._coordinator, self._domain)
         verdict = self._decide()
         if self._is_elsewhere(verdict):
-            return self._call.download(self._call.wanted)
+            return self._call.alone()
         if self._missing(verdict) is None:
             return self._published(verdict)
         # Published on this very disk, and deleted since, within the minute: once more.

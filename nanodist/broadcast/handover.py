@@ -100,7 +100,7 @@ class Handover:
         """This process's place in the tree, whose top is the first that has it; None if it has no place there."""
         if not called.givers:
             return None
-        members = [called.givers[0], *(n for n in range(called.size) if n not in called.givers)]
+        members = [0, *range(called.givers, called.size)]
         if called.position not in members:
             return None
         return TreePosition(self.coordinator, called.session, members.index(called.position), len(members))

@@ -2,7 +2,7 @@
 
     <key>/have, <key>/have/<disk>         disks that have it all, once each for the job; and so for `lack`
     <key>/round                           how many rounds were closed
-    <key>/<round>/needs, .../need/<n>     what each disk needs, in order of arrival, which is the order in the tree
+    <key>/<round>/needs, .../need/<n>     what each disk needs, in order of arrival
     <key>/<round>/opened                  when its first disk came
     <key>/<round>/plan                    the closed roll call: decided by one process, and read by all
 
@@ -99,13 +99,13 @@ def _count_rank(coordinator: Coordinator, disk: str, number: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ClosedRollCall:
-    """A closed roll call, and this process's place on it."""
+    """A closed roll call, and this process's place on it: the less it needs, the nearer to the source."""
 
     session: str
     position: int
     size: int
     needs: frozenset[int]  # the numbers of the artifacts that any of its disks needs
-    givers: tuple[int, ...]  # the positions of those that said they need nothing
+    givers: int  # how many said that they need nothing, and so come first
 
 
 class RollCall:
@@ -135,8 +135,8 @@ class RollCall:
                 self._coordinator.set(f"{turn}/need/{mine}", json.dumps(sorted(needs)))
             plan = decide(self._coordinator, f"{turn}/plan", partial(self._close, number, disk_number)).value
             if mine <= plan["size"]:
-                needed, givers = frozenset(plan["needs"]), tuple(plan["givers"])
-                return ClosedRollCall(plan["session"], mine - 1, plan["size"], needed, givers)
+                position = plan["order"].index(mine - 1)
+                return ClosedRollCall(plan["session"], position, plan["size"], frozenset(plan["needs"]), plan["givers"])
 
     def _open_round(self) -> int:
         """The round that this process may enter: what entered it before is of this attempt of the job."""
@@ -162,9 +162,13 @@ class RollCall:
         if self._patience is None:
             self._remember(alone=size == 1)
         needs = self._needs(turn, size)
-        givers = [position for position, needed in enumerate(needs) if needed == []]
-        union = sorted({n for needed in needs for n in needed or ()})
-        return {"session": f"cast/{uuid.uuid4().hex}", "size": size, "needs": union, "givers": givers}
+        return {
+            "session": f"cast/{uuid.uuid4().hex}",
+            "size": size,
+            "needs": sorted({n for needed in needs for n in needed or ()}),
+            "order": sorted(range(size), key=lambda member: _distance(needs[member])),
+            "givers": needs.count([]),
+        }
 
     def _turn(self, number: int) -> str:
         return f"{self._key}/{number}"
@@ -203,6 +207,11 @@ class RollCall:
         on_it = self._coordinator.add(f"{turn}/needs", 0)
         complete = self._coordinator.add(f"{self._key}/{HAVE}", 0)
         return _all_counted(self._coordinator, disk_number, on_it + complete)
+
+
+def _distance(needed: list[int] | None) -> float:
+    """From the source, in the tree. A dead process comes last, so that nothing is below it."""
+    return float("inf") if needed is None else len(needed)
 
 
 def _all_counted(coordinator: Coordinator, disk_number: int, spoke: int) -> bool:
