@@ -19,13 +19,15 @@ from pathlib import Path
 
 from .cache import Cache, PathLike
 from .callers import callers_errors
-from .cancel import Cancel
+from .cancel import Cancel, ambient
+from .config import Settings
 from .coordination.waiting import WaitOptions, hold_lock
 from .disk.absence import listed
 from .engine.building import BuiltPlace
 from .engine.building import check as check_build
 from .engine.parcel import PackReader, Parcel, check_travels
 from .engine.products import lock_key_of
+from .engine.room import room_for
 from .engine.unpacking import ParcelRefused, Unpacking
 from .store.private import private_folder
 
@@ -61,12 +63,13 @@ def receive_built(key: str, name: str, base_dir: PathLike | None) -> Iterator[Un
     place = _place(key, name, base_dir)
     if not place.store.prepare():
         raise PermissionError(f"{place.store.base} is not writable for this user")
+    room = room_for(place.store, Settings.read(), ambient())
     lock = lock_key_of(place.store, place.path)
     at_once = WaitOptions(lambda: False, ("receive", key, name), Cancel(), 0.0, lambda *_: None)
     with (
         callers_errors(),
         hold_lock(place.store.lock_place(lock), at_once),
-        private_folder(place.store, lock) as folder,
-        closing(Unpacking(place, folder)) as incoming,
+        private_folder(place.store, lock, room) as folder,
+        closing(Unpacking(place, folder, room)) as incoming,
     ):
         yield incoming

@@ -18,6 +18,7 @@ from ..callers import let_pass
 from ..cancel import ambient
 from ..disk import copying, faults, files
 from ..disk.hashing import hash_file
+from ..store.room import Room
 from . import products
 from .building import BuiltPlace
 from .parcel import Parcel, ParcelFile, check_travels
@@ -34,10 +35,11 @@ class ParcelRefused(Exception):
 class Unpacking:
     """A product on its way in, written by one thread at a time."""
 
-    def __init__(self, place: BuiltPlace, folder: str) -> None:
+    def __init__(self, place: BuiltPlace, folder: str, room: Room) -> None:
         """`folder`: a private one."""
         self._place = place
         self._folder = folder
+        self._room = room
         self._stale = products.inode_of(place.path)
         self._parcel: Parcel | None = None
         self._lacking: set[int] = set()  # the numbers of files that have not come yet
@@ -128,7 +130,7 @@ class Unpacking:
         built = Path(self._at(self._place.name))
         with _refusing():
             check_travels(built)
-        products.publish(self._place.store, str(built), self._place.path, self._stale)
+        products.publish(self._place.store, str(built), self._place.path, self._stale, self._room)
 
     def close(self) -> None:
         if self._file is not None:
