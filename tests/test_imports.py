@@ -59,6 +59,7 @@ DOORS: dict[str, set[str]] = {
     "google": {"sources.by_google"},
     "obstore": {"sources.obstore_child"},
     "fsspec": {"sources.filesystems"},
+    "shtab": {"cli.completion"},
 }
 
 

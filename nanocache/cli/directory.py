@@ -6,15 +6,27 @@ import argparse
 from typing import Any
 
 from ..cache import Cache
-from .arguments import OK, about_base
+from .arguments import OK, about_base, parser
 from .output import data
 
 __all__ = ["add_to"]
 
+_EXAMPLES = """\
+examples:
+  nanocache dir
+  df -h "$(nanocache dir)"                 the disk that it is on
+"""
+
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's sub-commands."""
-    command = commands.add_parser("dir", help="print the base directory", description="Print the base directory.")
+    command = parser(
+        commands.add_parser,
+        "dir",
+        help="print the base directory",
+        description="Print the base directory.",
+        epilog=_EXAMPLES,
+    )
     about_base(command)
     command.set_defaults(run=_run)
 

@@ -22,6 +22,12 @@ DESCRIPTION = """\
 Download each URL unless it is here, verified, and print its path, one a line. Another process that wants the same at
 this moment downloads nothing. With --sha256, or #sha256=HEX at the end of a URL, it must have that digest. A NAME is
 one in nanocache.lock of the current folder."""
+_EXAMPLES = """\
+examples:
+  nanocache fetch https://host/weights.safetensors --sha256 9f86d081884c7d65...
+  nanocache fetch hf://openai-community/gpt2/model.safetensors --into models
+  ls "$(nanocache fetch --quiet --unpack https://host/data.tar.gz)"
+"""
 
 
 def add_to(commands: Any) -> None:
@@ -31,7 +37,7 @@ def add_to(commands: Any) -> None:
         "fetch",
         help="download URLs unless they are here, and print their paths",
         description=DESCRIPTION,
-        epilog=EXIT_CODES,
+        epilog=f"{EXIT_CODES}\n{_EXAMPLES}",
     )
     command.add_argument("urls", metavar="URL|NAME", nargs="+", help="http, https, file, ..., or locked")
     about_artifact(command)

@@ -12,6 +12,12 @@ from .output import data, fail, note
 
 __all__ = ["add_to"]
 
+_EXAMPLES = """\
+examples:
+  nanocache lookup https://host/weights.safetensors
+  nanocache lookup https://host/data.tar.gz --unpack || echo "not here yet"
+"""
+
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's sub-commands."""
@@ -20,7 +26,7 @@ def add_to(commands: Any) -> None:
         "lookup",
         help="print its path if it is here",
         description="Print the path of URL's artifact if it is here and right. Never uses the network.",
-        epilog=EXIT_CODES,
+        epilog=f"{EXIT_CODES}\n{_EXAMPLES}",
     )
     command.add_argument("url", metavar="URL", help="http, https or file")
     about_artifact(command)

@@ -35,6 +35,7 @@ from . import (
     verify,
 )
 from .arguments import EXIT_CODES, FAILED, INTERRUPTED, MISMATCH, NOT_CACHED, USAGE, parser
+from .completion import SHELLS, PrintCompletion
 
 __all__ = ["main"]
 
@@ -59,6 +60,12 @@ COMMANDS = (
 )
 WIDTH = 80  # characters of a line of help
 COLUMN = 26  # characters before the meaning of a variable
+EXAMPLES = """\
+examples:
+  nanocache fetch https://host/weights.safetensors
+  nanocache fetch -h                       what it takes, and more examples
+  eval "$(nanocache --print-completion bash)"    completion, in this shell
+"""
 
 
 # Error -> exit code: the first that fits.
@@ -100,9 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         argparse.ArgumentParser,
         prog="nanocache",
         description="Download an artifact once, verified, and find it again.",
-        epilog=f"{EXIT_CODES}\n{_environment()}",
+        epilog=f"{EXAMPLES}\n{EXIT_CODES}\n{_environment()}",
     )
     top.add_argument("--version", action="version", version=_version())
+    top.add_argument("--print-completion", choices=SHELLS, action=PrintCompletion, help="print a script for your shell")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_to(commands)

@@ -12,19 +12,22 @@ __all__ = ["add_to"]
 
 _PIN = "Never evict TARGET (a path, a URL, or a digest), nor what was built of it."
 _UNPIN = "Let TARGET be evicted again."
-_EXAMPLES = """\
+_PIN_EXAMPLES = """\
 examples:
   nanocache pin hf://owner/name --note "baseline of the paper"
   nanocache ls | grep pinned
+"""
+_UNPIN_EXAMPLES = """\
+examples:
   nanocache unpin hf://owner/name
 """
 
 
 def add_to(commands: Any) -> None:
     """Add the commands to argparse's sub-commands."""
-    pin = parser(commands.add_parser, "pin", help="never evict it", description=_PIN, epilog=_EXAMPLES)
+    pin = parser(commands.add_parser, "pin", help="never evict it", description=_PIN, epilog=_PIN_EXAMPLES)
     pin.add_argument("--note", metavar="TEXT", default="", help="why, for people")
-    unpin = parser(commands.add_parser, "unpin", help="let it be evicted", description=_UNPIN, epilog=_EXAMPLES)
+    unpin = parser(commands.add_parser, "unpin", help="let it be evicted", description=_UNPIN, epilog=_UNPIN_EXAMPLES)
     for command, run in ((pin, _pin), (unpin, _unpin)):
         command.add_argument("targets", metavar="TARGET", nargs="+", help="a path, a URL, or a digest")
         about_base(command)

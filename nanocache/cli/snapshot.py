@@ -11,6 +11,12 @@ from .output import data
 
 __all__ = ["add_to"]
 
+_EXAMPLES = """\
+examples:
+  nanocache snapshot hf://openai-community/gpt2@main --exclude '*.h5'
+  nanocache snapshot hf://datasets/karpathy/climbmix-400b-shuffle --into data
+"""
+
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's sub-commands."""
@@ -19,7 +25,7 @@ def add_to(commands: Any) -> None:
         "snapshot",
         help="download a repository, and print its folder",
         description="Download all files of a repository at one version, each verified, and print their folder.",
-        epilog=EXIT_CODES,
+        epilog=f"{EXIT_CODES}\n{_EXAMPLES}",
     )
     command.add_argument("url", metavar="URL", help="hf://[datasets/|spaces/]OWNER/NAME[@REVISION]")
     command.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these (may be repeated)")
