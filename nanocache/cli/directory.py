@@ -13,7 +13,7 @@ __all__ = ["add_to"]
 
 _EXAMPLES = """\
 examples:
-  nanocache dir
+  nanocache dir                            where everything is
   df -h "$(nanocache dir)"                 the disk that it is on
 """
 

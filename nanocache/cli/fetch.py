@@ -24,9 +24,12 @@ this moment downloads nothing. With --sha256, or #sha256=HEX at the end of a URL
 one in nanocache.lock of the current folder."""
 _EXAMPLES = """\
 examples:
-  nanocache fetch https://host/weights.safetensors --sha256 9f86d081884c7d65...
+  nanocache fetch https://host/weights.safetensors
+      the path; and, on stderr, the digest to pin it by
   nanocache fetch hf://openai-community/gpt2/model.safetensors --into models
+      verified by what the Hub says of it, and in ./models as well
   ls "$(nanocache fetch --quiet --unpack https://host/data.tar.gz)"
+      what is in an archive
 """
 
 

@@ -15,7 +15,9 @@ __all__ = ["add_to"]
 _EXAMPLES = """\
 examples:
   nanocache lookup https://host/weights.safetensors
+      its path; its digest and size on stderr
   nanocache lookup https://host/data.tar.gz --unpack || echo "not here yet"
+      the folder that it was unpacked into
 """
 
 

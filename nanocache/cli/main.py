@@ -63,8 +63,10 @@ COLUMN = 26  # characters before the meaning of a variable
 EXAMPLES = """\
 examples:
   nanocache fetch https://host/weights.safetensors
+      its path, once it is here and verified
   nanocache fetch -h                       what it takes, and more examples
-  eval "$(nanocache --print-completion bash)"    completion, in this shell
+  eval "$(nanocache --print-completion bash)"
+      completion, in this shell
 """
 
 

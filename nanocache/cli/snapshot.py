@@ -14,7 +14,9 @@ __all__ = ["add_to"]
 _EXAMPLES = """\
 examples:
   nanocache snapshot hf://openai-community/gpt2@main --exclude '*.h5'
-  nanocache snapshot hf://datasets/karpathy/climbmix-400b-shuffle --into data
+      a model's folder, for transformers to load
+  nanocache snapshot hf://datasets/owner/name --into data
+      a dataset's files, in ./data as well
 """
 
 
