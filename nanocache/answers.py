@@ -31,16 +31,21 @@ def fetched(
     turn: Turn | None = None,
     *,
     listener: Listener | None = None,
+    put_off: list[Found] | None = None,
 ) -> Path:
+    """The path, however it has to be had. `put_off`: gets what is then to be sent to the remote."""
+    fetch = Fetch(store, request, cancel, turn)
+    if put_off is not None:
+        fetch = Fetch(store, request, cancel, turn, put_off, fills=False)
     with telling(store.counts, listener):
-        return _fetched(store, request, asked, cancel, turn)
+        return _fetched(store, request, asked, fetch)
 
 
-def _fetched(store: Store, request: Request, asked: Hashable | None, cancel: Cancel, turn: Turn | None) -> Path:
+def _fetched(store: Store, request: Request, asked: Hashable | None, fetch: Fetch) -> Path:
     ref = _ref_stamp(store, request)
-    path = _answer(store, request, asked, ref, Fetch(store, request, cancel, turn).run())
+    path = _answer(store, request, asked, ref, fetch.run())
     if path is None:  # evicted after it was found and before it was marked
-        found = Fetch(store, request, cancel, turn).run()
+        found = fetch.run()
         path = _answer(store, request, asked, ref, found) or found.path
     return path
 

@@ -24,7 +24,9 @@ from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .config import Settings
 from .coordination import flights
+from .download.filling import fill_all
 from .download.turn import Turn
+from .engine.finding import Found
 from .engine.steps import Fetch
 from .events import Hit, Listener, Stats
 from .lockfile.frozen import request_of
@@ -164,8 +166,10 @@ class Cache(Upkeep):
         def check() -> Request:
             return request_of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
 
+        downloaded: list[Found] = []
+
         def job(cancel: Cancel) -> Path:
-            return fetched(store, check(), asked, cancel, listener=self._listener)
+            return fetched(store, check(), asked, cancel, listener=self._listener, put_off=downloaded)
 
         key = ("afetch", store.base, artifact, rehash, max_age, offline)
         # Of a product the files are counted first, which may be thousands, and a lock file is read: not on the loop.
@@ -173,7 +177,11 @@ class Cache(Upkeep):
         with callers_errors():
             if inline and (path := found_here(store, check(), asked, listener=self._listener)) is not None:
                 return path
-            return await tasks.share_async(key, job)
+            path = await tasks.share_async(key, job)
+            if downloaded:  # by this task: those that shared it have it, and do not wait for what follows
+                send = partial(fill_all, check().settings, downloaded)
+                await tasks.share_async(("fill", id(downloaded)), send)
+            return path
 
     def _fetch_into(
         self,

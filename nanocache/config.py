@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "READONLY_DIRS",
+    "REMOTE",
     "VARIABLES",
     "Settings",
     "base_dir",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 READONLY_DIRS = "NANOCACHE_READONLY_DIRS"
+REMOTE = "NANOCACHE_REMOTE"
 
 # name, default, meaning
 VARIABLES = (
@@ -53,6 +55,7 @@ VARIABLES = (
     ),
     ("NANOCACHE_FROZEN", "off", "only what `nanocache.lock` in the current folder has; all else is `NotLocked`"),
     ("NANOCACHE_MAX_SIZE", "none", "what the cache may take: bytes, `50GB`, `50GiB`, or `80%` of the disk"),
+    (REMOTE, "none", "a store to ask for a digest before the network, and to fill: `<it>/cas/<sha256>`"),
 )
 
 T = TypeVar("T", int, float)
@@ -217,6 +220,7 @@ class Settings(NamedTuple):
     offline: bool
     readonly_dirs: tuple[str, ...] = ()
     max_size: Size | None = None
+    remote: str | None = None  # as it was given: it may hold a login
 
     @classmethod
     def read(cls, *, offline: bool | None = None) -> Settings:
@@ -230,6 +234,7 @@ class Settings(NamedTuple):
             offline=_boolean("NANOCACHE_OFFLINE") if offline is None else offline,
             readonly_dirs=_readonly_dirs(),
             max_size=_size("NANOCACHE_MAX_SIZE"),
+            remote=os.environ.get(REMOTE) or None,
         )
 
 

@@ -30,6 +30,7 @@ from .coordination.waiting import WaitOptions, hold_lock
 from .disk import faults
 from .disk.absence import listed
 from .disk.hashing import FileHasher
+from .download.filling import held_back as filling_later
 from .engine.finding import find_in_tiers
 from .engine.remembered import Remembered
 from .engine.room import room_for
@@ -44,6 +45,7 @@ from .store.partials import Abandoned, Partial
 from .store.refs import Ref
 
 __all__ = [
+    "filling_later",
     "BlobInfo",
     "BlobRefused",
     "IncomingBlob",

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -89,8 +90,13 @@ class SharedCall:
         self._base = call.base
         self._coordinator = coordinator
         self._domain = domain  # a disk's name, or "job"
+        self._after = ExitStack()  # what is left to do once the others have been told
 
     def results(self) -> Results:
+        with self._after:
+            return self._results()
+
+    def _results(self) -> Results:
         if self._call.broadcasts:  # each rank, so that the one that leads knows when it has heard of all disks
             roll_call.count_rank(self._coordinator, self._domain)
         verdict = self._decide()
@@ -113,6 +119,9 @@ class SharedCall:
 
     def _lead(self) -> dict[str, Any]:
         """Get the artifacts, and say where they are."""
+        from nanocache.peers import filling_later
+
+        self._after.enter_context(filling_later())
         items = [self._item(result) for result in self._call.bring(self._coordinator, self._domain)]
         return {"disk": self._disk(), "items": items}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from .. import config
 from ..config import Settings
 from ..progress import ProgressOption
-from . import arguments, hooks, urls
+from . import arguments, hooks, remotes, urls
 from .artifact import Artifact
 from .hooks import Hook
 
@@ -52,12 +52,13 @@ class Request:
             raise ValueError(
                 "max_age asks whether a URL's content changed, and sha256 says which it is: give one of them"
             )
+        settings = Settings.read(offline=arguments.option("offline", offline))
         return cls(
             artifact=artifact,
             name=config.writable_name(artifact.name, "filename"),
             hook=None if artifact.postprocess is None else hooks.identify(artifact.postprocess),
             url_key=urls.url_key(artifact.url, artifact.headers),
-            settings=Settings.read(offline=arguments.option("offline", offline)),
+            settings=settings._replace(remote=remotes.of_request(settings.remote, artifact.url)),
             rehash=arguments.flag("rehash", rehash),
             max_age=max_age,
             progress=config.progress() if progress is None else progress,

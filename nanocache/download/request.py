@@ -14,7 +14,9 @@ from ..http.redirects import Target
 from ..sources.protocol import Resolved
 from .turn import Turn
 
-__all__ = ["Condition", "DownloadRequest", "Downloaded", "NotModified", "Target"]
+__all__ = ["Condition", "DownloadRequest", "Downloaded", "NotModified", "Report", "Target"]
+
+Report = Callable[[int, int | None], None]  # bytes so far, bytes in all or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class DownloadRequest:
     git_sha1: str | None = None  # of the bytes as a git blob
     condition: Condition | None = None
     turn: Turn | None = None  # None: it is the only one that its caller wants
+    remembered: str | None = None  # the digest of what the URLs gave last, and are trusted to give still
     is_here: Callable[[str], bool] = lambda _: False  # whether the cache has the bytes of a digest
 
     @property
@@ -70,6 +73,7 @@ class Downloaded:
     version: str | None = None  # as its source calls it
     pinned: str | None = None  # the URL that means this version for ever
     came: bool = True  # False: the source said its digest, and the bytes were here
+    from_remote: bool = False  # that NANOCACHE_REMOTE names, which is no origin
 
 
 class NotModified:

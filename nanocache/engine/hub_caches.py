@@ -19,7 +19,9 @@ from ..cancel import Cancel
 from ..disk import copying, faults, files, hashing
 from ..store import partials, tiers
 from ..store.blobs import Store
+from ..store.room import Room
 from ..store.tiers import Tier
+from .room import room_for
 
 __all__ = ["bring"]
 
@@ -33,11 +35,12 @@ def bring(store: Store, request: Request, digest: str, cancel: Cancel) -> Path |
 
 
 def _bring_from(store: Store, request: Request, digest: str, cancel: Cancel, tier: Tier) -> Path | None:
+    room = room_for(store, request.settings, cancel)
     for path in _named(tier.base, digest):
         st = files.check_regular(path)
         if st is None or tier.is_wrong(st):
             continue
-        taken = _take(store, request.name, digest, path, cancel)
+        taken = _take(store, request.name, digest, path, cancel, room)
         if taken is not None:
             return taken
         tier.condemn(path, st)
@@ -53,11 +56,12 @@ def _named(folder: str, digest: str) -> Iterator[str]:
             yield os.path.join(repositories, name, "blobs", digest)
 
 
-def _take(store: Store, name: str, digest: str, path: str, cancel: Cancel) -> Path | None:
+def _take(store: Store, name: str, digest: str, path: str, cancel: Cancel, room: Room) -> Path | None:
     """The blob, made of the file at `path`; None if that has other bytes. Raises Cancelled, NoSpace, OSError."""
     source = files.open_private(path, os.O_RDONLY)
     try:
-        with partials.create(store, digest) as copy:
+        with partials.create(store, digest, room) as copy:
+            copy.expect(os.fstat(source).st_size)
             if not copying.share_blocks(source, copy.fd):
                 faults.check_room(store.base, os.fstat(source).st_size)
                 copying.copy_bytes(source, copy.fd, cancel)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from ..coordination.holder import HolderWriter
 from ..coordination.process import me
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
-from ..download.download import Condition, Downloaded, DownloadRequest, NotModified, Target, download
+from ..download import filling
+from ..download.download import Downloaded, DownloadRequest, NotModified, download
 from ..download.retry import retried
 from ..download.turn import Turn
 from ..errors import DownloadFailed, NotCached
@@ -36,6 +37,7 @@ from ..store.partials import Abandoned
 from ..store.refs import Ref
 from ..store.room import Room
 from . import finding, hub_caches, products
+from .asking import question
 from .finding import Found
 from .remembered import Remembered
 from .reports import Report, WaitReport
@@ -55,6 +57,8 @@ class Fetch:
     request: Request
     cancel: Cancel = field(default_factory=Cancel)
     turn: Turn | None = None  # of a caller that has several downloads under way
+    downloaded: list[Found] = field(default_factory=list)  # what the one that led had from an origin
+    fills: bool = True  # sends it to the remote; else its caller does, once others need not wait for that
 
     @property
     def memory(self) -> Remembered:
@@ -126,6 +130,9 @@ class Fetch:
         if not led:
             tell(Wait(request.shown_url, str(me()), time.monotonic() - began))
         sweep.daily(self.store)
+        if self.fills:  # no lock is held any more, and the other threads and processes have it
+            filling.fill_all(request.settings, self.downloaded, self.cancel)
+            self.downloaded.clear()
         return found
 
     def _read_only(self) -> Found:
@@ -155,7 +162,7 @@ class Fetch:
     def _lead(self, led: list[Cancel], cancel: Cancel) -> Found:
         """Run the flight that this process's callers share. `cancel` is the flight's: set once all of them left."""
         led.append(cancel)
-        leader = Fetch(self.store, self.request, cancel, self.turn)
+        leader = Fetch(self.store, self.request, cancel, self.turn, self.downloaded)
         with closing(Display(self.request.progress, self.request.name)) as display, ticking(display):
             return leader._locked(display)
 
@@ -266,7 +273,7 @@ class Fetch:
         while True:
             stamp = self.memory.file_stamp()
             try:
-                result, path = self._receive(self._asked(stale), report)
+                result, path = self._receive(question(self.store, self.request, stale, self.cancel, self.turn), report)
             except Abandoned:
                 continue
             except OSError as e:
@@ -275,39 +282,23 @@ class Fetch:
                 cleared = True
                 continue
             if isinstance(result, Downloaded):
-                self.memory.keep(result, stamp)
-                if result.came:
-                    seconds = time.monotonic() - began
-                    tell(Publish(urls.redact(result.url), result.digest, str(path), result.size, seconds))
-                return Found(path, result.digest)
+                seconds = time.monotonic() - began
+                return self._keep(result, path, stamp, seconds)
             if stale is not None:
                 self.memory.renew(stale)
                 return self._kept(stale)
 
-    def _asked(self, stale: Ref | None) -> DownloadRequest:
-        artifact = self.request.artifact
-        return DownloadRequest(
-            urls=self._urls(stale),
-            name=self.request.name,
-            settings=self.request.settings,
-            digest=artifact.sha256,
-            size=artifact.size,
-            condition=None if stale is None else Condition(stale.etag, stale.last_modified, stale.version),
-            turn=self.turn,
-            is_here=self._has,
-        )
-
-    def _urls(self, stale: Ref | None) -> list[Target]:
-        """Where to ask. A URL whose blob was lost is asked for the version that it gave, while there is one."""
-        targets = [Target(url, headers) for url, headers in self.request.sources()]
-        pinned = self.memory.pinned() if stale is None else None
-        return targets if pinned is None else [replace(targets[0], url=pinned), *targets]
-
-    def _has(self, digest: str) -> bool:
-        if self.request.rehash:
-            return False
-        here = finding.find_blob(self.store, self.request, digest)
-        return (here or hub_caches.bring(self.store, self.request, digest, self.cancel)) is not None
+    def _keep(self, result: Downloaded, path: Path, stamp: list[int] | None, seconds: float) -> Found:
+        """Remember a download. Of what the remote has the URL itself said nothing, unless it named the digest."""
+        found = Found(path, result.digest)
+        by_memory = result.from_remote and self.request.artifact.sha256 is None and result.version is None
+        if not by_memory:
+            self.memory.keep(result, stamp)
+        if result.came:
+            tell(Publish(urls.redact(result.url), result.digest, str(path), result.size, seconds))
+        if result.came and not result.from_remote:
+            self.downloaded.append(found)
+        return found
 
     def _receive(self, asked: DownloadRequest, report: Report) -> tuple[Downloaded | NotModified, Path]:
         """What a download brought, and where it was published."""

@@ -1,4 +1,4 @@
-"""One HTTP exchange: a GET or a HEAD goes out, the head of its answer comes back, the body waits to be read.
+"""One HTTP exchange: a request goes out, the head of its answer comes back, the body waits to be read.
 
 Not a policy: no redirect is followed here, no credential chosen, nothing tried again. It stands on httpcore, the engine
 of httpx, rather than on `httpx.Client`, which keeps cookies, logs whole URLs, reads the bodies of redirects, and can't
@@ -55,16 +55,24 @@ class Response:
 
 @contextmanager
 def exchange(
-    url: str, headers: Iterable[tuple[str, str]], *, settings: Settings, cancel: Cancel, method: str = "GET"
+    url: str,
+    headers: Iterable[tuple[str, str]],
+    *,
+    settings: Settings,
+    cancel: Cancel,
+    method: str = "GET",
+    content: Iterable[bytes] = (),
+    connecting: float = CONNECT_TIMEOUT,
 ) -> Iterator[Response]:
-    """GET `url` (or HEAD it) with exactly these headers (and Host), for as long as the block runs.
+    """GET `url`, or what else `method` says, with exactly these headers (and Host), for as long as the block runs.
 
+    `content`: what is sent; iterated once more where a kept connection turns out to be closed. `connecting`: seconds.
     A body that was read to its end leaves the connection to the next exchange; any other end closes it.
     Raises Failure, Cancelled, Offline.
     """
     if settings.offline:
         raise Offline
-    request = _request(method, url, headers, settings.timeout)
+    request = _request(method, url, headers, settings.timeout, connecting, content)
     connection = _take(environment.proxy(*origin(url)), request.url.origin)
     try:
         with (
@@ -133,7 +141,7 @@ class _KeptConnection:
         except (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError):
             if not used or self.network.socket.dead:
                 raise
-        # The server closed the kept connection in the very moment of its next use. A GET may be repeated.
+        # The server closed the kept connection in the very moment of its next use. What we send may be repeated.
         return self._ask_once(request)
 
     def _ask_once(self, request: Any) -> Any:
@@ -233,7 +241,14 @@ def _forget() -> None:
 _PLAIN = re.compile(r"(https?://[^/?#]+)((?:/(?!\.)[\w!$&'()*+,;=:@~.-]*)+(?:\?[\w!$&()*+,;=:@~./-]*)?)", re.ASCII)
 
 
-def _request(method: str, url: str, headers: Iterable[tuple[str, str]], timeout: float) -> Any:
+def _request(
+    method: str,
+    url: str,
+    headers: Iterable[tuple[str, str]],
+    timeout: float,
+    connecting: float,
+    content: Iterable[bytes],
+) -> Any:
     import httpcore
     import httpx
 
@@ -242,11 +257,12 @@ def _request(method: str, url: str, headers: Iterable[tuple[str, str]], timeout:
     except (httpx.InvalidURL, UnicodeError, TypeError, ValueError):  # its port and its characters were looked at before
         raise Failure(f"{redact(url)!r} names no host that can be asked, or is too long", lasting=True) from None
     raw = [_encoded(name, value) for name, value in headers]
-    connect = min(CONNECT_TIMEOUT, timeout)
+    connect = min(connecting, timeout)
     return httpcore.Request(
         method,
         httpcore.URL(scheme=server.raw_scheme, host=server.raw_host, port=server.port, target=target),
         headers=[(b"Host", server.netloc), *raw],
+        content=content,
         extensions={"timeout": {"connect": connect, "read": timeout, "write": timeout, "pool": connect}},
     )
 

@@ -27,7 +27,7 @@ from . import slots
 from .exchange import Response, exchange
 from .failure import Failure, parse_retry_after, retried
 
-__all__ = ["Address", "Answer", "Target", "get"]
+__all__ = ["Address", "Answer", "Target", "get", "headers_for"]
 
 logger = logging.getLogger("nanocache")
 
@@ -84,7 +84,7 @@ def get(
     for _ in range(MOST_REDIRECTS + 1):
         with (
             slots.slot(origin(address.url), limit=settings.connections, cancel=cancel, patient=patient),
-            exchange(address.url, _headers(target, address, asked), settings=settings, cancel=cancel) as response,
+            exchange(address.url, headers_for(target, address, asked), settings=settings, cancel=cancel) as response,
         ):
             if response.status not in REDIRECTS or "location" not in response.headers:
                 _check_status(target, address, response)
@@ -173,7 +173,8 @@ def _warn_of_page(address: Address, response: Response) -> None:
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
 
-def _headers(target: Target, address: Address, asked: Iterable[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+def headers_for(target: Target, address: Address, asked: Iterable[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """All headers of a request at `address`: a target's own, with its login, only as long as the way there was."""
     given = target.headers if address.own else ()
     names = {name.lower() for name, _ in given}
     headers = [(name, value) for name, value in _defaults().items() if name.lower() not in names]

@@ -22,10 +22,12 @@ from ..cancel import ambient
 from ..http.failure import Failure
 from . import signed
 from .aside import one_aside
-from .signed import Signed
+from .signed import Method, Signed
 
 __all__ = ["is_installed", "sign"]
 
+CHECKSUMS = "request_checksum_calculation"
+OPERATIONS = {"GET": "get_object", "HEAD": "head_object", "PUT": "put_object"}
 DEFAULT_REGION = "us-east-1"  # which S3 signs for where none is set; a bucket elsewhere says where it is
 FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 MOST_CLIENTS = 16  # kept
@@ -49,8 +51,11 @@ def is_installed() -> bool:
     return find_spec("botocore") is not None
 
 
-def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
-    """Where the object is for the next hour. `headers`: those of SIGNED_HEADERS that are sent. Raises Failure."""
+def sign(address: BucketAddress, headers: Pairs, region: str | None, method: Method = "GET") -> Signed:
+    """Where the object can be asked for by `method`, for the next hour. Raises Failure.
+
+    `headers`: those of SIGNED_HEADERS that are sent.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     parameters = {"Bucket": address.bucket, "Key": address.key}
@@ -60,7 +65,7 @@ def sign(address: BucketAddress, headers: Pairs, region: str | None) -> Signed:
     try:
         client, credentials = _ready((region, *_environment(), os.getpid()), region)
         with _quiet():
-            url = client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=signed.LIFE)
+            url = client.generate_presigned_url(OPERATIONS[method], Params=parameters, ExpiresIn=signed.LIFE)
     except (BotoCoreError, ClientError) as e:
         raise _failure(e) from None
     return Signed(url, headers, credentials is not None)
@@ -109,7 +114,9 @@ def _client(region: str | None) -> tuple[Any, Any]:
     session.set_config_variable("region", region)  # that of the service which gives a role its credentials, too
     with _quiet():
         credentials = session.get_credentials()
-        config = Config(signature_version=UNSIGNED if credentials is None else "s3v4")
+        # Newer ones sign a checksum into the address of a PUT: that of no bytes at all.
+        plain = {CHECKSUMS: "when_required"} if CHECKSUMS in Config.OPTION_DEFAULTS else {}
+        config = Config(signature_version=UNSIGNED if credentials is None else "s3v4", **plain)
         return session.create_client("s3", region_name=region, config=config), credentials
 
 

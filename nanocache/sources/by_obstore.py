@@ -20,7 +20,7 @@ from ..artifact.buckets import BucketAddress
 from ..cancel import ambient
 from ..http.failure import Failure
 from . import signed
-from .signed import Signed
+from .signed import Method, Signed
 
 __all__ = ["is_installed", "sign"]
 
@@ -39,8 +39,8 @@ def is_installed() -> bool:
     return find_spec("obstore") is not None
 
 
-def sign(address: BucketAddress, options: dict[str, str]) -> Signed:
-    """Where the object is for the next hour; unsigned without credentials, for S3 the plain address.
+def sign(address: BucketAddress, options: dict[str, str], method: Method = "GET") -> Signed:
+    """Where the object can be asked for by `method`, for the next hour; the plain address without credentials.
 
     `options`: of obstore's store. Raises Failure, Cancelled.
     """
@@ -51,6 +51,7 @@ def sign(address: BucketAddress, options: dict[str, str]) -> Signed:
     told = _ask(
         {
             "scheme": address.scheme,
+            "method": method,
             "bucket": address.bucket,
             "key": address.key,
             "seconds": signed.LIFE,

@@ -78,7 +78,7 @@ def _sign(question: dict[str, Any], options: dict[str, str]) -> str:
 
     kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[question["scheme"]]
     store = kind(question["bucket"], **options, **LIMITS)
-    return str(obstore.sign(store, "GET", question["key"], timedelta(seconds=question["seconds"])))
+    return str(obstore.sign(store, question["method"], question["key"], timedelta(seconds=question["seconds"])))
 
 
 def _is_configured(question: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "Reader",
     "Resolved",
     "Source",
+    "Writer",
 ]
 
 
@@ -139,6 +140,15 @@ class Learner(Protocol):
     """A source that need not ask about a file that it knows from a listing."""
 
     def learn(self, listing: Listing) -> None: ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A source whose store takes objects, too."""
+
+    def resolve_as(self, url: str, method: Literal["HEAD", "PUT"]) -> Resolved:
+        """Where the object of `url` is asked about, or sent to, by `method`. Errors as for `Source.resolve`."""
+        ...
 
 
 @runtime_checkable

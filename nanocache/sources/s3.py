@@ -11,6 +11,7 @@ written nowhere; a bucket of another region is asked there, once it has said whe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from ..artifact import buckets
 from ..artifact.buckets import BucketAddress
@@ -19,7 +20,7 @@ from ..http.failure import Failure
 from . import bucket_refusals, by_botocore, by_obstore
 from .bucket_refusals import Refusal
 from .protocol import Resolved
-from .signed import Signed, missing
+from .signed import Method, Signed, missing
 
 __all__ = ["S3", "source"]
 
@@ -45,16 +46,20 @@ class S3:
         to_sign, others = _split(headers)
         return self._sign(address, to_sign).resolved(others, address.version)
 
-    def _sign(self, address: BucketAddress, headers: Pairs) -> Signed:
+    def resolve_as(self, url: str, method: Literal["HEAD", "PUT"]) -> Resolved:
+        """Where the object of `url` is asked about, or put. Raises Failure, Cancelled."""
+        return self._sign(buckets.parse(url), (), method).resolved((), None)
+
+    def _sign(self, address: BucketAddress, headers: Pairs, method: Method = "GET") -> Signed:
         region = self._regions.get(address.bucket)
         if by_botocore.is_installed():
-            asking = () if address.bucket in self._without_digests else (ASK_FOR_DIGEST,)
-            return by_botocore.sign(address, (*asking, *headers), region)
+            asking = () if method != "GET" or address.bucket in self._without_digests else (ASK_FOR_DIGEST,)
+            return by_botocore.sign(address, (*asking, *headers), region, method)
         if not by_obstore.is_installed():
             raise missing("s3", "botocore or obstore")
         if headers or address.version is not None:
             raise Failure("obstore signs neither versions nor headers", lasting=True, remedy="pip install botocore")
-        return by_obstore.sign(address, {} if region is None else {"region": region})
+        return by_obstore.sign(address, {} if region is None else {"region": region}, method)
 
     def pin(self, url: str, headers: Mapping[str, str]) -> str | None:
         """The URL of the version that was answered."""

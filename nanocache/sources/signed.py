@@ -1,19 +1,22 @@
 """What a signer gives: an object's address for a while, with what must be sent beside it.
 
 What signs stands in modules of its own, each the only one that knows its library: `by_botocore`, `by_obstore`,
-`by_google`. Invariant: what is signed here is a GET of one object.
+`by_google`. Invariant: what is signed here is one request, for one object.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from ..artifact.headers import Pairs
 from ..http.failure import Failure
 from .protocol import Resolved
 
-__all__ = ["LIFE", "Signed", "missing"]
+__all__ = ["LIFE", "Method", "Signed", "missing"]
+
+Method = Literal["GET", "HEAD", "PUT"]
 
 LIFE = 3600  # seconds that an address is asked to be good for; session tokens live as long at least, as a rule
 

@@ -15,6 +15,7 @@ import pytest
 
 import nanocache
 import nanodist
+from tests.servers.cas import CasServer
 from tests.servers.origin import Origin, content, digest
 
 Ranks = Callable[..., Any]
@@ -540,3 +541,25 @@ def test_ranks_that_do_not_see_the_read_only_cache_of_their_leader_download_for_
     )
     assert run.codes == [0] * 2, run.err
     assert [Path(path).is_relative_to(base) for path in run.last("path")] == [False, True]
+
+
+@pytest.mark.parametrize("scope", ["auto", "broadcast"])
+def test_the_rank_that_downloads_fills_the_remote_and_no_rank_waits_for_that(
+    scope: str, ranks: Ranks, origin: Origin, tmp_path: Path
+) -> None:
+    with CasServer() as cas:
+        cas.pause["PUT"] = 4.0
+        env = [one | {"NANOCACHE_REMOTE": cas.url} for one in disks(tmp_path, 4)]
+        if scope == "auto":
+            env = [one | {"NANOCACHE_DIR": str(tmp_path / "disk")} for one in env]
+        code = """
+            began = time.monotonic()
+            path = nanodist.fetch(url, sha256=sha256, scope=scope)
+            report(path=str(path), seconds=time.monotonic() - began)
+        """
+        run = ranks(code, 4, env=env, url=url_of(origin), sha256=digest(SIZE, 1), scope=scope)
+        assert run.codes == [0] * 4, run.err
+        assert (origin.gets(), cas.asked("PUT")) == (1, 1)
+        assert cas.objects == {digest(SIZE, 1): content(SIZE, 1)}
+        seconds = sorted(run.last("seconds"))
+        assert seconds[3] - seconds[2] > 1

@@ -21,13 +21,17 @@ http {{
     server {{
         listen 127.0.0.1:{port}; root {folder}/html;
         location /limited/ {{ alias {folder}/html/; limit_rate {rate}; }}
+        location /dav/ {{ dav_methods PUT; create_full_put_path on; client_max_body_size 0; }}
     }}
 }}
 """
 
 
 class Nginx:
-    """nginx while the `with` block runs, serving `folder/html`; below `/limited/` at `rate` bytes/s per request."""
+    """nginx while the `with` block runs, serving `folder/html`; below `/limited/` at `rate` bytes/s per request.
+
+    Below `/dav/` it takes what is PUT.
+    """
 
     def __init__(self, folder: Path, *, rate: int = 20_000_000, workers: int = 1) -> None:
         self.folder, self.html = folder, folder / "html"
