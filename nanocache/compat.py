@@ -38,7 +38,7 @@ from .store import refs, seal
 from .store.blobs import Store, Witness, witness
 from .store.layout import FOLDERS, LATER, USAGE_FILE, product_lock_key
 from .store.private import private_folder
-from .store.room import Room
+from .room import Room
 
 __all__ = ["download_file_with_lock"]
 
@@ -227,7 +227,7 @@ def _hash(path: str, cancel: Cancel) -> str:
 def _give(source: str, target: str, room: Room) -> os.stat_result:
     """Make `target` for a hook: a link to the blob, or a copy where this user could write to the blob through it."""
     if os.access(source, os.W_OK):  # root: 0444 stops it nowhere
-        room.add_all(source)
+        room.publishing(source)
         _copy(source, target)
     else:
         _link(source, target)

@@ -20,7 +20,7 @@ NANOCACHE = Path(nanocache.__file__).parent
 NANODIST = NANOCACHE.parent / "nanodist"
 
 # A room may import from those named behind it, and from its own; without circles, and never from the face.
-GROUND = "errors callers config cancel progress sizes events"
+GROUND = "errors callers config cancel progress room sizes events"
 # What stands on another part of it.
 ABOVE_GROUND = {"progress": {"callers", "config"}, "config": {"sizes"}, "events": {"callers", "progress"}}
 ROOMS = {

@@ -20,6 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from ..callers import suppress
+from ..room import ambient_room
 from .names import NameSet, folded
 from .refusal import Allowance, ArchiveRefused, refuse_if
 
@@ -32,7 +33,7 @@ def create(
     """A new file `name` with `pieces` in the folder behind the descriptor, mode 0644 or 0755 whatever the umask.
 
     The cache's base directory decides which users get to it; an archive's mode or a umask would lock its group out.
-    Raises ArchiveRefused when `written` is spent, and OSError.
+    Raises ArchiveRefused when `written` is spent, NoSpace, and OSError.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -43,6 +44,7 @@ def create(
         for piece in pieces:
             rest = memoryview(piece)
             written.spend(len(rest))
+            ambient_room().grow(len(rest))
             while rest:
                 rest = rest[os.write(fd, rest) :]
         _set_mode(fd, 0o755 if executable else 0o644)

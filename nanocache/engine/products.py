@@ -31,7 +31,7 @@ from ..errors import UnsafeCache
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
 from ..store.private import private_folder
-from ..store.room import Room
+from ..room import Room, within_room
 from . import contents
 from .room import room_for
 
@@ -138,15 +138,16 @@ class Making:
         room = room_for(self.store, self.settings, cancel)
         with private_folder(self.store, self.key, room) as folder:
             built = os.path.join(folder, os.path.basename(self.path))
-            if not self.make(Path(built), cancel):
-                return None
+            with within_room(room):
+                if not self.make(Path(built), cancel):
+                    return None
             publish(self.store, built, self.path, self.stale, room)
         return Path(self.path)
 
 
 def publish(store: Store, built: str, path: str, stale: int | None, room: Room) -> None:
     """Rename what was built to `path`, durable. The inode `stale` gives way; what was published meanwhile stays."""
-    room.add_all(built)
+    room.publishing(built)
     _share(built, store.modes)
     durable.sync_tree(built)
     parent = os.path.dirname(path)

@@ -10,7 +10,7 @@ from ..cancel import Cancel
 from ..config import Settings
 from ..disk import faults
 from ..store.blobs import Store
-from ..store.room import UNLIMITED, Room
+from ..room import UNLIMITED, Room
 
 __all__ = ["clear_disk", "room_for", "went"]
 

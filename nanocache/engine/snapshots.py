@@ -35,7 +35,7 @@ from ..store import refs, tiers, trees
 from ..store.blobs import Store
 from ..store.manifest import Manifest, TreeFile
 from ..store.refs import Ref
-from ..store.room import Room
+from ..room import Room
 from . import known_files, locked_listing
 from .choice import choose
 from .remembered import Remembered

@@ -35,7 +35,7 @@ from ..store.blobs import Store
 from ..store.layout import lock_key
 from ..store.partials import Abandoned
 from ..store.refs import Ref
-from ..store.room import Room
+from ..room import Room
 from . import finding, hub_caches, products
 from .asking import question
 from .finding import Found

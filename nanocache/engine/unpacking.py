@@ -18,7 +18,7 @@ from ..callers import let_pass
 from ..cancel import ambient
 from ..disk import copying, faults, files
 from ..disk.hashing import hash_file
-from ..store.room import Room
+from ..room import Room
 from . import products
 from .building import BuiltPlace
 from .parcel import Parcel, ParcelFile, check_travels
@@ -55,6 +55,7 @@ class Unpacking:
             parcel = Parcel.from_bytes(contents)
         if any(path.split("/", 1)[0] != self._place.name for path in parcel.paths()):
             raise ParcelRefused(f"a peer sent something else than {self._place.name}")
+        self._room.have(sum(file.size for file in parcel.files))
         for path in parcel.folders:
             os.mkdir(self._at(path), 0o700)
         self._lacking = {n for n, file in enumerate(parcel.files) if not self._take_here(file)}

@@ -11,9 +11,9 @@ missing, damaged, of another boot, or older than a hundred walks take, is made a
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ from . import walk
 
 __all__ = ["Books", "Promise"]
 
+UNSAVED = re.compile(f"{PARTIALS}/{files.NEW}[0-9a-f]+")
 CAPPED = (BLOBS, PRODUCTS, TREES, PARTIALS)
 WRITTEN_AS_ONE = 4096  # bytes, written as one
 LONGEST_PAGE = 1 << 22  # bytes
@@ -47,7 +48,7 @@ class Promise:
     room: int  # bytes
     counted: int = 0  # bytes of it that `used` has
     inode: int = 0  # of its file; 0: it has a folder
-    folder: str = ""  # relative to the base directory
+    place: str = ""  # where the file was at first, or where the folder is, below the base directory
     owner: Identity = field(default_factory=me)
     at: float = field(default_factory=time.time)  # the last sign of life, in seconds since the epoch
 
@@ -59,7 +60,7 @@ class Promise:
         if owner is None or not all(isinstance(number, int | float) for number in numbers):
             raise ValueError("not a promise")
         room, counted, inode, at = numbers
-        return cls(int(room), int(counted), int(inode), str(record["folder"]), owner, float(at))
+        return cls(int(room), int(counted), int(inode), str(record["place"]), owner, float(at))
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__ if name != "owner"} | {
@@ -166,6 +167,7 @@ class Books:
         with hold_lock(place, waiting):
             fd = self._open()
             try:
+                self.store.check_trusted(self.store.usage, os.fstat(fd))
                 page = _Page.parse(os.pread(fd, LONGEST_PAGE, 0)) or _Page(0, 0.0, 0.0, {})
                 if not page.is_fresh:
                     self._count(page, cancel)
@@ -175,30 +177,31 @@ class Books:
                 os.close(fd)
 
     def _open(self) -> int:
-        path = self.store.usage
-        for _ in range(files.RACES):  # where locks let every process in
-            with suppress(FileNotFoundError):
-                fd = files.open_private(path, os.O_RDWR)
-                self.store.check_trusted(path, os.fstat(fd))
-                return fd
-            with suppress(FileExistsError):
-                fd = files.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-                files.set_mode(fd, self.store.modes.lock | 0o600)
-                return fd
-        raise FileExistsError(errno.EEXIST, "what stands there keeps changing", path)
+        with suppress(FileNotFoundError):
+            return files.open_private(self.store.usage, os.O_RDWR)
+        with suppress(FileExistsError):  # where locks let every process in
+            files.create(self.store.usage, b"", self.store.modes.lock | 0o600)
+        return files.open_private(self.store.usage, os.O_RDWR)
 
     def _count(self, page: _Page, cancel: Cancel) -> None:
         began = time.time()
+        for promise in page.promises.values():
+            self._take_unsaved(promise)
         page.promises = {name: promise for name, promise in page.promises.items() if promise.is_kept}
         page.used = sum(promise.counted for promise in page.promises.values()) + self._settled(page, cancel)
         page.walked = time.time()
         page.took = page.walked - began
 
+    def _take_unsaved(self, promise: Promise) -> None:
+        """Delete the file of a dead process that had saved nothing: no other process can build on its bytes."""
+        if UNSAVED.fullmatch(promise.place) and promise.owner.alive is False:
+            files.remove(self.store.top(promise.place))
+
     def _settled(self, page: _Page, cancel: Cancel) -> int:
         """Bytes on the disk, without those that work under way has put there."""
         seen = {promise.inode for promise in page.promises.values()}
         tags = {f"{self.store.top(top)}/{name}" for top in CAPPED for name in TAGS}  # so that a file of that size fits
-        folders = tuple(f"{self.store.base}/{one.folder}/" for one in page.promises.values() if one.folder)
+        folders = tuple(f"{self.store.base}/{one.place}/" for one in page.promises.values() if not one.inode)
         size = 0
         for top in CAPPED:
             for path, st in walk.tree_files(walk.top(self.store, top), blind=True):

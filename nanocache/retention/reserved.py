@@ -17,7 +17,7 @@ from ..coordination.process import boot_time
 from ..disk import files
 from ..errors import NoSpace
 from ..store.blobs import Store
-from ..store.room import Room
+from ..room import Room
 from . import walk
 from .books import SIGN_OF_LIFE, Books, Promise
 from .making_room import Stayed, make_room
@@ -49,21 +49,24 @@ class Reserved(Room):
         self._promise = Promise(0)
         self._total = 0  # bytes of the file that there is room for
         self._besides = 0  # bytes of the record besides it
-        self._added = 0  # bytes in the folder
+        self._grown = 0  # bytes that came to be in the folder
         self._kept = 0  # bytes of those that were published
         self._noted = False
         self._renewed = boot_time()
         self._fd = -1
 
-    def of_file(self, fd: int) -> None:
+    def of_file(self, fd: int, path: str) -> None:
         st = os.fstat(fd)
-        self._promise = Promise(0, counted=walk.occupied(st), inode=st.st_ino)
+        self._promise = Promise(0, counted=walk.occupied(st), inode=st.st_ino, place=self._below_base(path))
         self._fd = os.dup(fd)  # so that no other file gets its inode before it is settled
 
     def of_folder(self, path: str) -> None:
-        self._promise = replace(self._promise, folder=os.path.relpath(path, self._store.base))
+        self._promise = replace(self._promise, place=self._below_base(path))
         self._insist(FOLDERS_RECORD)
         self._besides = FOLDERS_RECORD
+
+    def _below_base(self, path: str) -> str:
+        return os.path.relpath(path, self._store.base)
 
     # --- more room ----------------------------------------------------------------------------------------------------
 
@@ -88,16 +91,16 @@ class Reserved(Room):
                     raise self._refused(room, None)
                 self._besides = size
 
-    def add(self, size: int) -> None:
-        self._added += size
-        with self._lock:
-            self._insist(self._room(self._total, self._besides))
+    def grow(self, size: int) -> None:
+        self._grown += size
+        self.have(self._grown, known=False)
 
-    def add_all(self, path: str) -> None:
-        self.add(sum({st.st_ino: walk.occupied(st) for _, st in walk.tree_files(path)}.values()) + CONTENTS_RECORD)
+    def publishing(self, path: str) -> None:
+        self._grown = sum({st.st_ino: walk.occupied(st) for _, st in walk.tree_files(path)}.values()) + CONTENTS_RECORD
+        self.have(self._grown)
 
     def _room(self, total: int, besides: int) -> int:
-        return max(0, total - self._promise.counted) + besides + self._added
+        return max(0, total - self._promise.counted) + besides
 
     def _note(self, room: int) -> bool:
         """Whether so much fits."""
@@ -162,7 +165,7 @@ class Reserved(Room):
             self._books.renew(self._name, self._promise)
 
     def keep(self) -> None:
-        self._kept = self._added
+        self._kept = self._grown
 
     def settle(self, kept: int = 0) -> None:
         try:

@@ -21,7 +21,7 @@ from .hits import Hits
 from .layout import BaseDirectory
 from .partials import Partial
 from .recency import Recency
-from .room import UNLIMITED, Room
+from ..room import UNLIMITED, Room
 
 __all__ = ["Store", "Witness", "witness"]
 

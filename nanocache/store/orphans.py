@@ -20,7 +20,7 @@ from ..errors import UnsafeCache
 from . import partials
 from .layout import BaseDirectory
 from .partials import DATA, STATE, Abandoned, Partial, create
-from .room import UNLIMITED, Room
+from ..room import UNLIMITED, Room
 
 __all__ = ["claim", "gone", "is_dead"]
 

@@ -23,7 +23,7 @@ from ..coordination.process import boot_time, me
 from ..disk import files
 from ..errors import NoSpace
 from .layout import BaseDirectory
-from .room import UNLIMITED, Room
+from ..room import UNLIMITED, Room
 
 __all__ = ["DATA", "STATE", "Abandoned", "Partial", "create", "lock_folder", "lock_own", "owner_record"]
 
@@ -66,7 +66,7 @@ class Partial:
         self._written = boot_time()
         self._state_fd = -1
         self._pid = os.getpid()  # a forked child may unwind through our frames, or go on in them
-        room.of_file(fd)
+        room.of_file(fd, data)
 
     def __enter__(self) -> Partial:
         return self
@@ -98,7 +98,7 @@ class Partial:
         view = memoryview(data)
         if offset + len(view) > self._reach:
             self._room.have(offset + len(view), known=False)
-            self._reach = offset + len(view)
+            self._reach = max(self._reach, offset + len(view))
         while view:
             count = os.pwrite(self.fd, view, offset)
             view, offset = view[count:], offset + count

@@ -17,7 +17,7 @@ from ..coordination.lock import Lock
 from ..disk import files
 from .layout import BaseDirectory
 from .partials import STATE, lock_own, owner_record
-from .room import UNLIMITED, Room
+from ..room import UNLIMITED, Room
 
 __all__ = ["private_folder"]
 

@@ -25,7 +25,7 @@ from .blobs import Store
 from .layout import product_lock_key
 from .manifest import Manifest, TreeFile
 from .private import private_folder
-from .room import UNLIMITED, Room
+from ..room import UNLIMITED, Room
 
 __all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_manifest", "repair", "stands"]
 
@@ -201,7 +201,7 @@ def _place(store: Store, blob: Path, target: str, file: TreeFile, room: Room) ->
         except OSError as e:
             if e.errno not in copying.NO_LINK:
                 raise
-    room.add(file.size)
+    room.grow(file.size)
     _copy(store, blob, target, file)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from nanocache import Artifact, Cache, NoSpace
 from nanocache.cancel import Cancel
 from nanocache.retention import books
 from nanocache.retention.prune import one_at_a_time
+from tests.retention.capped import noted, on_disk, sampled
 from tests.servers.misbehave import Misbehaving, chunked
 from tests.servers.origin import Origin, content, digest
 from tests.upkeep.conftest import Filled, copy, made_old
@@ -27,54 +25,9 @@ KIB = 1024
 Spawn = Callable[..., Any]
 
 
-def files_in(base: Path) -> dict[int, int]:
-    """inode -> bytes of what counts for the cap."""
-    found: dict[int, int] = {}
-    for top in ("blobs-v1", "products-v1", "trees-v1", "partials-v1"):
-        for folder, _, names in os.walk(base / top):
-            for name in set(names) - {"CACHEDIR.TAG", ".gitignore"}:
-                try:
-                    st = os.lstat(os.path.join(folder, name))
-                except FileNotFoundError:
-                    continue
-                found[st.st_ino] = min(st.st_size, st.st_blocks * 512)
-    return found
-
-
-def on_disk(base: Path) -> int:
-    """Bytes as the cap counts them. A walk takes a while: only what two of them see was there in between."""
-    first, second = files_in(base), files_in(base)
-    return sum(min(first[inode], second[inode]) for inode in first.keys() & second.keys())
-
-
-def used(base: Path) -> int:
-    page = json.loads((base / "usage-v1.json").read_bytes())
-    assert page["promises"] == {}
-    return int(page["bytes"])
-
-
 @pytest.fixture
 def cap(base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
     return lambda size: monkeypatch.setenv("NANOCACHE_MAX_SIZE", str(size))
-
-
-@contextmanager
-def sampled(base: Path) -> Iterator[list[int]]:
-    """The most that was on the disk at once while the block ran, as far as one thread sees it."""
-    most, end = [0], threading.Event()
-
-    def look() -> None:
-        while not end.is_set():
-            most[0] = max(most[0], on_disk(base))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield most
-    finally:
-        end.set()
-        thread.join()
-        most[0] = max(most[0], on_disk(base))
 
 
 def fetch(origin: Origin, size: int, seed: int) -> Path:
@@ -95,7 +48,7 @@ def test_the_oldest_go_and_no_more_than_have_to(base: Path, origin: Origin, cap:
     assert not paths[3].exists()
     assert new.read_bytes() == content(30 * KIB, 5)
     assert most[0] <= 105 * KIB
-    assert used(base) == on_disk(base)
+    assert noted(base) == on_disk(base)
 
 
 def test_what_is_larger_than_the_cap_is_refused_before_a_byte_of_it_comes(
@@ -130,7 +83,7 @@ def test_what_finds_nothing_that_may_go_is_refused_with_the_numbers(
     for said in ("NANOCACHE_MAX_SIZE", "102,400", "10,240 bytes pinned", "20,480 bytes held", "30,720 bytes recent"):
         assert said in str(e.value)
     assert all(path.exists() for path in (pinned, held, recent))
-    assert used(base) == on_disk(base)
+    assert noted(base) == on_disk(base)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -148,7 +101,7 @@ def test_a_file_of_unknown_length_is_promised_in_steps(
                 nanocache.fetch(url, sha256=digest(300 * KIB, 1))
             assert not [path for path in (base / "partials-v1").iterdir() if path.name.startswith("new-")]
     assert most[0] <= (310 if whole else 290) * KIB
-    assert used(base) == on_disk(base)
+    assert noted(base) == on_disk(base)
 
 
 def test_a_size_that_is_given_counts_where_the_server_gives_none(
@@ -189,7 +142,7 @@ def test_what_broke_off_is_counted_once_and_goes_on(
     assert most[0] <= size + 64 * KIB
     Cache(base).prune()
     books.Books(Cache(base).store, 1 << 40).count_anew(Cancel())
-    assert used(base) == on_disk(base)
+    assert noted(base) == on_disk(base)
 
 
 # --- what else is made ------------------------------------------------------------------------------------------------
@@ -203,7 +156,7 @@ def test_products_and_snapshots_are_counted(filled: Filled, base: Path, cap: Cal
     product = nanocache.fetch(filled.url, postprocess=copy)
     assert folder.exists()
     assert product.exists()
-    assert on_disk(base) <= used(base) <= on_disk(base) + 128
+    assert on_disk(base) <= noted(base) <= on_disk(base) + 128
 
 
 def test_a_product_that_does_not_fit_is_refused(base: Path, origin: Origin, cap: Callable[[object], None]) -> None:
@@ -216,11 +169,11 @@ def test_a_product_that_does_not_fit_is_refused(base: Path, origin: Origin, cap:
     with pytest.raises(NoSpace, match="NANOCACHE_MAX_SIZE"):
         nanocache.fetch(url, postprocess=grow)
     assert not list((base / "products-v1").glob("*/*/*"))
-    assert used(base) == on_disk(base)
+    assert noted(base) == on_disk(base)
     cap(200 * KIB)
     nanocache.fetch(url, postprocess=grow)
     nanocache.build("key", lambda path: path.write_bytes(b"y" * KIB), name="built")
-    assert on_disk(base) <= used(base) <= on_disk(base) + 256  # what is noted beside two products
+    assert on_disk(base) <= noted(base) <= on_disk(base) + 256  # what is noted beside two products
 
 
 def test_a_copy_of_a_second_name_is_counted(
@@ -235,7 +188,7 @@ def test_a_copy_of_a_second_name_is_counted(
     monkeypatch.setattr(os, "link", refuse)
     url = origin.url(f"/bytes/{20 * KIB}/1/f1.bin")
     nanocache.fetch(url, sha256=digest(20 * KIB, 1), filename="second")
-    assert used(base) == on_disk(base) >= 40 * KIB
+    assert noted(base) == on_disk(base) >= 40 * KIB
     with pytest.raises(NoSpace):
         nanocache.fetch(url, sha256=digest(20 * KIB, 1), filename="third")
 
@@ -254,7 +207,7 @@ def test_books_that_cannot_be_read_are_made_anew(
     (base / "usage-v1.json").write_bytes(text)
     with pytest.raises(NoSpace):
         fetch(origin, 20 * KIB, 2)
-    assert used(base) == on_disk(base)
+    assert noted(base) == on_disk(base)
 
 
 def test_what_was_there_before_the_cap_is_counted(base: Path, origin: Origin, cap: Callable[[object], None]) -> None:
@@ -265,7 +218,7 @@ def test_what_was_there_before_the_cap_is_counted(base: Path, origin: Origin, ca
         fetch(origin, 20 * KIB, 2)
     made_old(base, 5)
     fetch(origin, 20 * KIB, 2)
-    assert used(base) == on_disk(base)
+    assert noted(base) == on_disk(base)
 
 
 def test_what_was_deleted_by_hand_makes_room(base: Path, origin: Origin, cap: Callable[[object], None]) -> None:
