@@ -34,11 +34,11 @@ from .engine.room import room_for
 from .engine.steps import Fetch
 from .lockfile.frozen import request_of
 from .progress import Display
+from .room import Room
 from .store import refs, seal
 from .store.blobs import Store, Witness, witness
 from .store.layout import FOLDERS, LATER, USAGE_FILE, product_lock_key
 from .store.private import private_folder
-from .room import Room
 
 __all__ = ["download_file_with_lock"]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from ..artifact.request import Request
 from ..cancel import Cancel
 from ..disk import copying, faults, files, hashing
+from ..room import Room
 from ..store import partials, tiers
 from ..store.blobs import Store
-from ..store.room import Room
 from ..store.tiers import Tier
 from .room import room_for
 

@@ -28,10 +28,10 @@ from ..coordination.flights import share
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import durable, files
 from ..errors import UnsafeCache
+from ..room import Room, within_room
 from ..store.blobs import Store
 from ..store.layout import product_lock_key
 from ..store.private import private_folder
-from ..room import Room, within_room
 from . import contents
 from .room import room_for
 

@@ -9,8 +9,8 @@ from ..callers import let_pass, suppress
 from ..cancel import Cancel
 from ..config import Settings
 from ..disk import faults
-from ..store.blobs import Store
 from ..room import UNLIMITED, Room
+from ..store.blobs import Store
 
 __all__ = ["clear_disk", "room_for", "went"]
 

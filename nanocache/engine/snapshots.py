@@ -29,13 +29,13 @@ from ..cancel import ambient
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import faults
 from ..errors import NotCached
+from ..room import Room
 from ..sources import listings
 from ..sources.protocol import Listed, Listing
 from ..store import refs, tiers, trees
 from ..store.blobs import Store
 from ..store.manifest import Manifest, TreeFile
 from ..store.refs import Ref
-from ..room import Room
 from . import known_files, locked_listing
 from .choice import choose
 from .remembered import Remembered

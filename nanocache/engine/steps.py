@@ -30,12 +30,12 @@ from ..download.turn import Turn
 from ..errors import DownloadFailed, NotCached
 from ..events import Heal, Hit, Miss, Publish, Start, Wait, tell
 from ..progress import Display
+from ..room import Room
 from ..store import healing, orphans, sweep
 from ..store.blobs import Store
 from ..store.layout import lock_key
 from ..store.partials import Abandoned
 from ..store.refs import Ref
-from ..room import Room
 from . import finding, hub_caches, products
 from .asking import question
 from .finding import Found

@@ -16,8 +16,8 @@ from ..cancel import Cancel
 from ..coordination.process import boot_time
 from ..disk import files
 from ..errors import NoSpace
-from ..store.blobs import Store
 from ..room import Room
+from ..store.blobs import Store
 from . import walk
 from .books import SIGN_OF_LIFE, Books, Promise
 from .making_room import Stayed, make_room

@@ -16,12 +16,12 @@ from ..callers import suppress
 from ..cancel import Cancel
 from ..disk import durable, files, hashing
 from ..events import Counts
+from ..room import UNLIMITED, Room
 from . import partials, reading, seal
 from .hits import Hits
 from .layout import BaseDirectory
 from .partials import Partial
 from .recency import Recency
-from ..room import UNLIMITED, Room
 
 __all__ = ["Store", "Witness", "witness"]
 

@@ -17,10 +17,10 @@ from ..coordination.lock import Lock
 from ..coordination.process import Identity
 from ..disk import files
 from ..errors import UnsafeCache
+from ..room import UNLIMITED, Room
 from . import partials
 from .layout import BaseDirectory
 from .partials import DATA, STATE, Abandoned, Partial, create
-from ..room import UNLIMITED, Room
 
 __all__ = ["claim", "gone", "is_dead"]
 

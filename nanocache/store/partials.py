@@ -22,8 +22,8 @@ from ..coordination.lock import Lock, try_lock
 from ..coordination.process import boot_time, me
 from ..disk import files
 from ..errors import NoSpace
-from .layout import BaseDirectory
 from ..room import UNLIMITED, Room
+from .layout import BaseDirectory
 
 __all__ = ["DATA", "STATE", "Abandoned", "Partial", "create", "lock_folder", "lock_own", "owner_record"]
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 
 from ..coordination.lock import Lock
 from ..disk import files
+from ..room import UNLIMITED, Room
 from .layout import BaseDirectory
 from .partials import STATE, lock_own, owner_record
-from ..room import UNLIMITED, Room
 
 __all__ = ["private_folder"]
 

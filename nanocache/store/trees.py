@@ -20,12 +20,12 @@ from ..callers import let_pass, suppress
 from ..cancel import ambient
 from ..disk import copying, durable, files
 from ..errors import UnsafeCache
+from ..room import UNLIMITED, Room
 from . import partials, seal
 from .blobs import Store
 from .layout import product_lock_key
 from .manifest import Manifest, TreeFile
 from .private import private_folder
-from ..room import UNLIMITED, Room
 
 __all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_manifest", "repair", "stands"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +176,24 @@ def test_a_product_that_does_not_fit_is_refused(base: Path, origin: Origin, cap:
     nanocache.fetch(url, postprocess=grow)
     nanocache.build("key", lambda path: path.write_bytes(b"y" * KIB), name="built")
     assert on_disk(base) <= noted(base) <= on_disk(base) + 256  # what is noted beside two products
+
+
+def test_what_is_unpacked_asks_for_room_as_it_comes(base: Path, origin: Origin, cap: Callable[[object], None]) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as tar:
+        for name in "abcdefgh":
+            (info := tarfile.TarInfo(name)).size = 100 * KIB
+            tar.addfile(info, io.BytesIO(bytes(100 * KIB)))
+    url = origin.add("/zeros.tgz", made.getvalue())
+    cap(500 * KIB)
+    with sampled(base) as most, pytest.raises(NoSpace, match="NANOCACHE_MAX_SIZE"):
+        nanocache.fetch(url, postprocess=nanocache.Unpack())
+    assert most[0] <= 500 * KIB
+    cap(900 * KIB)
+    with sampled(base) as most:
+        nanocache.fetch(url, postprocess=nanocache.Unpack())
+    assert most[0] <= 900 * KIB
+    assert on_disk(base) <= noted(base) <= on_disk(base) + 128
 
 
 def test_a_copy_of_a_second_name_is_counted(

@@ -160,7 +160,7 @@ def test_a_capped_fetch_that_is_killed_at_any_file_call_leaves_a_valid_cache(
 ) -> None:
     url = origin.url(f"/bytes/{30 * KIB}/9/f.bin")
     total = counted(again(full, tmp_path / "counted"), url)
-    for at in range(1, total + 1, rounds(19, 1)):
+    for at in range(1, total + 1, rounds(29, 1)):
         copy = again(full, tmp_path / "copy")
         ended = spawn(DIE, base=str(copy), at=at, url=url, sha256=digest(30 * KIB, 9)).finish()[0]
         assert ended.code in (-signal.SIGKILL, 0), ended.err
@@ -176,7 +176,7 @@ def test_whatever_file_call_of_a_capped_fetch_fails_the_cache_is_valid(
     url = origin.url(f"/bytes/{30 * KIB}/9/f.bin")
     total = counted(again(full, tmp_path / "counted"), url)
     codes = (errno.EIO, errno.ENOSPC, errno.EACCES)
-    for at in range(1, total + 1, rounds(3, 1)):
+    for at in range(1, total + 1, rounds(7, 1)):
         copy = again(full, tmp_path / f"copy{at}")
         try:
             with nothing_leaks(), Calls(copy, before=fail(codes[at % 3], at=at)):
