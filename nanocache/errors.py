@@ -6,6 +6,7 @@
     ├── DownloadFailed     (OSError)             no URL gave the artifact; one cause per URL
     ├── NotCached          (FileNotFoundError)   offline or read-only, and it is not here
     ├── NotLocked          (KeyError)            a lock file does not have it
+    ├── NotSigned          (ValueError)          a lock file has no signature by the key that is required
     ├── LockTimeout        (TimeoutError)        another process holds the lock and makes no progress
     ├── NoSpace            (OSError, ENOSPC)     the disk, the quota or the size limit is full
     ├── UnsafeArchive      (ValueError)          an archive wants to write where, or as much as, it must not
@@ -30,6 +31,7 @@ __all__ = [
     "DownloadFailed",
     "NotCached",
     "NotLocked",
+    "NotSigned",
     "LockTimeout",
     "NoSpace",
     "UnsafeArchive",
@@ -166,6 +168,16 @@ class NotLocked(NanocacheError, KeyError):
         super().__init__(f"{target} is not in {lock}{'; ' + reason if reason else ''}")
 
 
+class NotSigned(NanocacheError, ValueError):
+    """A lock file has no signature by the key that is required. Attributes: lock and key (paths), reason."""
+
+    FACTS = ("lock", "key", "reason")
+
+    def __init__(self, *, lock: str, key: str, reason: str) -> None:
+        self.lock, self.key, self.reason = lock, key, reason
+        super().__init__(f"{lock} is not signed by {key}: {reason}; nothing of it was fetched")
+
+
 class LockTimeout(NanocacheError, TimeoutError):
     """The holder of a lock made no progress for the time that NANOCACHE_LOCK_TIMEOUT allows.
 
@@ -280,6 +292,7 @@ _LEAVES: dict[str, Any] = {
         DownloadFailed,
         NotCached,
         NotLocked,
+        NotSigned,
         LockTimeout,
         NoSpace,
         UnsafeArchive,

@@ -17,7 +17,7 @@ from .artifact import arguments, filenames
 from .artifact.artifact import Artifact
 from .cache import Cache, PathLike
 from .errors import ChecksumMismatch, UpstreamChanged
-from .lockfile import file, form
+from .lockfile import file, form, signing
 from .lockfile.file import LOCK_FILE
 from .lockfile.form import Locked
 from .lockfile.named import NamedArtifacts, names_lock_file
@@ -27,20 +27,32 @@ from .registries import registry
 __all__ = ["LockFile", "open_lock"]
 
 
-def open_lock(path: PathLike = LOCK_FILE, *, base_url: str | None = None, base_dir: PathLike | None = None) -> LockFile:
+def open_lock(
+    path: PathLike = LOCK_FILE,
+    *,
+    base_url: str | None = None,
+    require_signature: PathLike | None = None,
+    base_dir: PathLike | None = None,
+) -> LockFile:
     """The artifacts of the lock file at `path` by their names: `open_lock("nanocache.lock").fetch("weights")`.
 
     Lists of digests that others publish are taken as well, as by `registry`, whose `base_url` this is.
-    Raises ValueError that names the file and the line, FileNotFoundError, and of a registry's URL what `fetch` raises.
+    `require_signature`: the public key that must have signed the lock file (see `nanocache lock --sign`).
+    Raises ValueError that names the file and the line, NotSigned, FileNotFoundError, ModuleNotFoundError, and of a
+    registry's URL what `fetch` raises.
     """
-    if isinstance(path, str) and "://" in path:
-        return LockFile(path, registry(path, base_url=base_url, base_dir=base_dir), Cache(base_dir))
-    place = config.expand(path, "path")
-    if not _is_lock_file(place):
-        found = registry(place, base_url=base_url, base_dir=base_dir)
-        return LockFile(place, found, Cache(base_dir))
-    entries = file.read(place)
-    return LockFile(place, {entry.name: entry.artifact for entry in entries}, Cache(base_dir), entries)
+    is_url = isinstance(path, str) and "://" in path
+    place = str(path) if is_url else config.expand(path, "path")
+    if is_url or not _is_lock_file(place):
+        if require_signature is not None:
+            raise ValueError(f"{place} is a list of digests, and only a lock file is signed: leave the key out")
+        return LockFile(place, registry(place, base_url=base_url, base_dir=base_dir), Cache(base_dir))
+    text = file.read_text(place)
+    if require_signature is not None:
+        signing.check(place, text.encode(), config.expand(require_signature, "require_signature"))
+    entries = file.parse(place, text)
+    artifacts = {entry.name: entry.artifact for entry in entries}
+    return LockFile(place, artifacts, Cache(base_dir), entries, is_signed=require_signature is not None)
 
 
 def _is_lock_file(path: str) -> bool:
@@ -51,10 +63,17 @@ class LockFile(NamedArtifacts):
     """What `open_lock` gives: a mapping from names to Artifacts, as the file was when it was opened."""
 
     def __init__(
-        self, path: str, artifacts: Mapping[str, Artifact], cache: Cache, entries: tuple[Locked, ...] = ()
+        self,
+        path: str,
+        artifacts: Mapping[str, Artifact],
+        cache: Cache,
+        entries: tuple[Locked, ...] = (),
+        *,
+        is_signed: bool = False,
     ) -> None:
         super().__init__(path, artifacts, entries)
         self._cache = cache
+        self._is_signed = is_signed  # and so stays as it is
 
     def fetch(
         self,
@@ -85,7 +104,8 @@ class LockFile(NamedArtifacts):
         """Have all of them here, name -> path, by up to `workers` threads. `into`: a folder in which all appear.
 
         A lock file that was merged or written by hand is put into its usual form, and gets the sizes that it lacks;
-        with `frozen` it stays as it is. Raises UpstreamChanged, ValueError, and what else `fetch_many` raises.
+        with `frozen`, or a signature, it stays as it is. Raises UpstreamChanged, ValueError, and what else `fetch_many`
+        raises.
         """
         arguments.flag("frozen", frozen)
         if into is not None:
@@ -93,7 +113,7 @@ class LockFile(NamedArtifacts):
         with self._blaming_upstream():
             found = self._cache.fetch_many(list(self.values()), workers=workers, offline=offline, progress=progress)
             paths = dict(zip(self, found, strict=True))
-            if self._entries and not frozen:
+            if self._entries and not frozen and not self._is_signed:
                 self._complete(paths)
             return paths if into is None else {name: self._place(into, name) for name in self}
 

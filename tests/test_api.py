@@ -41,7 +41,7 @@ def test_the_public_names_are_pinned() -> None:
         *("register_source", "Resolved", "Source", "Described", "Reader"),
         *("Entry", "Verified", "Damage", "Pruned", "Finding", "Stats", "Loaded"),
         *("NanocacheError", "ChecksumMismatch", "UpstreamChanged", "DownloadFailed", "NotCached", "NotLocked"),
-        *("LockTimeout", "NoSpace"),
+        *("NotSigned", "LockTimeout", "NoSpace"),
         *("UnsafeArchive", "DamagedBundle", "UnsafeCache", "PostprocessFailed"),
     ]
 
@@ -145,6 +145,7 @@ ERRORS = [
     (nanocache.UpstreamChanged(name="f", lock="l", url=URL, expected=DIGEST, got="6" * 64, size=1), ValueError),
     (nanocache.NotLocked(target=URL, lock="/l"), KeyError),
     (nanocache.NotLocked(target=URL, lock="/l", reason="frozen"), KeyError),
+    (nanocache.NotSigned(lock="/l", key="/k", reason="it is not there"), ValueError),
     (nanocache.DownloadFailed(url=URL, causes=((URL, "404 Not Found"),), status=404), OSError),
     (nanocache.DownloadFailed(url=URL, causes=((URL, "a"), ("https://m/f", "b")), remedy="log in"), OSError),
     (nanocache.DownloadFailed(url=URL, causes=()), OSError),

@@ -60,6 +60,7 @@ DOORS: dict[str, set[str]] = {
     "obstore": {"sources.obstore_child"},
     "fsspec": {"sources.filesystems"},
     "shtab": {"cli.completion"},
+    "model_signing": {"lockfile.signing"},
 }
 
 

@@ -6,10 +6,11 @@ import argparse
 from typing import Any
 
 from ..cache import Cache
+from ..lockfile import signing
 from ..lockfile.file import LOCK_FILE
 from ..locking import Locking
 from .arguments import OK, about_base, parser
-from .output import data
+from .output import data, note
 
 __all__ = ["add_to"]
 
@@ -27,6 +28,7 @@ examples:
   nanocache lock https://host/weights.safetensors --name weights
   nanocache lock hf://openai-community/gpt2@main
   nanocache lock --update openai-community/gpt2
+  nanocache lock --sign key.pem            into nanocache.lock.sig
 """
 
 
@@ -43,6 +45,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--update", metavar="NAME", action="append", default=[], help="lock what it gives now")
     command.add_argument("--name", metavar="NAME", help="what URL is called (default: from URL)")
     command.add_argument("--mirror", metavar="URL", action="append", default=[], help="another URL of the same bytes")
+    command.add_argument("--sign", metavar="KEY", help="sign the lock file with this private key (PEM)")
     command.add_argument("--file", metavar="FILE", default=LOCK_FILE, help=f"the lock file (default: {LOCK_FILE})")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
     about_base(command)
@@ -50,8 +53,8 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if not options.urls and not options.update:
-        raise ValueError("give a URL to lock, or --update NAME")
+    if not options.urls and not options.update and not options.sign:
+        raise ValueError("give a URL to lock, --update NAME, or --sign KEY")
     if len(options.urls) != 1 and (options.name or options.mirror):
         raise ValueError(f"--name and --mirror are said of one URL, and there are {len(options.urls)}: run it for each")
     locking = Locking(Cache(options.dir), options.file, False if options.quiet else None)
@@ -60,4 +63,6 @@ def _run(options: argparse.Namespace) -> int:
         found += locking.add(url, name=options.name, mirrors=options.mirror)
     for entry in found:
         data(f"{entry.sha256}  {entry.name}")
+    if options.sign:
+        note(f"signed: {signing.sign(options.file, options.sign)}")
     return OK

@@ -20,6 +20,7 @@ with --frozen it stays as it is."""
 _EXAMPLES = """\
 examples:
   nanocache sync --frozen --into data
+  nanocache sync --require-signature key.pub
   nanocache sync --file registry.txt       pooch's, TFDS's, or sha256sum's
 """
 
@@ -34,6 +35,7 @@ def add_to(commands: Any) -> None:
         epilog=f"{EXIT_CODES}\n{_EXAMPLES}",
     )
     command.add_argument("--frozen", action="store_true", help="do not touch the lock file")
+    command.add_argument("--require-signature", metavar="PUBKEY", help="refuse a lock file that this key did not sign")
     command.add_argument("--file", metavar="FILE", default=LOCK_FILE, help=f"the lock file (default: {LOCK_FILE})")
     command.add_argument("--into", metavar="DIR", help="have all in DIR as well, under their names")
     command.add_argument("--offline", action="store_true", help="never use the network")
@@ -44,7 +46,8 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    paths = open_lock(options.file, base_dir=options.dir).sync(
+    lock = open_lock(options.file, require_signature=options.require_signature, base_dir=options.dir)
+    paths = lock.sync(
         frozen=options.frozen,
         into=options.into,
         offline=options.offline or None,

@@ -20,7 +20,7 @@ from ..errors import LockTimeout
 from . import form
 from .form import Locked
 
-__all__ = ["LOCK_FILE", "change", "read", "read_text"]
+__all__ = ["LOCK_FILE", "change", "parse", "read", "read_text", "replace"]
 
 LOCK_FILE = "nanocache.lock"  # in the current folder
 LARGEST_LOCK_FILE = 1 << 28  # bytes; a million artifacts
@@ -47,7 +47,11 @@ def read_text(path: str) -> str:
 
 def read(path: str) -> tuple[Locked, ...]:
     """The artifacts of the lock file at `path`. Raises FileNotFoundError, OSError, and ValueError that says where."""
-    text = read_text(path)
+    return parse(path, read_text(path))
+
+
+def parse(path: str, text: str) -> tuple[Locked, ...]:
+    """The artifacts of the lock file at `path`, which holds `text`. Raises ValueError that says where."""
     try:
         return form.parse(text)
     except ValueError as e:
@@ -61,12 +65,12 @@ def change(path: str, step: Change) -> tuple[Locked, ...]:
         before = read(path) if os.path.lexists(path) else ()
         after = tuple(step(before))
         form.check_apart(entry.name for entry in after)
-        _replace(path, form.render(after))
+        replace(path, form.render(after).encode())
     return after
 
 
-def _replace(path: str, text: str) -> None:
-    data = text.encode()
+def replace(path: str, data: bytes) -> None:
+    """Have the file at `path` hold `data`, in one step and durable, unless it does. Raises OSError."""
     folder, name = os.path.split(path)
     mode = _mode_unless_same(path, data)
     if mode is None:
