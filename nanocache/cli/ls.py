@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -56,5 +57,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _line(entry: Entry, now: float) -> tuple[str, ...]:
     kept = "pinned" if entry.pinned else "held" if entry.held else "-"
-    name = ", ".join(entry.names) or "(only what was built of it)"
-    return entry.digest[:12], tables.size(entry.size), tables.age(entry.used, now), kept, name
+    return entry.digest[:12], tables.size(entry.size), tables.age(entry.used, now), kept, _name(entry)
+
+
+def _name(entry: Entry) -> str:
+    if entry.is_snapshot:
+        return ", ".join(f"{os.path.basename(path)}/ (a snapshot)" for path in entry.products)
+    names = ", ".join(entry.names) or "(only what was built of it)"
+    return f"{names} (written to since)" if entry.paths and entry.verified is None else names

@@ -11,6 +11,8 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from ..errors import NanocacheError
+
 __all__ = ["data", "fail", "finish", "note", "reserve"]
 
 
@@ -48,8 +50,15 @@ def note(text: object) -> None:
 
 
 def fail(error: object, code: int) -> int:
-    note(f"nanocache: {error}")
+    note(f"nanocache: {_words(error)}")
     return code
+
+
+def _words(error: object) -> str:
+    """An error of the disk without its number: what, and where."""
+    if isinstance(error, NanocacheError) or not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"
 
 
 def finish() -> None:

@@ -59,5 +59,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _verdict(left: int, repaired: int) -> str:
     if left:
-        return f"{left} damaged" + (f", {repaired} repaired" if repaired else "; --repair has what it can made again")
+        return f"{left} damaged" + (
+            f", {repaired} repaired" if repaired else "; with --repair it is made or downloaded again"
+        )
     return f"{repaired} repaired" if repaired else "sound"

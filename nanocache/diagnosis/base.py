@@ -78,7 +78,7 @@ def probe_owners(site: Site) -> Iterator[Finding]:
     stats = list(islice(_stats(site.directory), MOST_SEEN))
     owners = sorted({st.st_uid for st in stats})
     strangers = sorted({st.st_uid for st in stats if not site.directory.trusts(st)})
-    seen = f"users {', '.join(map(str, owners))}" if owners else "no user yet"
+    seen = f"user{'s' if len(owners) > 1 else ''} {', '.join(map(str, owners))}" if owners else "no user yet"
     if strangers:
         named = ", ".join(map(str, strangers))
         lost = f"files of user {named} are not used: UnsafeCache"

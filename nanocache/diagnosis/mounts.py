@@ -72,7 +72,8 @@ def _parse(line: str) -> Mount | None:
     own, kind = left.split(" "), right.split(" ")
     if len(own) < 6 or len(kind) < 2:
         return None
-    options = dict.fromkeys([*own[5].split(","), *(kind[2] if len(kind) > 2 else "").split(",")])
+    of_disk = (option for option in (kind[2] if len(kind) > 2 else "").split(",") if option not in ("ro", "rw"))
+    options = dict.fromkeys([*own[5].split(","), *of_disk])  # what counts is whether the mount is read-only
     plain = tuple(_plain(option) for option in options if option)
     return Mount(_plain(own[4]), kind[0], _plain(kind[1]), plain)
 

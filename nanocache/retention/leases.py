@@ -88,13 +88,17 @@ class Leases:
         return self._look(f"{self.directory.top(LEASES)}/{name}") if known is None else known
 
     def _look(self, path: str) -> frozenset[str]:
-        try:
-            holder, *digests = _text(path).splitlines()
-            identity = Identity.parse(json.loads(holder))
-        except (OSError, ValueError, TypeError, AttributeError) as e:
-            let_pass(e)
-            return frozenset()  # a tag of ours, or gone
-        return frozenset(filter(walk.is_digest, digests)) if _is_held(path, identity) else frozenset()
+        holder, digests = _parse(path)
+        return digests if digests and _is_held(path, holder) else frozenset()
+
+    def holders(self, digest: str) -> list[str]:
+        """The living processes that hold a digest, each as "pid 4711 on node7"."""
+        found = []
+        for entry in walk.scan(walk.top(self.directory, LEASES)):
+            holder, digests = _parse(entry.path)
+            if digest in digests and _is_held(entry.path, holder):
+                found.append("a process" if holder is None else str(holder))
+        return sorted(set(found))
 
     def clear_dead(self) -> None:
         """Delete the leases of processes that ended without a chance to."""
@@ -103,6 +107,16 @@ class Leases:
             if name.count("-") >= 2 and not self._look(path):
                 with suppress(OSError):
                     os.unlink(path)
+
+
+def _parse(path: str) -> tuple[Identity | None, frozenset[str]]:
+    """Whose lease it is, and of which digests; of none for a tag of ours, and for what is gone."""
+    try:
+        holder, *digests = _text(path).splitlines()
+        return Identity.parse(json.loads(holder)), frozenset(filter(walk.is_digest, digests))
+    except (OSError, ValueError, TypeError, AttributeError) as e:
+        let_pass(e)
+        return None, frozenset()
 
 
 def _text(path: str) -> str:

@@ -22,6 +22,7 @@ GRACE = 7200.0  # seconds after its last use in which nothing is evicted: a mark
 PINNED = "pinned"
 HELD = "held by a process"
 AT_WORK = "a process may be at work on it"
+USED_LATELY = "used less than 2 h ago"
 SHOWN = "a snapshot that stays shows it"
 
 
@@ -45,7 +46,7 @@ class Keepers:
                 return why
         unused = self._now - candidate.used
         if unused < GRACE:
-            return f"used {max(0, unused) // 60:.0f} min ago, which is less than 2 h"
+            return USED_LATELY
         if candidate.kind == "blob" and survey.is_shown(candidate):
             return SHOWN
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -45,10 +45,25 @@ class Entry:
         return self._catalogue.urls.get(self.digest, ())
 
     @property
+    def is_snapshot(self) -> bool:
+        """Whether it is the list of a snapshot's files; the snapshot's folders are its `products`."""
+        return any(f"/{TREES}/" in path for path in self.products)
+
+    @property
     def note(self) -> str | None:
         """Why it is pinned."""
         pin = self._catalogue.pin_of(self.digest)
         return None if pin is None else pin.note
+
+    @cached_property
+    def holders(self) -> tuple[str, ...]:
+        """The processes that hold it, each as "pid 4711 on node7"."""
+        return self._catalogue.holders_of(self.digest) if self.held else ()
+
+    @cached_property
+    def snapshots(self) -> tuple[str, ...]:
+        """The folders of snapshots that show it: if it has further names, all their files are looked at."""
+        return self._catalogue.trees_that_show(self.paths) if self.links else ()
 
     def to_json(self) -> dict[str, Any]:
         """The entry's facts, all of them values that JSON can carry."""
@@ -126,7 +141,15 @@ class Catalogue:
     def _when_verified(self, digest: str, stats: list[os.stat_result]) -> float | None:
         if not stats or not all(seal.holds(st, digest) for st in stats):
             return None
-        return max(self._verified, min(st.st_mtime for st in stats))
+        return max(self._verified, min(map(_created, stats)))  # it was verified when it was published, or healed
+
+    def holders_of(self, digest: str) -> tuple[str, ...]:
+        return tuple(Leases(self._directory).holders(digest))
+
+    def trees_that_show(self, paths: Collection[str]) -> tuple[str, ...]:
+        inodes = {st.st_ino for path in paths for _, st in walk.tree_files(path)}
+        trees = [entry.path for digest in self._trees for entry in walk.scan(self._directory.tree_folder(digest))]
+        return tuple(sorted(tree for tree in trees if any(st.st_ino in inodes for _, st in walk.tree_files(tree))))
 
     def pin_of(self, digest: str) -> pins.Pin | None:
         return pins.read(self._directory, digest) if digest in self._pinned else None

@@ -13,8 +13,9 @@ import pytest
 import nanocache
 from nanocache.cli import tables
 from nanocache.cli.main import main
+from nanocache.coordination.process import me
 from tests.servers.origin import Origin
-from tests.upkeep.conftest import Filled
+from tests.upkeep.conftest import Filled, made_old
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -119,3 +120,49 @@ def test_help_fits_80_columns_and_has_an_example(name: str, capfd: pytest.Captur
     out = capfd.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert f"\n  nanocache {name}" in out
+
+
+def test_info_says_what_it_is_who_uses_it_and_why_it_is_still_here(filled: Filled, run: Run, base: Path) -> None:
+    def facts(target: object) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for line in run("info", target)[1].splitlines():
+            name, text = line.split(maxsplit=1)
+            found.setdefault(name, []).append(text)
+        return found
+
+    assert facts(filled.weights)["what"] == ["an artifact, and what was built of it"]
+    assert "snapshot" in facts(filled.folder)["what"][0]
+    shown = facts((filled.folder / "config.json").resolve())
+    assert "snapshot" in shown["what"][0]
+    made_old(base, 48)
+    assert facts(filled.weights)["kept"] == ["by nothing: a prune that needs the room takes it"]
+    blob = next(base.glob("blobs-v1/*/*/*/config.json"))
+    assert facts(blob)["kept"] == [f"a snapshot shows it: {filled.folder}"]
+    filled.cache.pin(filled.weights, "the baseline")
+    with filled.cache.hold(filled.weights):
+        assert facts(filled.weights)["kept"] == ["it is pinned: the baseline", f"{me()} holds it"]
+        told = json.loads(run("info", "--json", filled.weights)[1])
+        assert (told["holders"], told["snapshots"]) == ([str(me())], [])
+
+
+def test_a_list_names_snapshots_and_what_was_written_to(filled: Filled, run: Run) -> None:
+    filled.weights.chmod(0o644)
+    filled.weights.write_bytes(b"evil")
+    out = run("ls")[1]
+    assert f"{filled.folder.name}/ (a snapshot)" in out
+    assert "weights.bin (written to since)" in out
+    assert "tree.json" not in out
+
+
+def test_what_was_just_fetched_was_not_verified_long_ago(filled: Filled) -> None:
+    entry = filled.cache.info(filled.weights)
+    assert entry.verified is not None
+    assert abs(entry.verified - entry.created) < 2
+
+
+def test_an_error_of_the_disk_says_what_and_where(filled: Filled, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    code, out, err = run("prune")
+    assert (code, out) == (1, "")
+    assert "Errno" not in err
+    assert str(filled.cache.base_dir) in err
