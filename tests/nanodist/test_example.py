@@ -1,10 +1,12 @@
-"""The example is a program that people copy: it runs as it says, plain and as two nodes."""
+"""The examples are programs that people copy: they run as they say, plain, and on several disks."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import pytest
 
 from tests.nanodist.conftest import Job, meeting
 
-TRAIN = str(Path(__file__).parents[2] / "examples" / "train.py")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TRAIN = str(EXAMPLES / "train.py")
+COMPILES = bool(shutil.which("g++")) and Path(sysconfig.get_path("include"), "Python.h").exists()
+DISKS = 4 if os.environ.get("NANOCACHE_SOAK") else 2  # with two ranks each
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
@@ -32,3 +37,31 @@ def test_two_nodes_with_a_disk_each(tmp_path: Path, jobs: Callable[..., Job]) ->
     for job in started:
         assert job.finish(120) == 0, job.err.read_text()
     assert "downloads at the origin: 1" in "".join(job.out.read_text() for job in started)
+
+
+ON_ITS_DISK = """
+import os, runpy, sys
+os.environ["NANOCACHE_DIR"] = f"{sys.argv[1]}/disk{int(os.environ['RANK']) // 2}"
+runpy.run_path(sys.argv[2], run_name="__main__")
+"""
+COUNTING = """#!/bin/sh
+case " $* " in *" -shared "*) echo "$RANK" >> "$COMPILED";; esac
+exec g++ "$@"
+"""
+
+
+@pytest.mark.skipif(not COMPILES, reason="there is no g++, or no Python.h for it")
+@pytest.mark.timeout(400)
+def test_compile_caches_are_filled_by_one_rank_of_all(tmp_path: Path, jobs: Callable[..., Job]) -> None:
+    (tmp_path / "rank.py").write_text(ON_ITS_DISK)
+    (tmp_path / "cxx").write_text(COUNTING)
+    (tmp_path / "cxx").chmod(0o755)
+    log = tmp_path / "compiled"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={2 * DISKS}"]
+    command += [str(tmp_path / "rank.py"), str(tmp_path), str(EXAMPLES / "compile_cache.py")]
+    job = jobs(command, env={"CXX": str(tmp_path / "cxx"), "COMPILED": str(log)}, folder=tmp_path)
+    assert job.finish(350) == 0, job.err.read_text()
+    assert len(set(log.read_text().split())) == 1
+    assert job.out.read_text().count(": 384 after") == 2 * DISKS
+    kept = {path.parent for path in tmp_path.glob("disk*/products-v1/*/*/compile-cache/inductor")}
+    assert len(kept) == DISKS
