@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +114,44 @@ def test_the_example_of_metrics_serves_them_while_it_fetches(base: Path, origin:
     done = example("metrics.py", "--port", "0", origin.add("/a.bin", DATA))
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).read_bytes() == DATA
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+STAGES = {
+    "shards": "module.Shards(urls)",
+    # What webdataset leaves open is its own.
+    "webdataset_shards": "wds.DataPipeline(module.Shards(urls), wds.tarfile_to_samples(), wds.to_tuple('__key__ txt'))",
+}
+
+
+def shard(number: int) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for sample in range(3):
+            member = tarfile.TarInfo(f"{number}-{sample}.txt")
+            member.size = number + sample
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", STAGES)
+def test_each_sample_of_the_shards_comes_once(base: Path, origin: Origin, name: str, workers: int) -> None:
+    if name == "webdataset_shards":
+        pytest.importorskip("webdataset")
+    urls = [origin.add(f"/train-{number}.tar", shard(number)) for number in range(4)]
+    code = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import {name} as module
+from torch.utils.data import DataLoader
+wds, urls = getattr(module, "wds", None), {urls!r}
+for name, data in DataLoader({STAGES[name]}, batch_size=None, num_workers={workers}):
+    print(name.removesuffix(".txt"), len(data))
+"""
+    command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(f"{n}-{k} {n + k}" for n in range(4) for k in range(3))
+    assert origin.gets() == 4
