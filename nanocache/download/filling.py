@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..artifact import remotes
 from ..artifact.urls import is_file, redact
-from ..callers import let_pass
+from ..callers import let_pass, suppress
 from ..cancel import Cancel, ambient
 from ..config import Settings
 from ..http import sending
@@ -45,19 +46,24 @@ class _Fill:
     digest: str
     cancel: Cancel
 
-    def run(self, path: Path) -> None:
+    def run(self, data: BinaryIO) -> None:
         try:
-            with open(path, "rb") as data:
-                size = os.fstat(data.fileno()).st_size
-                if not is_file(self._url):
-                    self._send(data.fileno(), size)
-                elif self.digest in self.remote.wrong or writing.size_of(self._url) != size:
-                    writing.copy_to(self._url, data, self.cancel)
+            self._run(data, os.fstat(data.fileno()).st_size)
         except Offline:
             pass
-        except (Failure, OSError) as e:
+        except Failure as e:
+            self.remote.is_unreachable(e.reason)
+        except WRITE_REFUSED as e:
+            self._is_read_only(e.strerror or str(e))
+        except OSError as e:
             let_pass(e)
-            self._failed(e)
+            self.remote.is_full(e.strerror or str(e))
+
+    def _run(self, data: BinaryIO, size: int) -> None:
+        if not is_file(self._url):
+            self._send(data.fileno(), size)
+        elif self.digest in self.remote.wrong or writing.size_of(self._url) != size:
+            writing.copy_to(self._url, data, self.cancel)
 
     @property
     def _url(self) -> str:
@@ -98,20 +104,14 @@ class _Fill:
         if status.code in READ_ONLY:
             self._is_read_only(f"it answers {status.code} to PUT")
         elif not 200 <= status.code < 300:
-            raise Failure(f"it answers {status.code} to PUT")
+            self.remote.is_full(f"it answers {status.code} to PUT")
         else:
             self.remote.wrong.discard(self.digest)
             logger.info("%s is in the remote %s now", self.digest, redact(self.remote.base))
 
     def _is_read_only(self, reason: str) -> None:
-        self.remote.takes = False
+        self.remote.is_read_only = True
         logger.debug("the remote %s is read-only (%s): it is not filled", redact(self.remote.base), reason)
-
-    def _failed(self, error: Failure | OSError) -> None:
-        if isinstance(error, WRITE_REFUSED):
-            self._is_read_only(error.strerror or str(error))
-        else:
-            self.remote.failed(error.reason if isinstance(error, Failure) else error.strerror or str(error))
 
 
 def fill_all(settings: Settings, downloaded: Sequence[tuple[Path, str]], cancel: Cancel) -> None:
@@ -125,8 +125,10 @@ def fill_all(settings: Settings, downloaded: Sequence[tuple[Path, str]], cancel:
 
 def _fill(settings: Settings, digest: str, path: Path, cancel: Cancel) -> None:
     remote = usable(settings)
-    if remote is not None and remote.takes:
-        _Fill(remote, settings, digest, cancel).run(path)
+    if remote is None or not remote.takes:
+        return
+    with suppress(FileNotFoundError), open(path, "rb") as data:  # it may be evicted by now
+        _Fill(remote, settings, digest, cancel).run(data)
 
 
 # --- later ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from typing import Any
 
 from ..artifact import remotes
 from ..artifact.urls import file_path, is_file, redact
@@ -37,9 +38,10 @@ class Remote:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self.takes = True  # False: it was found to be read-only
+        self.is_read_only = False
         self.wrong: set[str] = set()  # digests of which it gave other bytes
         self._rests_until = 0.0  # monotonic seconds
+        self._full_until = 0.0
         self._warned = False
 
     def target(self, digest: str) -> Target:
@@ -49,10 +51,23 @@ class Remote:
     def rests(self) -> bool:
         return time.monotonic() < self._rests_until
 
-    def failed(self, reason: str, *, rest: bool = True) -> None:
-        """Go on without it, for a while if it is to `rest`; the first time say so."""
-        if rest:
-            self._rests_until = time.monotonic() + REST
+    @property
+    def takes(self) -> bool:
+        """Whether it is to be filled."""
+        return not self.is_read_only and time.monotonic() >= self._full_until
+
+    def is_unreachable(self, reason: str) -> None:
+        """Leave it alone for a while."""
+        self._rests_until = time.monotonic() + REST
+        self.failed(reason)
+
+    def is_full(self, reason: str) -> None:
+        """Send it nothing for a while: what it has is as good as before."""
+        self._full_until = time.monotonic() + REST
+        self.failed(reason)
+
+    def failed(self, reason: str) -> None:
+        """Go on without it; the first time say so."""
         log = logger.debug if self._warned else logger.warning
         self._warned = True
         log("the remote %s is done without where it fails: %s", redact(self.base), reason)
@@ -79,21 +94,30 @@ def bring(request: DownloadRequest, digest: str, partial: Partial, cancel: Cance
     if remote is None:
         return None
     target = remote.target(digest)
+    before = partial.state
     hurried = request.settings._replace(timeout=min(HURRIED, request.settings.timeout), retries=0)
     asked = replace(request, urls=[target], digest=digest, settings=hurried, condition=None)
+    if is_file(target.url) and not os.path.exists(file_path(target.url)):
+        return None
     try:
         outcome = OneUrl(target, asked, partial, cancel, report).run()
     except ChecksumMismatch as e:
         remote.wrong.add(digest)
-        remote.failed(str(e), rest=False)
+        remote.failed(str(e))
     except Failure as e:
-        if not _is_absent(target.url, e):
-            remote.failed(e.reason, rest=e.status is None or retried(e.status))
+        _restore(partial, before)
+        if e.status is None or retried(e.status):
+            remote.is_unreachable(e.reason)
+        elif e.status not in NOT_THERE:
+            remote.failed(e.reason)
     else:
         if isinstance(outcome, Downloaded):  # its validators say nothing about the URL
             return replace(outcome, etag=None, last_modified=None, version=None, pinned=None, from_remote=True)
     return None
 
 
-def _is_absent(url: str, failure: Failure) -> bool:
-    return failure.status in NOT_THERE or (is_file(url) and not os.path.exists(file_path(url)))
+def _restore(partial: Partial, before: dict[str, Any] | None) -> None:
+    """Let the partial's state say again by what server's version its bytes are known, if the remote added none."""
+    now = partial.state
+    if before is not None and now is not None and list(map(list, now["done"])) == before["done"]:
+        partial.save(before)

@@ -131,13 +131,17 @@ class Upkeep:
         """Have nothing of `targets` (see `info`) evicted while the block runs; for paths that are used for hours.
 
         It ends with the block or the process, and a forked child holds nothing. In a cache that this user may not
-        write, it is a warning. Raises ValueError, NotCached, OSError.
+        write, it is a warning; of a read-only cache its owner decides. Raises ValueError, NotCached, OSError.
         """
         from ..retention.leases import lease
+        from .looking import own_digests
         from .targets import digests_of
 
         store = self.store
-        digests = digests_of(store, targets)
+        digests = own_digests(store, targets)
+        if not digests:
+            yield
+            return
         if not store.prepare():
             logger.warning("%s is not writable for this user: nothing in it can be held", store.base)
             yield

@@ -25,7 +25,7 @@ from nanocache.download import remote as remotes
 from nanocache.sources import by_botocore, by_obstore, registry
 from tests.servers.cas import CasServer
 from tests.servers.hub import LARGE, HubServer
-from tests.servers.misbehave import unreachable
+from tests.servers.misbehave import in_turn, serve, status, truncated, unreachable
 from tests.servers.nginx import Nginx
 from tests.servers.objects import KEY, SECRET, moto, rclone, started
 from tests.servers.origin import MIB, Origin, content
@@ -282,6 +282,18 @@ def test_each_server_gets_its_own_credentials_alone_and_no_log_shows_them(
     assert "hunter" not in caplog.text
 
 
+def test_env_shows_where_it_is_and_no_login(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanocache.cli.main import main
+
+    monkeypatch.setenv(REMOTE, "https://ann:hunter2@cache.lab/dir")
+    assert main(["env"]) == 0
+    said = capsys.readouterr().out
+    assert "https://cache.lab/dir" in said
+    assert "hunter2" not in said
+
+
 def test_netrc_has_the_remotes_login(fetch: Fetch, cas: CasServer, url: str, tmp_path: Path) -> None:
     netrc = tmp_path / "home/.netrc"
     netrc.write_text("machine 127.0.0.1 login ann password hunter2")
@@ -330,11 +342,11 @@ def test_a_remote_that_is_not_there_costs_a_second_once_and_one_warning(
     assert time.monotonic() - began < 0.9  # it is left alone for a while
 
 
-@pytest.mark.parametrize("status", [500, 503, 429, 400])
+@pytest.mark.parametrize("code", [500, 503, 429, 400])
 def test_a_remote_that_fails_is_gone_past(
-    status: int, fetch: Fetch, cas: CasServer, base: Path, url: str, caplog: pytest.LogCaptureFixture
+    code: int, fetch: Fetch, cas: CasServer, base: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cas.judge = lambda method, digest: status
+    cas.judge = lambda method, digest: code
     look(fetch, url, caplog, base)
     assert cas.asked("PUT") <= 1
 
@@ -358,21 +370,36 @@ def test_what_breaks_off_is_gone_on_with_at_the_origin(
     assert sum(request.sent for request in origin.requests()) <= 5 * MIB
 
 
-@pytest.mark.parametrize("status", [413, 500, 507])
-def test_a_remote_that_is_full_is_one_warning(
-    status: int, fetch: Fetch, cas: CasServer, base: Path, url: str, caplog: pytest.LogCaptureFixture
+def test_a_remote_without_the_object_leaves_what_is_known_of_the_origins_bytes(
+    fetch: Fetch, cas: CasServer, misbehaving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cas.judge = lambda method, digest: status if method == "PUT" else None
+    monkeypatch.setenv("NANOCACHE_CONNECTIONS", "1")
+    server = misbehaving()
+    url = server.route("/f", in_turn(truncated(BIG, 8 * MIB), status(404), serve(BIG)))
+    with pytest.raises(DownloadFailed):
+        fetch(url, sha256=BIG_DIGEST)
+    assert fetch(url, sha256=BIG_DIGEST).read_bytes() == BIG
+    asked = [request.headers.get("if-range") for request in server.requests()]
+    assert asked[:2] == [None, '"v1"']
+    assert set(asked[2:]) == {'"v1"'}
+
+
+@pytest.mark.parametrize("code", [413, 500, 507])
+def test_a_remote_that_is_full_is_one_warning_and_still_asked(
+    code: int, fetch: Fetch, cas: CasServer, base: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cas.judge = lambda method, digest: code if method == "PUT" else None
     look(fetch, url, caplog, base)
-    assert str(status) in caplog.text
+    assert str(code) in caplog.text
+    assert (cas.asked("GET"), cas.asked("PUT")) == (2, 1)
 
 
-@pytest.mark.parametrize("status", [401, 403, 405, 501])
+@pytest.mark.parametrize("code", [401, 403, 405, 501])
 def test_a_read_only_remote_is_not_worth_a_word_and_tried_once(
-    status: int, fetch: Fetch, cas: CasServer, base: Path, url: str, caplog: pytest.LogCaptureFixture
+    code: int, fetch: Fetch, cas: CasServer, base: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    cas.judge = lambda method, digest: status if method == "PUT" else None
+    cas.judge = lambda method, digest: code if method == "PUT" else None
     for _ in range(2):
         fetch(url, sha256=DIGEST)
         shutil.rmtree(base)

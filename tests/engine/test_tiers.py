@@ -187,6 +187,14 @@ def test_a_ref_of_our_own_that_comes_later_is_the_answer_from_then_on(
     assert nanocache.fetch(url).read_bytes() == b"newer"
 
 
+def test_what_lies_there_can_be_held_though_its_owner_decides(site: Path, base: Path, url: str, origin: Origin) -> None:
+    own = nanocache.fetch(origin.add("/own.bin", b"own"))
+    with Cache().hold([nanocache.fetch(url), own]), Cache().hold(nanocache.fetch(url)):
+        assert [entry.held for entry in Cache().entries()] == [True]
+    with pytest.raises(NotCached), Cache().hold("ab" * 32):
+        pass
+
+
 def test_into_gives_a_file_of_ones_own(fetch: Fetch, site: Path, base: Path, url: str, tmp_path: Path) -> None:
     for _ in range(2):
         placed = fetch(url, into=tmp_path / "data")
