@@ -13,7 +13,7 @@ from typing import Any
 
 from ..archives.unpack import Decompress, Unpack
 
-__all__ = ["EXIT_CODES", "about_artifact", "about_base", "about_json", "digest_of", "header", "parser"]
+__all__ = ["EXIT_CODES", "about_artifact", "about_base", "about_json", "digest_of", "facts_of", "header", "parser"]
 
 OK = 0
 FAILED = 1
@@ -82,6 +82,11 @@ def header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise ValueError("a header is 'Name: value', with a colon")  # the text may be a secret: it is not quoted
     return name.strip(), value.strip()
+
+
+def facts_of(url: str, path: Path, digest: str | None) -> dict[str, Any]:
+    """What JSON says of an artifact. `size`: bytes; None of a folder."""
+    return {"url": url, "path": str(path), "sha256": digest, "size": path.stat().st_size if path.is_file() else None}
 
 
 def digest_of(path: Path) -> str:

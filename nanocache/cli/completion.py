@@ -35,12 +35,16 @@ def _script(top: argparse.ArgumentParser, shell: str) -> str:
     for action in _actions(top):
         if isinstance(action, argparse._SubParsersAction):
             _shorten(action)
-        elif action.metavar in FOLDERS_NAMED:
+        elif _is_named(action, FOLDERS_NAMED):
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-        elif action.metavar in FILES_NAMED:
+        elif _is_named(action, FILES_NAMED):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     script: str = shtab.complete(top, shell=shell)
     return script
+
+
+def _is_named(action: argparse.Action, names: tuple[str, ...]) -> bool:
+    return any(name in names for name in str(action.metavar).split("|"))
 
 
 def _shorten(commands: argparse._SubParsersAction[Any]) -> None:

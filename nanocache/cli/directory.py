@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from ..cache import Cache
-from .arguments import OK, about_base, parser
+from . import tables
+from .arguments import OK, about_base, about_json, parser
 from .output import data
 
 __all__ = ["add_to"]
@@ -27,10 +28,15 @@ def add_to(commands: Any) -> None:
         description="Print the base directory.",
         epilog=_EXAMPLES,
     )
+    about_json(command)
     about_base(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    data(Cache(options.dir).base_dir)
+    base = Cache(options.dir).base_dir
+    if options.json:
+        tables.as_json(base_dir=str(base))
+        return OK
+    data(base)
     return OK

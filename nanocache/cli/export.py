@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from ..cache import Cache
-from .arguments import EXIT_CODES, OK, about_base, parser
+from .arguments import EXIT_CODES, OK, about_base, about_json, parser
 from .output import data
+from .tables import as_json
 
 __all__ = ["add_to"]
 
@@ -35,12 +36,17 @@ def add_to(commands: Any) -> None:
     command.add_argument("-o", "--output", metavar="FILE", required=True, help="the tar")
     command.add_argument("--split", metavar="SIZE", help="parts of this size: FILE.000, FILE.001, ... (4GB, 4GiB)")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    about_json(command)
     about_base(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     progress = False if options.quiet else None
-    for path in Cache(options.dir).export(options.targets, options.output, split=options.split, progress=progress):
+    paths = Cache(options.dir).export(options.targets, options.output, split=options.split, progress=progress)
+    if options.json:
+        as_json(paths=[str(path) for path in paths])
+        return OK
+    for path in paths:
         data(path)
     return OK

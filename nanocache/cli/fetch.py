@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..artifact import urls
@@ -13,7 +14,8 @@ from ..artifact.artifact import Artifact
 from ..cache import Cache
 from ..lockfile.file import LOCK_FILE
 from ..locks import open_lock
-from .arguments import EXIT_CODES, OK, about_artifact, about_folder, digest_of, header, parser
+from . import tables
+from .arguments import EXIT_CODES, OK, about_artifact, about_folder, about_json, digest_of, facts_of, header, parser
 from .output import data, note
 
 __all__ = ["add_to"]
@@ -51,6 +53,7 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("--offline", action="store_true", help="never use the network")
     about_folder(command)
+    about_json(command)
     command.add_argument("-q", "--quiet", action="store_true", help="no progress, and no digest to pin")
     command.set_defaults(run=_run)
 
@@ -58,20 +61,34 @@ def add_to(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     artifacts = _artifacts(options)  # all are looked at before the first is fetched
     cache = Cache(options.dir)
+    if options.json:
+        told = [_facts(cache, artifact, _fetch(cache, artifact, options), options) for artifact in artifacts]
+        tables.as_json(base_dir=str(cache.base_dir), artifacts=told)
+        return OK
     for artifact in artifacts:
-        path = cache.fetch(
-            artifact,
-            rehash=options.rehash,
-            max_age=options.max_age,
-            offline=options.offline or None,
-            progress=False if options.quiet else None,
-            into=options.into,
-        )
+        path = _fetch(cache, artifact, options)
         data(path)
         cached = path if options.into is None else cache.lookup(artifact)
         if artifact.sha256 is None and not options.quiet and cached is not None:
             note(f"to pin it: nanocache fetch {shlex.quote(urls.redact(artifact.url))} --sha256 {digest_of(cached)}")
     return OK
+
+
+def _fetch(cache: Cache, artifact: Artifact, options: argparse.Namespace) -> Path:
+    return cache.fetch(
+        artifact,
+        rehash=options.rehash,
+        max_age=options.max_age,
+        offline=options.offline or None,
+        progress=False if options.quiet else None,
+        into=options.into,
+    )
+
+
+def _facts(cache: Cache, artifact: Artifact, path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    cached = path if options.into is None else cache.lookup(artifact)
+    digest = artifact.sha256 or (None if cached is None else digest_of(cached))
+    return facts_of(urls.redact(artifact.url), path, digest)
 
 
 def _artifacts(options: argparse.Namespace) -> list[Artifact]:

@@ -9,8 +9,9 @@ from ..cache import Cache
 from ..lockfile import signing
 from ..lockfile.file import LOCK_FILE
 from ..locking import Locking
-from .arguments import OK, about_base, parser
+from .arguments import OK, about_base, about_json, parser
 from .output import data, note
+from .tables import as_json
 
 __all__ = ["add_to"]
 
@@ -48,6 +49,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--sign", metavar="KEY", help="sign the lock file with this private key (PEM)")
     command.add_argument("--file", metavar="FILE", default=LOCK_FILE, help=f"the lock file (default: {LOCK_FILE})")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    about_json(command)
     about_base(command)
     command.set_defaults(run=_run)
 
@@ -61,8 +63,11 @@ def _run(options: argparse.Namespace) -> int:
     found = [entry for name in options.update for entry in locking.update(name)]
     for url in options.urls:
         found += locking.add(url, name=options.name, mirrors=options.mirror)
-    for entry in found:
-        data(f"{entry.sha256}  {entry.name}")
+    if not options.json:
+        for entry in found:
+            data(f"{entry.sha256}  {entry.name}")
     if options.sign:
         note(f"signed: {signing.sign(options.file, options.sign)}")
+    if options.json:
+        as_json(locked={entry.name: entry.sha256 for entry in found})
     return OK

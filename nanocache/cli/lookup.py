@@ -7,7 +7,8 @@ from typing import Any
 
 from ..artifact import urls
 from ..cache import Cache
-from .arguments import EXIT_CODES, NOT_CACHED, OK, about_artifact, digest_of, header, parser
+from . import tables
+from .arguments import EXIT_CODES, NOT_CACHED, OK, about_artifact, about_json, digest_of, facts_of, header, parser
 from .output import data, fail, note
 
 __all__ = ["add_to"]
@@ -32,6 +33,7 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("url", metavar="URL", help="http, https or file")
     about_artifact(command)
+    about_json(command)
     command.set_defaults(run=_run)
 
 
@@ -46,6 +48,10 @@ def _run(options: argparse.Namespace) -> int:
     )
     if path is None:
         return fail(f"{urls.redact(options.url)} is not cached in {cache.base_dir}", NOT_CACHED)
+    if options.json:
+        facts = facts_of(urls.redact(options.url), path, digest_of(path))
+        tables.as_json(base_dir=str(cache.base_dir), **facts)
+        return OK
     data(path)
     size = f", {path.stat().st_size:,} bytes" if path.is_file() else ""
     where = "" if cache.store.holds(path) else ", in a read-only cache"

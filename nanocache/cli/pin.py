@@ -6,7 +6,9 @@ import argparse
 from typing import Any
 
 from ..cache import Cache
-from .arguments import OK, about_base, parser
+from ..upkeep.targets import digests_of
+from . import tables
+from .arguments import OK, about_base, about_json, parser
 
 __all__ = ["add_to"]
 
@@ -30,15 +32,25 @@ def add_to(commands: Any) -> None:
     unpin = parser(commands.add_parser, "unpin", help="let it be evicted", description=_UNPIN, epilog=_UNPIN_EXAMPLES)
     for command, run in ((pin, _pin), (unpin, _unpin)):
         command.add_argument("targets", metavar="TARGET", nargs="+", help="a path, a URL, or a digest")
+        about_json(command)
         about_base(command)
         command.set_defaults(run=run)
 
 
 def _pin(options: argparse.Namespace) -> int:
-    Cache(options.dir).pin(options.targets, options.note)
-    return OK
+    cache = Cache(options.dir)
+    cache.pin(options.targets, options.note)
+    return _told(cache, options, pinned=True)
 
 
 def _unpin(options: argparse.Namespace) -> int:
-    Cache(options.dir).unpin(options.targets)
+    cache = Cache(options.dir)
+    cache.unpin(options.targets)
+    return _told(cache, options, pinned=False)
+
+
+def _told(cache: Cache, options: argparse.Namespace, *, pinned: bool) -> int:
+    if options.json:
+        digests = digests_of(cache.store, options.targets)
+        tables.as_json(base_dir=str(cache.base_dir), digests=digests, pinned=pinned)
     return OK

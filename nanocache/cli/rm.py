@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from ..cache import Cache
-from .arguments import OK, about_base, parser
+from . import tables
+from .arguments import OK, about_base, about_json, parser
 from .output import note
 
 __all__ = ["add_to"]
@@ -27,11 +28,17 @@ def add_to(commands: Any) -> None:
         commands.add_parser, "rm", help="remove what is cached", description=_DESCRIPTION, epilog=_EXAMPLES
     )
     command.add_argument("targets", metavar="TARGET", nargs="+", help="a path, a URL, or a digest")
+    about_json(command)
     about_base(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    for digest in Cache(options.dir).remove(options.targets):
+    cache = Cache(options.dir)
+    removed = cache.remove(options.targets)
+    if options.json:
+        tables.as_json(base_dir=str(cache.base_dir), removed=removed)
+        return OK
+    for digest in removed:
         note(f"removed {digest}")
     return OK

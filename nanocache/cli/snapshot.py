@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..artifact import urls
 from ..cache import Cache
-from .arguments import EXIT_CODES, OK, about_base, about_folder, parser
+from . import tables
+from .arguments import EXIT_CODES, OK, about_base, about_folder, about_json, parser
 from .output import data
 
 __all__ = ["add_to"]
@@ -35,19 +37,23 @@ def add_to(commands: Any) -> None:
     command.add_argument("--max-age", metavar="SECONDS", type=float, help="ask the branch again after so long")
     command.add_argument("--offline", action="store_true", help="only what is here already")
     about_folder(command)
+    about_json(command)
     about_base(command)
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    data(
-        Cache(options.dir).snapshot(
-            options.url,
-            include=options.include,
-            exclude=options.exclude,
-            max_age=options.max_age,
-            offline=options.offline or None,
-            into=options.into,
-        )
+    cache = Cache(options.dir)
+    folder = cache.snapshot(
+        options.url,
+        include=options.include,
+        exclude=options.exclude,
+        max_age=options.max_age,
+        offline=options.offline or None,
+        into=options.into,
     )
+    if options.json:
+        tables.as_json(base_dir=str(cache.base_dir), url=urls.redact(options.url), path=str(folder))
+        return OK
+    data(folder)
     return OK
