@@ -21,7 +21,7 @@ from .cache import Cache, PathLike
 from .cancel import Cancel, ambient
 from .config import Settings
 from .engine import shares
-from .engine.room import went
+from .engine.room import deleting
 from .engine.shares import Place
 from .engine.window import Window
 from .store.blobs import Store
@@ -246,7 +246,7 @@ class Prefetch:
 
 def _evict(store: Store, path: Path) -> None:
     with suppress(OSError):  # a cache that may not be written, say: then it stays
-        evict(store, path.parent.name, partial(went, store, Settings.read()))
+        evict(store, path.parent.name, deleting(store, Settings.read()))
 
 
 def _reader(rank: int | None, world_size: int | None) -> tuple[int, int]:

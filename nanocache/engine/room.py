@@ -5,14 +5,17 @@ Without NANOCACHE_MAX_SIZE nothing of `retention` is imported, and no file is to
 
 from __future__ import annotations
 
-from ..callers import let_pass, suppress
+from collections.abc import Callable
+from functools import partial
+
+from ..callers import let_pass
 from ..cancel import Cancel
 from ..config import Settings
 from ..disk import faults
 from ..room import UNLIMITED, Room
 from ..store.blobs import Store
 
-__all__ = ["clear_disk", "room_for", "went"]
+__all__ = ["clear_disk", "deleting", "room_for"]
 
 
 def room_for(store: Store, settings: Settings, cancel: Cancel) -> Room:
@@ -24,14 +27,14 @@ def room_for(store: Store, settings: Settings, cancel: Cancel) -> Room:
     return Reserved(store, settings.max_size.on(store.base), cancel)
 
 
-def went(store: Store, settings: Settings, size: int) -> None:
-    """So many bytes of the cache were deleted, which a later fetch need not walk to find out."""
+def deleting(store: Store, settings: Settings) -> Callable[[int], object]:
+    """What is to be told how many bytes were deleted from now on, so that no later fetch has to walk for them."""
     if settings.max_size is None:
-        return
+        return lambda _: None
     from ..retention.books import Books
 
-    with suppress(OSError):
-        Books(store, settings.max_size.on(store.base)).went(size)
+    books = Books(store, settings.max_size.on(store.base))
+    return partial(books.went, since=books.walked())
 
 
 def clear_disk(store: Store, settings: Settings, error: OSError, cancel: Cancel) -> bool:

@@ -117,9 +117,14 @@ class Books:
     # --- what is noted ------------------------------------------------------------------------------------------------
 
     def promise(self, name: str, promise: Promise, cancel: Cancel) -> int:
-        """Note it if it fits. Bytes that it lacks; at most 0 if it was noted. Raises Cancelled, OSError."""
+        """Note it if it fits, or asks for nothing. Bytes that it lacks; at most 0 if it was noted.
+
+        Raises Cancelled, OSError.
+        """
         with self._opened(cancel) as page:
-            lacking = page.used + page.promised(but=name) + promise.room - self.limit
+            if not page.is_fresh:
+                self._count(page, cancel)
+            lacking = page.used + page.promised(but=name) + promise.room - self.limit if promise.room else 0
             if lacking <= 0:
                 page.promises[name] = promise
         return lacking
@@ -142,20 +147,27 @@ class Books:
         if not noted:
             page.walked = 0.0
 
-    def went(self, size: int) -> None:
-        """So many bytes were deleted."""
+    def walked(self) -> float:
+        """When all was counted the last time: to be asked before something is deleted."""
         with self._opened(Cancel()) as page:
-            page.used = max(0, page.used - size)
+            return page.walked
+
+    def went(self, size: int, *, since: float) -> None:
+        """So many bytes were deleted. A walk since then may have missed them: they stay in the books, to be safe."""
+        with self._opened(Cancel()) as page:
+            if page.walked == since:
+                page.used = max(0, page.used - size)
 
     def free(self, cancel: Cancel) -> int:
         """Bytes that are neither used nor promised."""
         with self._opened(cancel) as page:
             return self.limit - page.used - page.promised()
 
-    def count_anew(self, cancel: Cancel) -> None:
-        """Walk, and forget what dead processes were promised: what is there of it is counted now."""
+    def count_anew(self, cancel: Cancel) -> float:
+        """Walk, and forget what dead processes were promised: what is there of it is counted now. `walked` then."""
         with self._opened(cancel) as page:
             self._count(page, cancel)
+            return page.walked
 
     # --- the page -----------------------------------------------------------------------------------------------------
 
@@ -169,8 +181,6 @@ class Books:
             try:
                 self.store.check_trusted(self.store.usage, os.fstat(fd))
                 page = _Page.parse(os.pread(fd, LONGEST_PAGE, 0)) or _Page(0, 0.0, 0.0, {})
-                if not page.is_fresh:
-                    self._count(page, cancel)
                 yield page
                 _write(fd, page.to_bytes())
             finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from functools import partial
 
 from ..callers import suppress
 from ..cancel import Cancel
@@ -59,6 +60,10 @@ class Reserved(Room):
         st = os.fstat(fd)
         self._promise = Promise(0, counted=walk.occupied(st), inode=st.st_ino, place=self._below_base(path))
         self._fd = os.dup(fd)  # so that no other file gets its inode before it is settled
+        if self._promise.counted:
+            with suppress(OSError):  # from now on a walk does not count what it holds at that moment
+                self._noted = True
+                self._books.promise(self._name, self._promise, Cancel())
 
     def of_folder(self, path: str) -> None:
         self._promise = replace(self._promise, place=self._below_base(path))
@@ -137,12 +142,15 @@ class Reserved(Room):
 
     def _make(self, room: int) -> Stayed | None:
         """Evict until it fits; what stayed if it does not."""
-        self._books.count_anew(self._cancel)
-        while (lacking := self._lacking(room)) > 0:
-            slack = self._limit // SLACK
-            if (stayed := make_room(self._store, lacking + slack, self._cancel, self._books.went)) is not None:
+        while True:
+            gone = partial(self._books.went, since=self._books.count_anew(self._cancel))
+            if (lacking := self._lacking(room)) <= 0:
+                return None
+            stayed = make_room(self._store, lacking + self._limit // SLACK, self._cancel, gone)
+            if self._note(room):
+                return None
+            if stayed is not None:
                 return stayed
-        return None
 
     def _refused(self, room: int, stayed: Stayed | None) -> NoSpace:
         free = self._books.free(self._cancel)
@@ -160,7 +168,7 @@ class Reserved(Room):
     def renew(self, now: float) -> None:
         if not self._noted or now - self._renewed < SIGN_OF_LIFE:
             return
-        with self._lock:
+        with self._lock, suppress(OSError):
             self._renewed = now
             self._books.renew(self._name, self._promise)
 
@@ -169,9 +177,10 @@ class Reserved(Room):
 
     def settle(self, kept: int = 0) -> None:
         try:
-            with suppress(OSError):  # no reason to fail a fetch: the next walk finds it out
-                if os.getpid() == self._pid:  # not a forked child that unwinds through it
-                    self._account(kept)
+            self._account(kept)
+        except KeyboardInterrupt:  # else it would narrow the cap for as long as this process lives
+            self._account(kept)
+            raise
         finally:
             fd = self._fd
             self._begin()
@@ -179,9 +188,12 @@ class Reserved(Room):
                 os.close(fd)
 
     def _account(self, kept: int) -> None:
-        change = self._left() + kept + self._kept - self._promise.counted
-        if self._noted or change:
-            self._books.settle(self._name, change)
+        if os.getpid() != self._pid:  # a forked child that unwinds through it
+            return
+        with suppress(OSError):  # no reason to fail a fetch: the next walk finds it out
+            change = self._left() + kept + self._kept - self._promise.counted
+            if self._noted or change:
+                self._books.settle(self._name, change)
 
     def _left(self) -> int:
         """Bytes of the file, if it still has a name."""

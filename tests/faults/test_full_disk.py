@@ -154,3 +154,46 @@ for url in urls:
     assert said.splitlines() == ["True True"] * 2
     assert not check_visible(base)
     assert not orphans(base)
+
+
+DIE = """
+import os
+from nanocache.store import partials
+from nanocache.store.blobs import Store
+partial = partials.create(Store(base), "0" * 64)
+partial.write(bytes(900_000), 0)
+partial.save({})
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("size", ["told", "unknown"])
+def test_what_a_killed_process_left_makes_room_on_a_full_disk(
+    little: Callable[..., Path], urls: dict[str, str], size: str, spawn: Callable[..., Any]
+) -> None:
+    mount = little(size="2m")
+    nanocache.Cache(mount / "base").store.prepare()
+    spawn(DIE, base=str(mount / "base")).outputs()
+    (mount / "ballast").write_bytes(bytes(900_000))
+    path = nanocache.fetch(urls[size], sha256=digest(LARGE, 1), base_dir=mount / "base")
+    assert path.read_bytes() == content(LARGE, 1)
+    assert not orphans(mount / "base")
+
+
+def test_under_a_cap_what_was_long_unused_makes_room_on_a_full_disk(
+    little: Callable[..., Path], origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = little(size="2m") / "base"
+    paths = [nanocache.fetch(origin.url(f"/bytes/{LARGE}/{n}/x.bin"), base_dir=base) for n in range(3)]
+    for path in paths[:2]:
+        os.utime(path.parent, (1e9, 1e9))
+    with pytest.raises(nanocache.NoSpace):  # nothing is deleted that was not asked for
+        nanocache.fetch(origin.url(f"/bytes/{LARGE}/7/x.bin"), base_dir=base)
+    assert all(path.exists() for path in paths)
+    monkeypatch.setenv("NANOCACHE_MAX_SIZE", "1GB")
+    nanocache.fetch(origin.url(f"/bytes/{LARGE}/7/x.bin"), base_dir=base)
+    assert paths[2].exists()
+    with pytest.raises(nanocache.NoSpace, match="MAX_ARTIFACT"):
+        monkeypatch.setenv("NANOCACHE_MAX_ARTIFACT", "1000")
+        nanocache.fetch(origin.url(f"/bytes/{LARGE}/8/x.bin"), base_dir=base)
+    assert paths[2].exists()
