@@ -32,6 +32,7 @@ from .disk import copying, durable, faults, files, hashing
 from .engine.remembered import Remembered
 from .engine.room import room_for
 from .engine.steps import Fetch
+from .events import telling
 from .lockfile.frozen import request_of
 from .progress import Display
 from .room import Room
@@ -162,7 +163,8 @@ class _Placement:
 
     def _lead(self, cancel: Cancel) -> None:
         # The blob comes under a lock of its own, which is free again before this one is taken.
-        found = Fetch(self.store, self.request, cancel).run()
+        with telling(self.store.counts, None):
+            found = Fetch(self.store, self.request, cancel).run()
         placed = partial(self._placed, found.digest)
         place = self.store.lock_place(self._key)
         with closing(Display(None, self.relative)) as display:

