@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .artifact import hub, urls
+from .artifact import hub
 from .artifact.artifact import Artifact
+from .artifact.urls import is_file, redact, url_key
 from .cache import Cache
 from .errors import NotCached, NotLocked, UpstreamChanged
 from .lockfile import file
@@ -33,22 +34,29 @@ _UNKNOWN = "0" * 64  # a digest, until the bytes are here
 
 @dataclass(frozen=True, slots=True)
 class Locking:
-    """Additions to one lock file. Each call gives the entries that it found."""
+    """Additions to one lock file. Each call gives what it locked."""
 
     cache: Cache
     path: str = LOCK_FILE
     progress: ProgressOption = None
 
-    def add(self, url: str, *, name: str | None = None, mirrors: Iterable[str] = ()) -> list[Locked]:
-        """Lock `url`, all its files if it is a repository's. `name`: how it is called, or the folder of its files.
+    def add(self, urls: Sequence[str], *, name: str | None = None, mirrors: Iterable[str] = ()) -> list[Locked]:
+        """Lock `urls`, of repositories all files; all of it or nothing. `name`: of the one URL that there is then.
 
-        Raises UpstreamChanged if it is locked and gives something else now, ValueError for a name that is another's,
+        Raises UpstreamChanged if one is locked and gives something else now, ValueError for a name that is another's,
         and what `fetch` raises.
         """
-        new = self._files(url, name) if hub.is_repository(url) else [self._one(Artifact(url, mirrors=mirrors), name)]
-        new = [self._as_known(entry) for entry in new] if name is None else new
+        new = [entry for url in urls for entry in self._found(url, name, mirrors)]
         file.change(self.path, lambda entries: _merged(entries, new, self.path))
         return new
+
+    def _found(self, url: str, name: str | None, mirrors: Iterable[str]) -> list[Locked]:
+        """What `url` gives now. Without a name, it has the one under which it is locked, or its usual one."""
+        found = self._files(url, name) if hub.is_repository(url) else [self._one(Artifact(url, mirrors=mirrors), name)]
+        if name is not None:
+            return found
+        known = {url_key(entry.url): entry.name for entry in self._entries}
+        return [replace(entry, name=known.get(url_key(entry.url), entry.name)) for entry in found]
 
     def update(self, name: str) -> list[Locked]:
         """Lock anew what `name` is, or all in the folder `name`: of a repository, the files that it has now.
@@ -66,12 +74,6 @@ class Locking:
     def _entries(self) -> Entries:
         return file.read(self.path) if os.path.lexists(self.path) else ()
 
-    def _as_known(self, entry: Locked) -> Locked:
-        """`entry` under the name that its URL has already."""
-        key = urls.url_key(entry.url)
-        known = next((one for one in self._entries if urls.url_key(one.url) == key), entry)
-        return replace(entry, name=known.name)
-
     def _again(self, old: Sequence[Locked], name: str) -> Iterator[Locked]:
         folders = {_repository(entry, name) for entry in old}
         if len(folders) == 1 and (repository := folders.pop()) is not None:
@@ -87,13 +89,11 @@ class Locking:
         began = time.time()
         max_age = None if artifact.sha256 else 0
         path = self.cache.fetch(artifact, max_age=max_age, progress=self.progress)
-        ref = None if artifact.sha256 else refs.read(self.cache.store, urls.url_key(artifact.url))
+        ref = None if artifact.sha256 else refs.read(self.cache.store, url_key(artifact.url))
         digest, size = path.parent.name, path.stat().st_size
-        if ref is not None and ref.digest == digest and ref.fetched_at < began and not urls.is_file(artifact.url):
+        if ref is not None and ref.digest == digest and ref.fetched_at < began and not is_file(artifact.url):
             reason = "its server could not be asked what it gives now"
-            raise NotCached(
-                url=urls.redact(artifact.url), base_dir=self.cache.store.base, reason=reason, command="lock"
-            )
+            raise NotCached(url=redact(artifact.url), base_dir=self.cache.store.base, reason=reason, command="lock")
         pinned = artifact.url if ref is None or ref.pinned is None else ref.pinned
         return replace(draft, sha256=digest, size=size, revision=_commit(pinned))
 
@@ -154,13 +154,13 @@ def _merged(entries: Entries, new: Iterable[Locked], path: str) -> Entries:
     named = {entry.name: entry for entry in entries}
     for entry in new:
         there = named.setdefault(entry.name, entry)
-        if urls.url_key(there.url) != urls.url_key(entry.url):
+        if url_key(there.url) != url_key(entry.url):
             raise ValueError(f"{path} has another {entry.name!r}, of {there.url}: give a name with --name")
         if there.sha256 != entry.sha256:
             raise UpstreamChanged(
                 name=entry.name,
                 lock=path,
-                url=urls.redact(entry.url),
+                url=redact(entry.url),
                 expected=there.sha256,
                 got=entry.sha256,
                 size=entry.size or 0,

@@ -101,7 +101,7 @@ def test_what_cannot_be_asked_now_is_not_locked(origin: Origin, monkeypatch: pyt
     from nanocache.locking import Locking
 
     with pytest.raises(NotCached, match="could not be asked"):
-        Locking(Cache()).add(url)
+        Locking(Cache()).add([url])
     assert not os.listdir()
 
 
@@ -159,6 +159,24 @@ def test_one_name_for_two_urls_is_refused(origin: Origin, capfd: pytest.CaptureF
     assert "give a name with --name" in capfd.readouterr().err
     assert main(["lock", two, "--name", "v2/a.bin"]) == 0
     assert set(tables()) == {"a.bin", "v2/a.bin"}
+
+
+def test_all_urls_are_locked_or_none(origin: Origin) -> None:
+    one, two = origin.add("/a.bin", b"1"), origin.add("/b.bin", b"2")
+    assert main(["lock", one, two, origin.url("/nothing.bin")]) == 1
+    assert not os.listdir()
+    assert main(["lock", one, two, origin.add("/v2/a.bin", b"3")]) == 2
+    assert not os.listdir()
+
+
+def test_a_login_and_a_signature_are_left_out(origin: Origin, capfd: pytest.CaptureFixture[str]) -> None:
+    url = origin.add("/a.bin", b"aardvark")
+    signed = url.replace("://", "://me:hunter2@") + "?X-Amz-Signature=hunter2&X-Amz-Date=1"
+    assert main(["lock", signed]) == 0
+    assert tables()["a.bin"]["url"] == url
+    said = capfd.readouterr()
+    assert said.err.endswith(f" is locked as {url}: without a login or a signature\n")
+    assert "hunter2" not in text() + said.out + said.err
 
 
 @pytest.mark.parametrize(

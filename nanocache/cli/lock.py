@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..artifact import urls
 from ..cache import Cache
 from ..lockfile import signing
 from ..lockfile.file import LOCK_FILE
@@ -61,13 +62,23 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"--name and --mirror are said of one URL, and there are {len(options.urls)}: run it for each")
     locking = Locking(Cache(options.dir), options.file, False if options.quiet else None)
     found = [entry for name in options.update for entry in locking.update(name)]
-    for url in options.urls:
-        found += locking.add(url, name=options.name, mirrors=options.mirror)
-    if not options.json:
-        for entry in found:
-            data(f"{entry.sha256}  {entry.name}")
+    if options.urls:
+        found += locking.add(options.urls, name=options.name, mirrors=options.mirror)
+    for entry in () if options.json else found:
+        data(f"{entry.sha256}  {entry.name}")
+    for url in filter(_has_more, options.urls):
+        note(f"{urls.redact(url)} is locked as {_plain(url)}: without a login or a signature")
     if options.sign:
         note(f"signed: {signing.sign(options.file, options.sign)}")
     if options.json:
         as_json(locked={entry.name: entry.sha256 for entry in found})
     return OK
+
+
+def _plain(url: str) -> str:
+    return urls.without_credentials(url.partition("#")[0])
+
+
+def _has_more(url: str) -> bool:
+    """Whether a URL says more than what is locked of it."""
+    return url.partition("#")[0].lower() != _plain(url).lower()

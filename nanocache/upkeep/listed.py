@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotCached
+from ..lockfile.named import names_lock_file
 from ..retention import walk
 from ..store.blobs import Store
 from ..store.layout import BaseDirectory
 from .targets import digests_of, several
 
 __all__ = ["listed"]
-
-SUFFIXES = (".lock", ".toml")
 
 
 def listed(store: Store, keep: object) -> set[str]:
@@ -28,8 +27,8 @@ def listed(store: Store, keep: object) -> set[str]:
 
 
 def _digests(directory: BaseDirectory, one: object) -> list[str]:
-    if isinstance(one, str | os.PathLike) and os.fspath(one).endswith(SUFFIXES):
-        return list(_in_lock_file(os.fspath(one)))
+    if names_lock_file(one):
+        return list(_in_lock_file(os.fspath(one)))  # type: ignore[call-overload]  # a path, by its name
     try:
         return digests_of(directory, one)
     except NotCached:
