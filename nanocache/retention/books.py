@@ -180,9 +180,10 @@ class Books:
             fd = self._open()
             try:
                 self.store.check_trusted(self.store.usage, os.fstat(fd))
-                page = _Page.parse(os.pread(fd, LONGEST_PAGE, 0)) or _Page(0, 0.0, 0.0, {})
+                text = os.pread(fd, LONGEST_PAGE, 0)
+                page = _Page.parse(text) or _Page(0, 0.0, 0.0, {})
                 yield page
-                _write(fd, page.to_bytes())
+                os.pwrite(fd, _padded(page.to_bytes(), len(text)), 0)
             finally:
                 os.close(fd)
 
@@ -213,18 +214,21 @@ class Books:
         tags = {f"{self.store.top(top)}/{name}" for top in CAPPED for name in TAGS}  # so that a file of that size fits
         folders = tuple(f"{self.store.base}/{one.place}/" for one in page.promises.values() if not one.inode)
         size = 0
-        for top in CAPPED:
-            for path, st in walk.tree_files(walk.top(self.store, top), blind=True):
-                cancel.check()
-                if st.st_ino in seen or path in tags or path.startswith(folders):
-                    continue
-                if st.st_nlink > 1:
-                    seen.add(st.st_ino)
-                size += walk.occupied(st)
+        for path, st in self._files():
+            cancel.check()
+            if st.st_ino in seen or path in tags or path.startswith(folders):
+                continue
+            if st.st_nlink > 1:
+                seen.add(st.st_ino)
+            size += walk.occupied(st)
         return size
 
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        for top in CAPPED:
+            for entry in walk.scan(walk.top(self.store, top)):
+                yield from walk.tree_files(entry.path, blind=top == PARTIALS)
 
-def _write(fd: int, text: bytes) -> None:
-    """In place, in one write that no kill can split as long as it is a block. A torn page is no page."""
-    size = max(-(-len(text) // WRITTEN_AS_ONE) * WRITTEN_AS_ONE, os.fstat(fd).st_size)
-    os.pwrite(fd, text.ljust(size), 0)
+
+def _padded(text: bytes, before: int) -> bytes:
+    """Blocks, each of which no kill can split, over all of the `before` bytes. A torn page is no page."""
+    return text.ljust(max(-(-len(text) // WRITTEN_AS_ONE) * WRITTEN_AS_ONE, before))

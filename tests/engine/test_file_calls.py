@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import nanocache
 from tests.faults.calls import Call, Calls
 from tests.servers.origin import Origin, digest
@@ -41,3 +43,22 @@ def test_the_first_miss_of_a_process_looks_at_each_folder_once(
     setup = "from pathlib import Path; from tests.engine.test_file_calls import calls_of"
     (named,) = spawn(code, setup=setup, base=str(base), url=url, sha256=digest(SIZE, 1)).outputs()
     assert int(named) <= 32
+
+
+def test_a_cap_costs_a_hit_nothing_and_a_small_miss_two_looks_at_the_books(
+    base: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(n: int) -> list[str]:
+        return [call.name for call in calls_of(base, origin.url(f"/bytes/{SIZE}/{n}/w.bin"), digest(SIZE, n))]
+
+    misses, hits = [], []
+    for cap in (None, "1GB"):
+        if cap is not None:
+            monkeypatch.setenv("NANOCACHE_MAX_SIZE", cap)
+        fetch(1 if cap is None else 2)  # which makes folders, and counts what is there
+        misses.append(fetch(3 if cap is None else 4))
+        hits.append(fetch(3))
+    assert hits[0] == hits[1]
+    assert len(hits[0]) <= 2
+    assert len(misses[1]) - len(misses[0]) <= 32
+    assert [miss.count("pwrite") for miss in misses] == [1, 3]

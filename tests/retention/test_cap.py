@@ -8,6 +8,7 @@ import signal
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 import nanocache
 from nanocache import Artifact, Cache, NoSpace
 from nanocache.cancel import Cancel
+from nanocache.coordination.process import boot_time, me
 from nanocache.retention import books
 from nanocache.retention.prune import one_at_a_time
+from nanocache.retention.reserved import Reserved
 from tests.retention.capped import noted, on_disk, sampled
 from tests.servers.misbehave import Misbehaving, chunked
 from tests.servers.origin import Origin, content, digest
@@ -263,6 +266,49 @@ def test_a_killed_processs_promise_ends_with_it(
     victim.processes[0].send_signal(signal.SIGKILL)
     victim.processes[0].wait()
     assert fetch(origin, 20 * KIB, 2).exists()
+
+
+@pytest.mark.parametrize(("silent", "fits"), [(60.0, False), (1000.0, True)])
+def test_another_hosts_promise_counts_until_it_gives_no_sign_of_life(
+    silent: float, fits: bool, base: Path, origin: Origin, cap: Callable[[object], None]
+) -> None:
+    cap(50 * KIB)
+    fetch(origin, KIB, 1)
+    elsewhere = replace(me(), boot="another", host="node7")
+    promise = books.Promise(40 * KIB, inode=1, owner=elsewhere, at=time.time() - silent)
+    assert books.Books(Cache(base).store, 50 * KIB).promise("theirs", promise, Cancel()) <= 0
+    if fits:
+        assert fetch(origin, 20 * KIB, 2).exists()
+    else:
+        with pytest.raises(NoSpace, match="available; what stays"):
+            fetch(origin, 20 * KIB, 2)
+
+
+def test_what_went_while_a_walk_ran_is_not_struck_off_twice(
+    base: Path, origin: Origin, cap: Callable[[object], None]
+) -> None:
+    cap(90 * KIB)
+    page = books.Books(Cache(base).store, 90 * KIB)
+    since = page.count_anew(Cancel())
+    gone = fetch(origin, 40 * KIB, 1)
+    fetch(origin, 40 * KIB, 2)
+    gone.unlink()
+    page.count_anew(Cancel())  # which saw no more of it
+    page.went(40 * KIB, since=since)
+    assert noted(base) == on_disk(base) == 40 * KIB
+
+
+def test_a_download_that_went_on_for_long_says_so_in_the_books(base: Path) -> None:
+    room = Reserved(Cache(base).store, 50 * KIB, Cancel())
+    room.have(10 * KIB)
+    written = (base / "usage-v1.json").read_bytes()
+    room.renew(boot_time() + 10)
+    assert (base / "usage-v1.json").read_bytes() == written
+    (base / "usage-v1.json").unlink()  # with the promise
+    room.renew(boot_time() + 301)
+    assert books.Books(Cache(base).store, 50 * KIB).free(Cancel()) == 40 * KIB
+    room.settle()
+    assert noted(base) == 0
 
 
 def test_books_of_a_stranger_or_behind_a_symlink_are_not_used(
