@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -42,12 +45,13 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    found = Cache(options.dir).verify(
-        options.targets or None,
-        repair=options.repair,
-        workers=options.workers,
-        progress=False if options.quiet else None,
-    )
+    with _said_once():
+        found = Cache(options.dir).verify(
+            options.targets or None,
+            repair=options.repair,
+            workers=options.workers,
+            progress=False if options.quiet else None,
+        )
     if options.json:
         tables.as_json(**asdict(found), repaired=found.repaired, left=found.left)
         return OK if found.sound else FAILED
@@ -55,6 +59,18 @@ def _run(options: argparse.Namespace) -> int:
         data(f"{'repaired' if damage.repaired else 'damaged'}: {tables.shown(damage.path)}: {damage.reason}")
     data(f"{found.checked:,} files read, {tables.size(found.size)}: {_verdict(found.left, found.repaired)}")
     return OK if found.sound else FAILED
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Have the library not warn of what is listed anyway."""
+    logger = logging.getLogger("nanocache")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _verdict(left: int, repaired: int) -> str:

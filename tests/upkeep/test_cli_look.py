@@ -154,6 +154,14 @@ def test_a_list_names_snapshots_and_what_was_written_to(filled: Filled, run: Run
     assert "tree.json" not in out
 
 
+def test_verify_says_once_what_is_damaged(filled: Filled, run: Run) -> None:
+    filled.weights.chmod(0o644)
+    filled.weights.write_bytes(b"evil")
+    code, out, err = run("verify", "-q")
+    assert code == 1
+    assert (out + err).count(str(filled.weights)) == 1
+
+
 def test_what_was_just_fetched_was_not_verified_long_ago(filled: Filled) -> None:
     entry = filled.cache.info(filled.weights)
     assert entry.verified is not None
