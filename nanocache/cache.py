@@ -395,7 +395,7 @@ def _bring_one(
 
 
 _bases: dict[str, Store] = {}
-_spelled: dict[tuple[str | None, ...], Store] = {}
+_spelled: dict[tuple[bytes | None, ...], Store] = {}
 
 
 def _opened(base: str) -> Store:
@@ -404,14 +404,13 @@ def _opened(base: str) -> Store:
 
 def _environment() -> Store:
     """The environment's base directory: by its spelling where that alone says it, else worked out anew."""
-    get = os.environ.get
-    spelled = get("NANOCACHE_DIR") or get("NANOCHAT_BASE_DIR")
-    key = (spelled,) if spelled else (None, get("XDG_CACHE_HOME"), get("HOME"))
+    spelled = config.raw(b"NANOCACHE_DIR") or config.raw(b"NANOCHAT_BASE_DIR")
+    key = (spelled,) if spelled else (None, config.raw(b"XDG_CACHE_HOME"), config.raw(b"HOME"))
     store = _spelled.get(key)
     if store is None:
         if os.name == "nt":
             raise OSError("nanocache does not run on Windows yet; it runs on Linux (WSL too) and macOS")
         store = _opened(config.base_dir())
-        if spelled is None or (spelled.startswith("/") and "$" not in spelled):
+        if spelled is None or (spelled.startswith(b"/") and b"$" not in spelled):
             _spelled[key] = store
     return store

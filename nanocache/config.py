@@ -174,9 +174,19 @@ def offline() -> bool:
     return _boolean("NANOCACHE_OFFLINE")
 
 
+def raw(name: bytes) -> bytes | None:
+    """A variable, undecoded, for what is asked at each hit: by os.environ's own way each costs half a stat."""
+    try:
+        value: bytes | None = os.environ._data.get(name)  # type: ignore[attr-defined]
+    except AttributeError:  # a plain dict stands in its place, in somebody's test
+        text = os.environ.get(os.fsdecode(name))
+        return None if text is None else os.fsencode(text)
+    return value
+
+
 def frozen() -> bool:
     """Whether nothing may be fetched but what the lock file in the current folder has."""
-    return "NANOCACHE_FROZEN" in os.environ and _boolean("NANOCACHE_FROZEN")  # asked at each hit: 0.5 us if it is unset
+    return raw(b"NANOCACHE_FROZEN") is not None and _boolean("NANOCACHE_FROZEN")
 
 
 def progress() -> bool | None:
