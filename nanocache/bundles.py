@@ -30,6 +30,7 @@ from .sizes import read_size
 from .store import refs, trees
 from .store.blobs import Store
 from .store.refs import Ref
+from .store.trees import MANIFEST
 from .upkeep.targets import digests_of, several, unknown
 
 __all__ = ["export", "load"]
@@ -139,7 +140,8 @@ class _Cargo:
         if path is None:
             raise unknown(self.store, target)
         self._blob(digest, path, name or os.path.basename(path))
-        manifest = trees.read_manifest(self.store, digest)
+        # Only of what is called like one: it is read whole, and weights are no manifest.
+        manifest = trees.read_manifest(self.store, digest) if MANIFEST in self.store.names(digest) else None
         for file in () if manifest is None else manifest.files:
             self._cached(file.sha256, target, os.path.basename(file.path))
 

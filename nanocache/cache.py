@@ -112,8 +112,8 @@ class Cache(Upkeep):
         shares the cached file's blocks, else is a read-only hard link to it, else a copy. Another file of that name is
         moved aside, unless it came from the cache.
 
-        Raises ValueError (bad arguments, before any I/O), ChecksumMismatch, DownloadFailed, NotCached, LockTimeout,
-        NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.
+        Raises ValueError (bad arguments, before any I/O), ChecksumMismatch, DownloadFailed, NotCached, NotLocked,
+        LockTimeout, NoSpace, UnsafeArchive, UnsafeCache, PostprocessFailed, and OSError where the disk itself fails.
         """
         if into is not None:
             artifact = artifact_of(url, sha256, filename, mirrors, headers, postprocess)

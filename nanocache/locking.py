@@ -66,9 +66,15 @@ class Locking:
         old = [entry for entry in self._entries if _is_in(entry, name)]
         if not old:
             raise NotLocked(target=name, lock=self.path)
-        new = list(self._again(old, name))
-        file.change(self.path, lambda entries: (*(one for one in entries if not _is_in(one, name)), *new))
-        return new
+        new = {entry.name: entry for entry in self._again(old, name)}
+        gone = {entry.name for entry in old}
+
+        def updated(entries: Entries) -> Entries:
+            stay = {entry.name: entry for entry in entries if entry.name not in gone}
+            return tuple((stay | new).values())
+
+        file.change(self.path, updated)
+        return list(new.values())
 
     @property
     def _entries(self) -> Entries:

@@ -7,7 +7,7 @@ is returned has the locked digest; only `sync` writes the file, and only what it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def open_lock(
         signing.check(place, text.encode(), config.expand(require_signature, "require_signature"))
     entries = file.parse(place, text)
     artifacts = {entry.name: entry.artifact for entry in entries}
-    return LockFile(place, artifacts, Cache(base_dir), entries, is_signed=require_signature is not None)
+    return LockFile(place, artifacts, Cache(base_dir), entries, text=text if require_signature is None else None)
 
 
 def _is_lock_file(path: str) -> bool:
@@ -69,11 +69,11 @@ class LockFile(NamedArtifacts):
         cache: Cache,
         entries: tuple[Locked, ...] = (),
         *,
-        is_signed: bool = False,
+        text: str | None = None,
     ) -> None:
         super().__init__(path, artifacts, entries)
         self._cache = cache
-        self._is_signed = is_signed  # and so stays as it is
+        self._text = text  # that `sync` may put into its usual form; None: it stays as it is
 
     def fetch(
         self,
@@ -113,7 +113,7 @@ class LockFile(NamedArtifacts):
         with self._blaming_upstream():
             found = self._cache.fetch_many(list(self.values()), workers=workers, offline=offline, progress=progress)
             paths = dict(zip(self, found, strict=True))
-            if self._entries and not frozen and not self._is_signed:
+            if self._text is not None and not frozen:
                 self._complete(paths)
             return paths if into is None else {name: self._place(into, name) for name in self}
 
@@ -130,8 +130,11 @@ class LockFile(NamedArtifacts):
             same = self._entries.get(entry.name) == entry
             return replace(entry, size=paths[entry.name].stat().st_size) if same else entry
 
-        if os.access(self.path, os.W_OK) or any(entry.size is None for entry in self._entries.values()):
-            file.change(self.path, lambda entries: tuple(map(complete, entries)))
+        def completed(entries: Iterable[Locked]) -> tuple[Locked, ...]:
+            return tuple(map(complete, entries))
+
+        if form.render(completed(self._entries.values())) != self._text:  # so that a read-only one is no obstacle
+            file.change(self.path, completed)
 
     @contextmanager
     def _blaming_upstream(self) -> Iterator[None]:

@@ -337,6 +337,30 @@ def test_sync_completes_a_lock_file_of_a_persons_and_frozen_leaves_it(origin: Or
     assert list(tables().values()) == [{"name": "b", "url": url, "sha256": sha256(b"aardvark"), "size": 8}]
 
 
+def test_sync_needs_no_right_to_write_what_is_in_its_usual_form(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["lock", "-q", origin.add("/a.bin", b"aardvark")])
+    monkeypatch.setattr("nanocache.lockfile.file.change", None)
+    assert main(["sync", "-q"]) == 0
+
+
+def test_an_update_loses_nothing_that_is_locked_meanwhile(hub: HubServer, origin: Origin) -> None:
+    from nanocache.locking import Locking
+
+    class Slow(Locking):
+        def _again(self, old: Any, name: str) -> Any:
+            found = list(super()._again(old, name))
+            assert main(["lock", origin.add("/a.bin", b"a"), "--name", "owner/name/a.bin"]) == 0
+            return found
+
+    hub.commit("owner/name", FILES)
+    assert main(["lock", "hf://owner/name"]) == 0
+    hub.commit("owner/name", {"config.json": b"moved"})
+    Slow(Cache()).update("owner/name")
+    assert set(tables()) == {"owner/name/a.bin", "owner/name/config.json"}
+
+
 def test_into_gives_each_artifact_its_name_and_nothing_leads_out(origin: Origin, tmp_path: Path) -> None:
     main(["lock", origin.add("/a.bin", b"a"), "--name", "deep/er/x.bin"])
     assert main(["sync", "--into", "data"]) == 0

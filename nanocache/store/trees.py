@@ -27,7 +27,17 @@ from .layout import product_lock_key
 from .manifest import Manifest, TreeFile
 from .private import private_folder
 
-__all__ = ["find", "keep_manifest", "lacking", "lock_key_of", "publish", "read_manifest", "repair", "stands"]
+__all__ = [
+    "MANIFEST",
+    "find",
+    "keep_manifest",
+    "lacking",
+    "lock_key_of",
+    "publish",
+    "read_manifest",
+    "repair",
+    "stands",
+]
 
 MANIFEST = "tree.json"
 FOLDERS_SEEN = 1  # below the tree itself, at a hit

@@ -469,6 +469,19 @@ def test_an_import_keeps_the_cap(bundle: Path, elsewhere: Cache, monkeypatch: py
     assert elsewhere.load(bundle).digests
 
 
+def test_memory_stays_flat_on_both_sides(origin: Origin, spawn: Callable[..., Any], tmp_path: Path) -> None:
+    path = nanocache.fetch(origin.add("/large.bin", content(96 * MIB, "large")))
+    code = """
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Cache().export(path, "x.tar")
+Cache(there).load("x.tar")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    setup = "import resource\nfrom nanocache import Cache"
+    [grown] = spawn(code, setup=setup, path=str(path), there=str(tmp_path / "there")).outputs()
+    assert int(grown) < 40  # MiB
+
+
 # --- large members ----------------------------------------------------------------------------------------------------
 
 
