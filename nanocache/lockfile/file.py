@@ -33,7 +33,10 @@ Change = Callable[[tuple[Locked, ...]], tuple[Locked, ...]]
 
 def read_text(path: str) -> str:
     """Raises OSError, and ValueError that names the file."""
-    st = os.stat(path)
+    try:
+        st = os.stat(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no such lock file; `nanocache lock URL` makes one", path) from None
     if not stat.S_ISREG(st.st_mode):  # a fifo would be waited for
         raise ValueError(f"{path} is no lock file, but {files.kind(st.st_mode)}")
     if st.st_size > LARGEST_LOCK_FILE:

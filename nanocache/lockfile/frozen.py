@@ -37,13 +37,13 @@ def request_of(
     request = Request.of(artifact, rehash=rehash, max_age=max_age, offline=offline, progress=progress)
     if not config.frozen():
         return request
-    digest = _Index.now().digest_of(artifact)
+    digest = _Index.now(artifact.url).digest_of(artifact)
     return replace(request, artifact=replace(artifact, sha256=digest), max_age=None)
 
 
 def files_of(url: str) -> list[Locked]:
     """What is locked of the repository at `url`, all at one version. Raises NotLocked."""
-    index = _Index.now()
+    index = _Index.now(url)
     shown = urls.redact(url)
     found = [entry for entry in index.entries if _is_of(entry, hub.parse(url, repository=True))]
     if not found:
@@ -76,12 +76,13 @@ class _Index:
     digests: frozenset[str]
 
     @staticmethod
-    def now() -> _Index:
-        """As it is at this moment. Raises NotLocked if there is none, and ValueError."""
+    def now(asked: str) -> _Index:
+        """As it is at this moment. Raises NotLocked if there is none for what is `asked`, and ValueError."""
         path = os.path.abspath(LOCK_FILE)
         stamp = files.stamp(path)
         if stamp is None:
-            raise NotLocked(target="anything", lock=path, reason="it is not there, and NANOCACHE_FROZEN is set")
+            reason = "there is no such file, and NANOCACHE_FROZEN is set"
+            raise NotLocked(target=urls.redact(asked), lock=path, reason=reason)
         return _index(path, stamp)
 
     def digest_of(self, artifact: Artifact) -> str:

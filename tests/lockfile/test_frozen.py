@@ -122,7 +122,7 @@ def test_a_warm_cache_hides_nothing(url: str, origin: Origin, freeze: Callable[[
 
 def test_without_a_lock_file_nothing_is_fetched(url: str, origin: Origin, freeze: Callable[[], None]) -> None:
     freeze()
-    with pytest.raises(NotLocked, match="it is not there"):
+    with pytest.raises(NotLocked, match="there is no such file"):
         nanocache.fetch(url)
     assert not origin.requests()
 
