@@ -286,7 +286,9 @@ class Cache(Upkeep):
     def fetch_shard(self, offline: bool | None, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
         """`fetch` for one of several downloads that a caller has under way, of which one is wanted first."""
         request = request_of(artifact, offline=offline, progress=False)
-        return fetched(self.store, request, None, cancel, turn, listener=self._listener)
+        downloaded: list[Found] = []
+        turn.afterwards = partial(fill_all, request.settings, downloaded, cancel)
+        return fetched(self.store, request, None, cancel, turn, listener=self._listener, put_off=downloaded)
 
     def snapshot(
         self,

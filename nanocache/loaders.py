@@ -133,6 +133,7 @@ class Prefetch:
         window = self._open()
         if self._yielded >= len(self._share):
             window.pass_all()
+            window.finish()
             self.close()
             raise StopIteration
         outcome = window.take(self._yielded, cancel)

@@ -18,6 +18,7 @@ class Turn:
     def __init__(self, on_settled: Callable[[], None]) -> None:
         self.first = False
         self.came = False  # the download itself published what it brought: nothing of it was here before
+        self.afterwards: Callable[[], None] = lambda: None  # what the download has left to do once its caller has it
         self._settled = threading.Event()
         self._on_settled = on_settled
 

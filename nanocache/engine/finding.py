@@ -20,7 +20,7 @@ from ..store.tiers import Tier
 from . import products
 from .remembered import Remembered
 
-__all__ = ["Found", "blob_in_tiers", "find", "find_blob", "find_in_tiers", "lookup"]
+__all__ = ["Found", "blob_in_tiers", "find", "find_blob", "find_in_tiers", "lookup", "read_own"]
 
 
 class Found(NamedTuple):
@@ -84,6 +84,16 @@ def lookup(store: Store, request: Request, cancel: Cancel) -> Path | None:
     own = None if digest is None else healing.verify(store, digest, request.name, cancel)
     read = None if own is not None else blob_in_tiers(store, request, cancel)
     return own if read is None else read.path
+
+
+def read_own(store: Store, request: Request, digest: str, cancel: Cancel) -> Path | None:
+    """The blob in the base directory, nothing of which is changed; read once for all callers of this moment."""
+
+    def verify(cancel: Cancel) -> Path | None:
+        found = None if request.rehash else store.hit(digest, request.name)  # another flight may have just landed
+        return found or healing.verify(store, digest, request.name, cancel)
+
+    return share(("verify", store.base, digest, request.name, request.rehash), request.identity, verify, cancel)
 
 
 def blob_in_tiers(store: Store, request: Request, cancel: Cancel) -> Found | None:

@@ -139,7 +139,7 @@ class Fetch:
         reason = f"{self.store.base} is not writable for this user"
         stale = None if self.memory.known() else self.memory.stale()  # what a server says could not be kept
         digest = self.memory.known() if stale is None else stale.digest
-        path = None if digest is None else self._verified(digest)
+        path = None if digest is None else finding.read_own(self.store, self.request, digest, self.cancel)
         if digest is None or path is None:
             raise self._not_cached(reason)
         if stale is not None:
@@ -148,16 +148,6 @@ class Fetch:
 
     def _warn_unasked(self, reason: object) -> None:
         logger.warning("cannot ask whether %s changed (%s); using what is cached", self.request.shown_url, reason)
-
-    def _verified(self, digest: str) -> Path | None:
-        """The blob, read once for all callers of this moment."""
-        key = ("verify", self.store.base, digest, self.request.name, self.request.rehash)
-        return share(key, self.request.identity, partial(self._verify, digest), self.cancel)
-
-    def _verify(self, digest: str, cancel: Cancel) -> Path | None:
-        name = self.request.name
-        found = None if self.request.rehash else self.store.hit(digest, name)  # another flight may have just landed
-        return found or healing.verify(self.store, digest, name, cancel)
 
     def _lead(self, led: list[Cancel], cancel: Cancel) -> Found:
         """Run the flight that this process's callers share. `cancel` is the flight's: set once all of them left."""

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ..artifact.artifact import Artifact
+from ..callers import suppress
 from ..cancel import Cancel, Cancelled
 from ..coordination.threads import ThreadPool
 from ..download.turn import Turn
@@ -123,8 +124,14 @@ class Window:
                 self._settled[n] = outcome
             self._changed.notify_all()
         self._advance()
+        with suppress(Cancelled):
+            turn.afterwards()
 
     # --- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Every shard was taken: return once what they left to do is over."""
+        self._pool.close()
 
     def stop(self) -> None:
         """Have what is on its way end within a second. Waits for nothing, so that garbage collection may call it."""

@@ -202,6 +202,15 @@ def test_threads_of_one_process_do_not_wait_for_the_one_that_fills(cas: CasServe
     assert filled - waited > 1
 
 
+def test_a_loader_has_its_shards_before_they_are_sent(cas: CasServer, origin: Origin, url: str) -> None:
+    cas.pause["PUT"] = 2.0
+    shards = nanocache.prefetch([url, origin.add("/next.bin", b"next")])
+    assert [next(shards).read_bytes() for _ in range(2)] == [DATA, b"next"]
+    assert len(cas.objects) < 2
+    assert list(shards) == []
+    assert len(cas.objects) == 2
+
+
 def test_a_digest_that_the_hub_says_is_enough(
     fetch: Fetch, cas: CasServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
