@@ -16,11 +16,18 @@ from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 
-__all__ = ["artifact_of", "is_option", "key_of"]
+__all__ = ["artifact_of", "is_usual", "key_of"]
 
 
-def is_option(value: object) -> bool:
-    """Whether it may be an option's value and needs no look: a hit must cost no more than its stat."""
+def is_usual(max_age: object, offline: object, progress: object) -> bool:
+    """Whether these options need no look: a hit must cost no more than its stat.
+
+    The caller tells those of most calls, three times None, by itself: this call is a hundredth of a hit.
+    """
+    return max_age is None and _is_option(offline) and _is_option(progress)
+
+
+def _is_option(value: object) -> bool:
     return value is None or value is True or value is False
 
 

@@ -19,7 +19,7 @@ from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
-from .asked import artifact_of, is_option, key_of
+from .asked import artifact_of, is_usual, key_of
 from .callers import callers_errors
 from .cancel import Cancel, ambient
 from .config import Settings
@@ -120,7 +120,7 @@ class Cache(Upkeep):
             return self._fetch_into(into, artifact, rehash, max_age, offline, progress)
         store = self.store
         asked = key_of(url, sha256, filename, mirrors, headers, postprocess)
-        usual = max_age is None and rehash is False and is_option(offline) and is_option(progress)
+        usual = rehash is False and (max_age is offline is progress is None or is_usual(max_age, offline, progress))
         if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
             store.counts.hits += 1
             return path if self._listener is None else self._told(store, asked, url, path)
@@ -154,7 +154,7 @@ class Cache(Upkeep):
             return await self._afetch_into(into, artifact, rehash, max_age, offline, progress)
         store = self.store
         asked = key_of(url, sha256, filename, mirrors, headers, postprocess)
-        usual = max_age is None and rehash is False and is_option(offline) and is_option(progress)
+        usual = rehash is False and (max_age is offline is progress is None or is_usual(max_age, offline, progress))
         if asked is not None and usual and (path := store.hits.recall(asked)) is not None:
             store.counts.hits += 1
             return path if self._listener is None else self._told(store, asked, url, path)
