@@ -42,7 +42,7 @@ VARIABLES = (
     (
         "NANOCACHE_CONNECTIONS",
         "16",
-        "per host, for one process; shared out under a launcher, at least 2",
+        "per host, for all processes of yours on this machine",
     ),
     ("NANOCACHE_TIMEOUT", "30", "seconds without a byte; connecting gets at most 10 of them"),
     ("NANOCACHE_RETRIES", "5", "attempts without progress, per URL"),
@@ -202,12 +202,16 @@ def local_rank() -> int:
 
 
 def _connections() -> int:
-    asked = _number("NANOCACHE_CONNECTIONS", int, None, 1)
+    asked = _asked_connections()
     if asked is not None:
         return asked
     # 16 a process times 8 ranks that walk different shards is 128 to one host: 429s, and bans.
     ranks = _number("LOCAL_WORLD_SIZE", int, 1, 1) or 1
     return max(2, CONNECTIONS_PER_HOST // ranks)
+
+
+def _asked_connections() -> int | None:
+    return _number("NANOCACHE_CONNECTIONS", int, None, 1)
 
 
 def _size(name: str) -> Size | None:
@@ -224,13 +228,14 @@ class Settings(NamedTuple):
 
     timeout: float
     retries: int
-    connections: int  # per host, for all transfers of this process together
+    connections: int  # per host, for all transfers of this process, where the machine's processes cannot share
     lock_timeout: float | None
     max_artifact: int | None
     offline: bool
     readonly_dirs: tuple[str, ...] = ()
     max_size: Size | None = None
     remote: str | None = None  # as it was given: it may hold a login
+    budget: int | None = None  # connections per host, for all processes of this machine
 
     @classmethod
     def read(cls, *, offline: bool | None = None) -> Settings:
@@ -245,6 +250,7 @@ class Settings(NamedTuple):
             readonly_dirs=_readonly_dirs(),
             max_size=_size("NANOCACHE_MAX_SIZE"),
             remote=os.environ.get(REMOTE) or None,
+            budget=_asked_connections() or CONNECTIONS_PER_HOST,
         )
 
 

@@ -21,6 +21,7 @@ from ..cancel import Cancel
 from ..disk.hashing import Vanished, git_sha1
 from ..errors import ChecksumMismatch
 from ..events import Retry, tell
+from ..http import slots
 from ..http.failure import Failure, Slow, StartOver
 from ..http.slots import Busy
 from ..store.partials import Abandoned
@@ -165,7 +166,8 @@ class Attempts:
         return True
 
     def _receive_by_connections(self, first: Connection, body: Body, answer: ExitStack) -> None:
-        limit = self._request.settings.connections if self._is_parallel() else 1
+        settings = self._request.settings
+        limit = slots.most(limit=settings.connections, budget=settings.budget) if self._is_parallel() else 1
         latency = body.response.latency
         schedule = SaveSchedule()
         with Connections(

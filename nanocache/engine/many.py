@@ -167,6 +167,7 @@ def fetch(
     arguments.progress(progress)
     outcomes = _Outcomes(len(artifacts), first_error_ends=not return_exceptions)
     tally = _Tally(artifacts, progress) if callable(progress) or shown(progress) else None
-    pool = ThreadPool(workers or Settings.read().connections)
+    settings = Settings.read()
+    pool = ThreadPool(workers or settings.budget or settings.connections)
     with nullcontext() if tally is None else ticking(tally.display):
         return _Set(artifacts, fetch_one, outcomes, tally).run(pool)

@@ -64,7 +64,7 @@ def _once(method: str, url: str, headers: Asked, cancel: Cancel) -> Reply:
     settings = Settings.read(offline=False)
     sent = [("User-Agent", f"nanocache/{version()}"), ("Accept-Encoding", "identity"), *headers]
     with (
-        slots.slot(origin(url), limit=settings.connections, cancel=cancel),
+        slots.slot(origin(url), limit=settings.connections, budget=settings.budget, cancel=cancel),
         exchange(url, sent, settings=settings, cancel=cancel, method=method) as response,
     ):
         status = response.status

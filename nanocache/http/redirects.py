@@ -83,7 +83,13 @@ def get(
     address = at or Address(target.url)
     for _ in range(MOST_REDIRECTS + 1):
         with (
-            slots.slot(origin(address.url), limit=settings.connections, cancel=cancel, patient=patient),
+            slots.slot(
+                origin(address.url),
+                limit=settings.connections,
+                budget=settings.budget,
+                cancel=cancel,
+                patient=patient,
+            ),
             exchange(address.url, headers_for(target, address, asked), settings=settings, cancel=cancel) as response,
         ):
             if response.status not in REDIRECTS or "location" not in response.headers:

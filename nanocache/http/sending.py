@@ -72,7 +72,7 @@ def _send(method: str, target: Target, body: FileBody | None, settings: Settings
     asked = [] if body is None else [("Content-Length", str(body.size)), ("Content-Type", "application/octet-stream")]
     headers = headers_for(target, Address(target.url), asked)
     with (
-        slots.slot(origin(target.url), limit=settings.connections, cancel=cancel),
+        slots.slot(origin(target.url), limit=settings.connections, budget=settings.budget, cancel=cancel),
         exchange(
             target.url,
             headers,
