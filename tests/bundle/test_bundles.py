@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,30 @@ def test_a_hostile_bundle_is_refused_and_nothing_is_written(kind: str, elsewhere
         elsewhere.load(path)
     assert len(str(caught.value).splitlines()) == 1
     assert not elsewhere.base_dir.exists()
+    assert os.listdir() == ["x.tar"]
+
+
+def test_a_bundle_that_chance_damaged_is_refused_or_right(elsewhere: Cache, project: Path) -> None:
+    good = made(GOOD, refs=[REF])
+    chance = random.Random(7)
+    for _ in range(300):
+        data = bytearray(good)
+        for _ in range(chance.randint(1, 3)):
+            at, end = sorted(chance.choices(range(len(data)), k=2))
+            kind = chance.randrange(4)
+            if kind == 0:
+                data[at] = chance.randrange(256)
+            elif kind == 1:
+                del data[at : min(end, at + 600)]
+            elif kind == 2:
+                data[at:at] = chance.randbytes(chance.choice((1, 512)))
+            else:
+                data[at : at + 512] = data[end : end + 512]
+        (project / "x.tar").write_bytes(data)
+        with suppress(UnsafeArchive):
+            elsewhere.load("x.tar")
+    assert written(elsewhere) <= {f"blobs-v1/sha256/{DIGEST[:2]}/{DIGEST}/a.bin", f"refs-v1/00/{'0' * 64}.json"}
+    assert not elsewhere.base_dir.exists() or elsewhere.verify().sound
     assert os.listdir() == ["x.tar"]
 
 

@@ -109,11 +109,15 @@ FAILED = {
 }
 ERRORS: list[NanocacheError] = [
     errors.ChecksumMismatch(url="u", expected="a" * 64, got="b" * 64, size=1),
+    errors.UpstreamChanged(name="n", lock="/l", url="u", expected="a" * 64, got="b" * 64, size=1),
     errors.DownloadFailed(url="u", causes=(("u", "404"),), status=404),
     errors.NotCached(url="u", base_dir="/b"),
+    errors.NotLocked(target="u", lock="/l", reason="r"),
+    errors.NotSigned(lock="/l", key="/k", reason="r"),
     errors.LockTimeout(path="/l", waited=1.0, pid=1, host="h", done=1, total=2),
     errors.NoSpace(path="/p", needed=1, available=0),
     errors.UnsafeArchive(archive="a", reason="r"),
+    errors.DamagedBundle(archive="a", member="m", expected="a" * 64, got="b" * 64, size=1),
     errors.UnsafeCache(path="/p", reason="r"),
     errors.PostprocessFailed(hook="h", artifact="a", reason="r"),
 ]
