@@ -20,6 +20,7 @@ from ..disk import copying, faults, files, hashing
 from ..room import Room
 from ..store import partials, tiers
 from ..store.blobs import Store
+from ..store.layout import BLOBS
 from ..store.tiers import Tier
 from .room import room_for
 
@@ -49,6 +50,8 @@ def _bring_from(store: Store, request: Request, digest: str, cancel: Cancel, tie
 
 def _named(folder: str, digest: str) -> Iterator[str]:
     """Where a file of this digest may be."""
+    if os.path.isdir(os.path.join(folder, BLOBS)):  # a cache of ours, which need not let itself be listed
+        return
     hub = os.path.join(folder, "hub")
     repositories = hub if os.path.isdir(hub) else folder
     for name in sorted(os.listdir(repositories)):

@@ -202,6 +202,23 @@ def test_threads_of_one_process_do_not_wait_for_the_one_that_fills(cas: CasServe
     assert filled - waited > 1
 
 
+def test_a_caller_that_leaves_while_it_is_sent_waits_for_nothing(cas: CasServer, url: str) -> None:
+    cas.pause["PUT"] = 20.0
+
+    async def leave() -> float:
+        task = asyncio.create_task(nanocache.afetch(url))
+        while not cas.asked("PUT"):
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - began
+
+    assert asyncio.run(leave()) < 3
+    assert nanocache.lookup(url) is not None
+
+
 def test_a_loader_has_its_shards_before_they_are_sent(cas: CasServer, origin: Origin, url: str) -> None:
     cas.pause["PUT"] = 2.0
     shards = nanocache.prefetch([url, origin.add("/next.bin", b"next")])
