@@ -1,7 +1,8 @@
 """prefetch for the ranks of a job: each gets its own share of the shards.
 
 What iterates is nanocache's; here is which rank this is. Invariant: no store and no collective is asked, so ranks may
-iterate at their own pace, and a rank that ends early holds up no other.
+iterate at their own pace, and a rank that ends early holds up no other. So nothing is sent from disk to disk: a
+DataLoader's worker, where most iterate, has no store, and a roll call for each shard would wait for the slowest rank.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def prefetch(
     """`nanocache.prefetch` for this rank's share of `artifacts`: each world_size-th, from its rank on.
 
     `rank` and `world_size` come from `topology()`; give them where several ranks read the same data (of a tensor
-    parallel group, say): those on one disk share each download. The other arguments are nanocache.prefetch's. A
-    DataLoader's worker made by fork or spawn gets its part of its rank's share. Raises ValueError, and what `topology`
-    raises.
+    parallel group, say): those on one disk share each download, and by NANOCACHE_REMOTE those on other disks take what
+    one brought, of shards with a digest. The other arguments are nanocache.prefetch's. A DataLoader's worker made by
+    fork or spawn gets its part of its rank's share. Raises ValueError, and what `topology` raises.
     """
     if rank is None and world_size is None:
         here = topology()

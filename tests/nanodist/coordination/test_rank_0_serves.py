@@ -163,6 +163,28 @@ if __name__ == "__main__":
     assert [out.strip() for out, _ in said] == ["True 5"] * 2, said
 
 
+def test_ranks_that_a_launcher_spawned_are_ranks(tmp_path: Path) -> None:
+    script = """
+import os, torch.multiprocessing as mp
+import nanodist
+
+def rank(n):
+    os.environ |= {"RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": "2"}
+    nanodist.compute_init("cpu", timeout=60)
+    print(nanodist.topology().rank, flush=True)
+    nanodist.compute_cleanup()
+
+if __name__ == "__main__":
+    mp.spawn(rank, nprocs=2)
+"""
+    (tmp_path / "launch.py").write_text(script)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    launcher = _start(tmp_path / "launch.py", env)
+    assert sorted(launcher.communicate(timeout=90)[0].split()) == ["0", "1"]
+
+
 def _start(script: Path, env: dict[str, str]) -> Any:
     line = [sys.executable, str(script)]
     root = str(Path(__file__).parents[3])
