@@ -32,8 +32,9 @@ __all__ = ["fill_all", "held_back"]
 
 logger = logging.getLogger("nanocache")
 
-READ_ONLY = (401, 403, 404, 405, 501)  # what a store that takes nothing says to a PUT
-NO_FOLDER = (404, 409)  # what WebDAV says where the folder is missing
+READ_ONLY = (401, 403, 405, 501)  # what a store that takes nothing says to a PUT, and some to a HEAD
+NO_FOLDER = (404, 409)  # what WebDAV says where the folder is missing, and S3 of a bucket
+MADE = (201, 405)  # by us, or by another process meanwhile
 WRITE_REFUSED = (PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -53,11 +54,10 @@ class _Fill:
             pass
         except Failure as e:
             self.remote.is_unreachable(e.reason)
-        except WRITE_REFUSED as e:
-            self._is_read_only(e.strerror or str(e))
         except OSError as e:
             let_pass(e)
-            self.remote.is_full(e.strerror or str(e))
+            answer = self._is_read_only if isinstance(e, WRITE_REFUSED) else self.remote.is_full
+            answer(e.strerror or str(e))
 
     def _run(self, data: BinaryIO, size: int) -> None:
         if not is_file(self._url):
@@ -88,26 +88,30 @@ class _Fill:
         if target is None or self.digest in self.remote.wrong:
             return False
         status = sending.ask("HEAD", target, self._hurried, self.cancel)
-        if status.code >= 500:
+        if status.code >= 500 and status.code not in READ_ONLY:
             raise Failure(f"it answers {status.code} to HEAD")
         return status.code == 200 and status.size in (None, size)
 
     def _make_folder(self) -> bool:
         target = Target(f"{self._url.rpartition('/')[0]}/")
-        return sending.ask("MKCOL", target, self._hurried, self.cancel).code == 201
+        return sending.ask("MKCOL", target, self._hurried, self.cancel).code in MADE
 
     @property
     def _hurried(self) -> Settings:
         return self.settings._replace(timeout=min(HURRIED, self.settings.timeout))
 
     def _judge(self, status: Status) -> None:
-        if status.code in READ_ONLY:
-            self._is_read_only(f"it answers {status.code} to PUT")
-        elif not 200 <= status.code < 300:
-            self.remote.is_full(f"it answers {status.code} to PUT")
-        else:
+        if 200 <= status.code < 300:
             self.remote.wrong.discard(self.digest)
             logger.info("%s is in the remote %s now", self.digest, redact(self.remote.base))
+            return
+        reason = f"it answers {status.code} to PUT"
+        if status.code not in (*READ_ONLY, *NO_FOLDER):
+            self.remote.is_full(reason)
+            return
+        if status.code in NO_FOLDER:  # there is no such place: worth a word
+            self.remote.failed(reason)
+        self._is_read_only(reason)
 
     def _is_read_only(self, reason: str) -> None:
         self.remote.is_read_only = True

@@ -434,6 +434,20 @@ def test_a_read_only_remote_is_not_worth_a_word_and_tried_once(
     assert "is read-only" in caplog.text
 
 
+def test_a_place_that_is_not_there_is_one_warning_and_tried_once(
+    fetch: Fetch, cas: CasServer, base: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cas.judge = lambda method, digest: {"PUT": 404, "MKCOL": 403}.get(method)
+    look(fetch, url, caplog, base)
+    assert cas.asked("PUT") == 1
+
+
+def test_a_store_that_answers_no_head_is_filled_all_the_same(fetch: Fetch, cas: CasServer, url: str) -> None:
+    cas.judge = lambda method, digest: 501 if method == "HEAD" else None
+    fetch(url)
+    assert cas.objects == {DIGEST: DATA}
+
+
 def test_the_origins_errors_are_what_they_were(fetch: Fetch, cas: CasServer, origin: Origin) -> None:
     with pytest.raises(DownloadFailed) as failed:
         fetch(origin.url("/missing"), sha256=DIGEST)
