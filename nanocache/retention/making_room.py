@@ -17,7 +17,7 @@ from .prune import Limits, one_at_a_time, prune
 from .reasons import AT_WORK, HELD, PINNED, SHOWN, Keepers, disk_time
 from .survey import Candidate, Survey, in_order
 
-__all__ = ["Stayed", "clear_disk", "make_room"]
+__all__ = ["Stayed", "clear_disk", "make_room", "what_stays"]
 
 
 LABELS = {PINNED: "pinned", HELD: "held"}
@@ -61,6 +61,17 @@ def make_room(store: Store, lacking: int, cancel: Cancel, gone: Callable[[int], 
         tell(Evict(candidate.kind, candidate.path, size, "to make room"))
         freed += size
     return None if freed else stayed
+
+
+def what_stays(store: Store) -> Stayed:
+    """What no room can be made of. Raises OSError."""
+    survey = Survey(store)
+    keepers = Keepers(store, (), disk_time(store))
+    stayed = Stayed()
+    for candidate in in_order(survey):
+        if (reason := keepers.reason(candidate, survey)) is not None:
+            stayed.note(candidate, reason)
+    return stayed
 
 
 def clear_disk(store: Store, lacking: int | None, cancel: Cancel) -> bool:

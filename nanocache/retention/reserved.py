@@ -21,7 +21,7 @@ from ..room import Room
 from ..store.blobs import Store
 from . import walk
 from .books import SIGN_OF_LIFE, Books, Promise
-from .making_room import Stayed, make_room
+from .making_room import Stayed, make_room, what_stays
 from .prune import one_at_a_time
 
 __all__ = ["Reserved"]
@@ -133,6 +133,7 @@ class Reserved(Room):
                 available=self._limit,
                 reason="larger than NANOCACHE_MAX_SIZE allows",
                 remedy="raise or unset NANOCACHE_MAX_SIZE",
+                kept=what_stays(self._store).sizes(),
             )
         if not self._note(room):
             with one_at_a_time(self._store, self._cancel):

@@ -66,6 +66,7 @@ def test_what_is_larger_than_the_cap_is_refused_before_a_byte_of_it_comes(
         with sampled(base) as most, pytest.raises(NoSpace, match="NANOCACHE_MAX_SIZE") as e:
             fetch(origin, size, 2)
         assert (e.value.needed, e.value.available) == (size, 1_000_000)
+        assert e.value.kept == {"pinned": 0, "held": 0, "recent": 0}
         assert most[0] <= 501_000
     assert old.exists()
     assert fetch(origin, 400_000, 3).exists()
