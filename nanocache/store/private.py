@@ -47,6 +47,8 @@ def private_folder(directory: BaseDirectory, key: str, room: Room = UNLIMITED) -
                 files.remove(folder)
                 files.remove_empty(os.path.dirname(folder))
         finally:
-            if lock is not None:
-                lock.release()
-            room.settle()
+            try:
+                if lock is not None:
+                    lock.release()
+            finally:
+                room.settle()
