@@ -58,6 +58,7 @@ class Partial:
         self.fd = fd
         self.state = state
         self._room = room
+        self._asked = False  # whether the room knows which file it is for
         self._reach = 0  # bytes of data that it has room for
         self._recorded = 0  # bytes of its state.json
         self._directory = directory
@@ -66,7 +67,6 @@ class Partial:
         self._written = boot_time()
         self._state_fd = -1
         self._pid = os.getpid()  # a forked child may unwind through our frames, or go on in them
-        room.of_file(fd, data)
 
     def __enter__(self) -> Partial:
         return self
@@ -89,7 +89,7 @@ class Partial:
     def expect(self, total: int | None) -> None:
         """Have room for `total` bytes before they come. Raises NoSpace."""
         if total is not None and total > self._reach:
-            self._room.have(total)
+            self._asked_room().have(total)
             self._reach = total
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
@@ -97,11 +97,18 @@ class Partial:
         self.check_owner()
         view = memoryview(data)
         if offset + len(view) > self._reach:
-            self._room.have(offset + len(view), known=False)
+            self._asked_room().have(offset + len(view), known=False)
             self._reach = max(self._reach, offset + len(view))
         while view:
             count = os.pwrite(self.fd, view, offset)
             view, offset = view[count:], offset + count
+
+    def _asked_room(self) -> Room:
+        # Not when it is made: Ctrl-C in the look at the file would leave it open, with no `with` around it yet.
+        if not self._asked:
+            self._room.of_file(self.fd, self.data)
+            self._asked = True
+        return self._room
 
     def check_owner(self) -> None:
         """Raise Abandoned if this may be another process's by now."""
@@ -157,7 +164,7 @@ class Partial:
         # counts as absent. A rename each time took ext4 0.5 to 9 ms, since it flushes what replaces another file.
         text = owner_record(state, left=left)
         self._recorded = max(-(-len(text) // PAGE) * PAGE, self._recorded)
-        self._room.besides(self._recorded)
+        self._asked_room().besides(self._recorded)
         if self._state_fd < 0:
             path = os.path.join(folder, STATE)
             files.remove(path)
