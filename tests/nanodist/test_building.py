@@ -260,6 +260,21 @@ def test_disk_that_comes_when_none_sends_any_more_builds_by_itself(ranks: Ranks,
     assert builds(tmp_path) == 2
 
 
+def test_where_gloo_cannot_connect_the_nodes_each_disk_builds_with_one_warning(ranks: Ranks, tmp_path: Path) -> None:
+    code = """
+        def refuse(self, *args, **options):
+            raise link.LinkUnreachable("no route")
+        link.Link.__init__ = refuse
+        for key in "ab":
+            build(key, small)
+    """
+    run = ranks(BUILD + SMALL + textwrap.dedent(code), 2, folder=str(tmp_path), env=disks(tmp_path, 2, 1))
+    assert set(run.codes) == {0}, run.err
+    assert len(set(run.last("value"))) == 2
+    assert 1 <= run.err.count("gloo cannot connect") <= 2  # of each rank that was to take something
+    assert builds(tmp_path) == 4
+
+
 @pytest.mark.parametrize("scope", ["job", "disk"])
 def test_scope_of_the_environment_counts(ranks: Ranks, tmp_path: Path, scope: str) -> None:
     env = [one | {"NANODIST_SCOPE": scope} for one in disks(tmp_path, 4, 4 if scope == "job" else 2)]
