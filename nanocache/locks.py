@@ -38,7 +38,7 @@ def open_lock(
 
     Lists of digests that others publish are taken as well, as by `registry`, whose `base_url` this is.
     `require_signature`: the public key that must have signed the lock file (see `nanocache lock --sign`).
-    Raises ValueError that names the file and the line, NotSigned, FileNotFoundError, ModuleNotFoundError, and of a
+    Raises ValueError that names the file and the line, NotSigned, FileNotFoundError, and of a
     registry's URL what `fetch` raises.
     """
     is_url = isinstance(path, str) and "://" in path

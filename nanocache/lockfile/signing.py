@@ -27,9 +27,9 @@ def signature_of(path: str) -> str:
 def sign(path: str, key: str) -> str:
     """Sign the lock file at `path` with the private key in the file `key`; where the signature is.
 
-    Raises ModuleNotFoundError, OSError, and ValueError for what is no such key.
+    Raises OSError, NotSigned without the library, and ValueError for what is no such key.
     """
-    library = _library()
+    library = _library(path, key)
     data = file.read_text(path).encode()
     with TemporaryDirectory() as folder:
         copy, signature = _copied(folder, path, data), Path(folder, "signature")
@@ -44,9 +44,9 @@ def sign(path: str, key: str) -> str:
 def check(path: str, data: bytes, key: str) -> None:
     """Raise NotSigned unless `data`, which the lock file at `path` holds, is signed by the key in the file `key`.
 
-    Raises ModuleNotFoundError, OSError, and ValueError for what is no public key.
+    Also without the library. Raises OSError, and ValueError for what is no public key.
     """
-    library = _library()
+    library = _library(path, key)
     try:
         verifier = library.verifying.Config().use_elliptic_key_verifier(public_key=Path(key))
     except Exception as e:  # noqa: BLE001 - as above
@@ -62,12 +62,12 @@ def check(path: str, data: bytes, key: str) -> None:
             raise NotSigned(lock=path, key=key, reason=_brief(e)) from e
 
 
-def _library() -> Any:
+def _library(path: str, key: str) -> Any:
     try:
         import model_signing
     except ImportError as e:
-        text = "signatures need OpenSSF Model Signing: pip install 'nanocache[sign]'"
-        raise ModuleNotFoundError(text, name="model_signing") from e
+        reason = "signatures need OpenSSF Model Signing (pip install 'nanocache[sign]')"
+        raise NotSigned(lock=path, key=key, reason=reason) from e
     return model_signing
 
 

@@ -153,5 +153,5 @@ def test_without_the_library_the_error_names_the_extra(
     signed: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "model_signing", None)
-    with pytest.raises(ModuleNotFoundError, match=r"nanocache\[sign\]"):
+    with pytest.raises(NotSigned, match=r"nanocache\[sign\]"):
         nanocache.open_lock(require_signature=keys / "mine.pub")
