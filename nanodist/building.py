@@ -26,8 +26,9 @@ from nanocache.peer_products import built_path, check_build, check_travels, find
 
 from .broadcast.roll_call import HAVE, LACK, SILENT_DISK_PATIENCE, announce, has_another
 from .calls import PathLike, Results, scope_of
-from .coordination.coordinator import Coordinator
+from .coordination.coordinator import REFUSED_FOR, Coordinator
 from .coordination.election import Verdict, decide
+from .coordination.store_client import ANSWER
 from .shared_disk import disk_name
 from .sharing import FRESH, SharedCall, shows, with_ranks
 
@@ -65,11 +66,13 @@ def build_once(
     nanocache as LeaderError).
     """
     once = BuildOnce.of(key, fn, name, facts, base_dir)
-    found = once.find() if (once.identity, once.base) in _agreed else None
-    if found is None:
-        found = with_ranks(once.scope, once.agree, once.build)
-        _agreed.add((once.identity, once.base))
-    return found
+    found = once.find()
+    if found is not None and (once.identity, once.base) in _agreed:
+        return found
+    # To build in vain costs more than to wait for a rank 0 that is slow to start.
+    path = with_ranks(once.scope, once.agree, once.build, patience=REFUSED_FOR if found else ANSWER)
+    _agreed.add((once.identity, once.base))
+    return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

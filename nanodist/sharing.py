@@ -20,7 +20,7 @@ from nanocache.coordination.process import me
 
 from .broadcast import roll_call
 from .calls import Call, Results
-from .coordination.coordinator import Coordinator, coordination
+from .coordination.coordinator import REFUSED_FOR, Coordinator, coordination
 from .coordination.election import Verdict, decide
 from .errors import CoordinatorLost, NotVisible, from_record, to_record
 from .rank import has_other_ranks
@@ -61,9 +61,14 @@ def share(call: Call) -> Results:
     return with_ranks(call.scope, partial(_agree, call), call.alone)
 
 
-def with_ranks(scope: str, agree: Callable[[Coordinator], T], alone: Callable[[], T]) -> T:
-    """What `agree` gives where the ranks can agree, else, or once they no longer can, what `alone` gives."""
-    coordinator = None if scope == "disk" or not has_other_ranks() else coordination()
+def with_ranks(
+    scope: str, agree: Callable[[Coordinator], T], alone: Callable[[], T], *, patience: float = REFUSED_FOR
+) -> T:
+    """What `agree` gives where the ranks can agree, else, or once they no longer can, what `alone` gives.
+
+    `patience`: seconds that a rank 0 which serves the store has to begin.
+    """
+    coordinator = None if scope == "disk" or not has_other_ranks() else coordination(patience=patience)
     if coordinator is None:
         return alone()
     try:

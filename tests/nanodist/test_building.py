@@ -275,6 +275,17 @@ def test_where_gloo_cannot_connect_the_nodes_each_disk_builds_with_one_warning(r
     assert builds(tmp_path) == 4
 
 
+def test_rank_0_that_serves_the_store_may_be_slow_to_start(ranks: Ranks, tmp_path: Path) -> None:
+    code = """
+        time.sleep(0 if RANK else 3)
+        build(fn=small)
+    """
+    env = disks(tmp_path, 2, 1)
+    run = ranks(BUILD + SMALL + textwrap.dedent(code), 2, store="rank0", folder=str(tmp_path), env=env)
+    assert set(run.codes) == {0}, run.err
+    assert builds(tmp_path) == 1
+
+
 @pytest.mark.parametrize("scope", ["job", "disk"])
 def test_scope_of_the_environment_counts(ranks: Ranks, tmp_path: Path, scope: str) -> None:
     env = [one | {"NANODIST_SCOPE": scope} for one in disks(tmp_path, 4, 4 if scope == "job" else 2)]
