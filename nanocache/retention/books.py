@@ -107,6 +107,9 @@ class _Page:
         return sum(promise.room for name, promise in self.promises.items() if name != but)
 
 
+_under_way: set[str] = set()  # this process's promises: of others that bear its name the end could not be noted
+
+
 class Books:
     """The books of one base directory, under a cap of `limit` bytes."""
 
@@ -126,6 +129,7 @@ class Books:
                 self._count(page, cancel)
             lacking = page.used + page.promised(but=name) + promise.room - self.limit if promise.room else 0
             if lacking <= 0:
+                _under_way.add(name)
                 page.promises[name] = promise
         return lacking
 
@@ -138,6 +142,7 @@ class Books:
 
     def settle(self, name: str, kept: int) -> None:
         """The work is over; of its bytes `used` has `kept` more from now on, which may be below 0."""
+        _under_way.discard(name)
         with self._opened(Cancel()) as page:
             self._doubt_unless(page.promises.pop(name, None) is not None, page)
             page.used = max(0, page.used + kept)
@@ -198,7 +203,12 @@ class Books:
         began = time.time()
         for promise in page.promises.values():
             self._take_unsaved(promise)
-        page.promises = {name: promise for name, promise in page.promises.items() if promise.is_kept}
+        ours = me()
+        page.promises = {
+            name: promise
+            for name, promise in page.promises.items()
+            if (name in _under_way if promise.owner == ours else promise.is_kept)
+        }
         page.used = sum(promise.counted for promise in page.promises.values()) + self._settled(page, cancel)
         page.walked = time.time()
         page.took = page.walked - began
