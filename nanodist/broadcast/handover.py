@@ -91,6 +91,7 @@ class Handover:
             )
         except (NanocacheError, OSError) as e:
             logger.warning("%s is not taken from another disk: %s", self.built[1], e)
+            _say_lacking(tree, frozenset())  # so that the source waits for no word of this disk
         return False
 
     def _roll_call(self, patience: float) -> RollCall:
@@ -153,14 +154,21 @@ class _IncomingContents:
         self._data += data
 
     def publish(self) -> None:
-        """Make what can be made of what is on this disk, and say what is lacking."""
-        lacking = self._incoming.begin(self._data)
-        self._tree.coordinator.set(_word(self._tree, self._tree.position), json.dumps(sorted(lacking)))
+        """Make what can be made of what is on this disk, and say what is lacking: nothing, if that fails."""
+        lacking: frozenset[int] = frozenset()
+        try:
+            lacking = self._incoming.begin(self._data)
+        finally:
+            _say_lacking(self._tree, lacking)
 
 
 def _place_of_bytes(incoming: Unpacking, record: dict[str, Any]) -> AbstractContextManager[Unpacking]:
     incoming.expect(record["files"])
     return nullcontext(incoming)
+
+
+def _say_lacking(tree: TreePosition, numbers: frozenset[int]) -> None:
+    tree.coordinator.set(_word(tree, tree.position), json.dumps(sorted(numbers)))
 
 
 def _word(tree: TreePosition, position: int) -> str:

@@ -260,6 +260,34 @@ def test_disk_that_comes_when_none_sends_any_more_builds_by_itself(ranks: Ranks,
     assert builds(tmp_path) == 2
 
 
+@pytest.mark.parametrize("fault", ["full", "locked"])
+def test_disk_that_cannot_take_it_holds_up_no_other_and_builds(ranks: Ranks, tmp_path: Path, fault: str) -> None:
+    code = """
+        from nanocache.engine.unpacking import Unpacking
+        from nanodist.broadcast import handover
+        def full(self, contents):
+            raise OSError(28, "No space left on device")
+        def locked(*args):
+            raise nanocache.LockTimeout(path="x", waited=0.0, pid=1, host="h", done=None, total=None)
+        if "disk1" in os.environ["NANOCACHE_DIR"]:
+            if fault == "full":
+                Unpacking.begin = full
+            else:
+                handover.receive_built = locked
+        begun = time.monotonic()
+        if RANK == 1:
+            time.sleep(0.3)
+        build(fn=small)
+        report(took=time.monotonic() - begun)
+    """
+    env = disks(tmp_path, 3, 1)
+    run = ranks(BUILD + SMALL + textwrap.dedent(code), 3, folder=str(tmp_path), env=env, fault=fault)
+    assert set(run.codes) == {0}, run.err
+    assert len(set(run.last("value"))) == 3
+    assert builds(tmp_path) == 2
+    assert max(run.last("took")) < 15
+
+
 def test_where_gloo_cannot_connect_the_nodes_each_disk_builds_with_one_warning(ranks: Ranks, tmp_path: Path) -> None:
     code = """
         def refuse(self, *args, **options):
