@@ -105,8 +105,11 @@ def _no_thread_left() -> Iterator[None]:
 def _no_secret_in_any_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """When all tests of this worker have run: no file of any cache that they left holds what a test calls a secret."""
     yield
-    caches = [path for path in records(tmp_path_factory.getbasetemp()) if SECRET.search(os.fsencode(path))]
-    caches += [path for path in records(tmp_path_factory.getbasetemp()) if SECRET.search(_beginning(path))]
+    check_no_secret(tmp_path_factory.getbasetemp())
+
+
+def check_no_secret(folder: Path) -> None:
+    caches = [path for path in records(folder) if SECRET.search(os.fsencode(path)) or SECRET.search(_beginning(path))]
     assert not caches, f"a secret is in {[str(path) for path in caches]}"
 
 

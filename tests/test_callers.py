@@ -194,7 +194,7 @@ def test_it_comes_out_at_any_line(name: str, calls: Any, base: Path) -> None:
     before, call, _ = calls[name]
     for _cold in (True, False):
         lines.again(base, before)
-        places = lines.chosen(call, f"alarm {name}", 60)
+        places = lines.chosen(call, f"alarm {name}", 24)
     swallowed = []
     for at in places:
         lines.again(base, before)

@@ -26,7 +26,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -104,9 +104,15 @@ class Interrupt:
 
 def stack_of(frame: FrameType | None) -> Iterator[str]:
     while frame is not None:
-        if frame.f_code.co_filename.startswith(OURS):
-            yield f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        if name := our_name(frame.f_code.co_filename):
+            yield f"{name}:{frame.f_lineno}"
         frame = frame.f_back
+
+
+@cache
+def our_name(file: str) -> str:
+    """The last part of a file of ours; asked for each frame at each line, and hence remembered."""
+    return Path(file).name if file.startswith(OURS) else ""
 
 
 def chosen(call: Do, name: str, most: int) -> list[Place]:
@@ -322,7 +328,7 @@ def test_ctrl_c_at_any_line_comes_out_and_the_next_call_works_at_once(
     before, call, _ = calls[name]
     for _cold in (True, False):  # the first time imports, and fills what is remembered for the life of the process
         again(base, before)
-        places = chosen(call, name, 20 if name == "afetch" else 60)
+        places = chosen(call, name, 8 if name == "afetch" else 24)
     found = [consequences(calls[name], base, Interrupt(at)) for at in places]
     assert not any(found), "\n".join(filter(None, found))
 
@@ -349,7 +355,7 @@ def test_threads_that_waited_for_an_interrupted_one_get_the_file(base: Path, ori
     """The main thread leads, is interrupted at some line, and the others take over, wherever that was."""
     url = origin.url("/bytes/5000/1/s.bin?delay=0.02")
     again(base, lambda: nanocache.Cache().store.prepare())
-    for at in chosen(lambda: nanocache.fetch(url), "threads", 40):
+    for at in chosen(lambda: nanocache.fetch(url), "threads", 16):
         again(base, lambda: nanocache.Cache().store.prepare())
         got: list[Any] = []
 

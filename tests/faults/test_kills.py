@@ -156,7 +156,7 @@ def test_after_a_kill_nothing_is_wrong_and_the_next_call_is_right(
     victim, chance = victims[name], random.Random(f"{name} {SOAK and time.time_ns()}")
     total, published = count(victim, base)
     kills = resumed = turn = 0
-    while kills < (wanted := rounds(10, 200)):  # some are over before their moment comes
+    while kills < (wanted := rounds(6, 200)):  # some are over before their moment comes
         turn += 1
         assert turn < 3 * wanted
         at = chance.randint(max(1, published - NEAR), min(total, published + NEAR)) if turn % 2 else None
