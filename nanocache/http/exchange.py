@@ -246,8 +246,8 @@ def _request(
     url: str,
     headers: Iterable[tuple[str, str]],
     timeout: float,
-    connecting: float,
-    content: Iterable[bytes],
+    connecting: float = CONNECT_TIMEOUT,
+    content: Iterable[bytes] = (),
 ) -> Any:
     import httpcore
     import httpx

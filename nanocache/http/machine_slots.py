@@ -1,6 +1,6 @@
 """How many connections all processes of this user on this machine have open to each origin: a lock file for each.
 
-    $TMPDIR/nanocache-<uid>/connections-v1/<hash of the origin>-<n>
+    /dev/shm/nanocache-<uid>/connections-v1/<hash of the origin>-<n>    without /dev/shm below $TMPDIR
 
 Not this process's own count (`slots`), and nothing of the cache's: a node's processes may use several caches, and a
 cache's disk may be one that nodes share. Invariants: a slot ends with its process, and a forked child holds none of its
@@ -24,6 +24,7 @@ __all__ = ["MachineSlot", "are_there", "take"]
 
 logger = logging.getLogger("nanocache")
 
+IN_MEMORY = "/dev/shm"  # noqa: S108 - of this machine alone, and gone with its boot; a container has its own
 SLOT_FOLDER = "connections-v1"
 NAME_DIGITS = 20  # hex, of an origin's hash
 
@@ -107,7 +108,8 @@ def _name(origin: tuple[str, str, int]) -> str:
 
 
 def _folder() -> str | None:
-    return _made(os.environ.get("TMPDIR") or "/tmp", os.getuid())  # noqa: S108
+    user = os.getuid()
+    return _made(IN_MEMORY, user) or _made(os.environ.get("TMPDIR") or "/tmp", user)  # noqa: S108
 
 
 @cache

@@ -23,6 +23,7 @@ ORIGIN = ("http", "host", 80)
 HOLD = """
 import sys, time
 from nanocache.http import machine_slots
+machine_slots.IN_MEMORY = sys.argv[2]
 held = [machine_slots.take(("http", "host", 80), 3) for _ in range(int(sys.argv[1]))]
 print(sum(slot is not None for slot in held), flush=True)
 time.sleep(60)
@@ -32,13 +33,15 @@ time.sleep(60)
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    monkeypatch.setattr(machine_slots, "IN_MEMORY", str(tmp_path / "tmp"))
     monkeypatch.setattr(machine_slots, "_broken", False)
     return tmp_path / "tmp"
 
 
 def hold(count: int) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(count)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLD, str(count), machine_slots.IN_MEMORY]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == f"{min(count, 3)}\n"
     return process
@@ -82,7 +85,7 @@ def test_without_a_folder_of_its_own_each_process_has_its_share(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     if fault == "no folder":
-        monkeypatch.setenv("TMPDIR", "/nonexistent")
+        monkeypatch.setattr(machine_slots, "IN_MEMORY", "/nonexistent")
     else:
         planted = own_folder / "elsewhere"
         planted.mkdir()
