@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .artifact.artifact import Artifact
     from .bundle.loading import Loaded
     from .cache import Cache
+    from .calls.locks import LockFile, open_lock
+    from .calls.registries import registry
     from .compat import download_file_with_lock
     from .diagnosis.doctor import doctor
     from .diagnosis.findings import Finding
@@ -37,9 +39,7 @@ if TYPE_CHECKING:
     )
     from .events import Stats
     from .loaders import Prefetch, prefetch
-    from .locks import LockFile, open_lock
     from .progress import Progress
-    from .registries import registry
     from .retention.prune import Pruned
     from .sources.protocol import Described, Reader, Resolved, Source
     from .sources.registry import register_source
@@ -59,7 +59,7 @@ _HOMES = {
     "build": "api",
     "prefetch": "loaders",
     "Prefetch": "loaders",
-    "registry": "registries",
+    "registry": "calls.registries",
     "doctor": "diagnosis.doctor",
     "Stats": "events",
     "events": "events",  # the module itself
@@ -76,8 +76,8 @@ _HOMES = {
     "Verified": "upkeep.verify",
     "Damage": "upkeep.findings",
     "Pruned": "retention.prune",
-    "open_lock": "locks",
-    "LockFile": "locks",
+    "open_lock": "calls.locks",
+    "LockFile": "calls.locks",
     "Loaded": "bundle.loading",
     "Unpack": "archives.unpack",
     "Decompress": "archives.unpack",

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config
-from .answers import fetched, found_here
 from .artifact import arguments, urls
 from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
 from .artifact.request import Request
-from .asked import artifact_of, is_usual, key_of
 from .callers import callers_errors
+from .calls.answers import fetched, found_here
+from .calls.asked import artifact_of, is_usual, key_of
 from .cancel import Cancel, ambient
 from .config import Settings
 from .coordination import flights
@@ -348,7 +348,7 @@ class Cache(Upkeep):
 
         Raises ValueError, NotCached, ChecksumMismatch, NoSpace, OSError, and what `fetch` raises.
         """
-        from .bundles import export
+        from .calls.bundles import export
 
         fetch = partial(self.fetch_many, progress=progress)
         return export(self.store, fetch, lock_or_targets, path, split=split, progress=progress)
@@ -362,7 +362,7 @@ class Cache(Upkeep):
         Raises UnsafeArchive for anything but a whole bundle, and nothing was written then; DamagedBundle, NoSpace,
         UnsafeCache, OSError.
         """
-        from .bundles import load
+        from .calls.bundles import load
 
         return load(self.store, path, progress=progress)
 

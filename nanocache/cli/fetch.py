@@ -12,8 +12,8 @@ from typing import Any
 from ..artifact import urls
 from ..artifact.artifact import Artifact
 from ..cache import Cache
+from ..calls.locks import open_lock
 from ..lockfile.file import LOCK_FILE
-from ..locks import open_lock
 from . import tables
 from .arguments import EXIT_CODES, OK, about_artifact, about_folder, about_json, digest_of, facts_of, header, parser
 from .output import data, note

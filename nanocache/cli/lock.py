@@ -7,9 +7,9 @@ from typing import Any
 
 from ..artifact import urls
 from ..cache import Cache
+from ..calls.locking import Locking
 from ..lockfile import signing
 from ..lockfile.file import LOCK_FILE
-from ..locking import Locking
 from .arguments import OK, about_base, about_json, parser
 from .output import data, note
 from .tables import as_json

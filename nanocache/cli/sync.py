@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..calls.locks import open_lock
 from ..lockfile.file import LOCK_FILE
-from ..locks import open_lock
 from .arguments import EXIT_CODES, OK, about_base, about_json, parser
 from .output import data
 from .tables import as_json

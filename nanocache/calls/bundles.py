@@ -12,26 +12,26 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import config
-from .artifact import arguments, hub, urls
-from .artifact.artifact import Artifact
-from .bundle import loading
-from .bundle.contents import BundleContents, BundledBlob, BundledRef
-from .bundle.loading import Loaded
-from .bundle.packing import pack
-from .callers import callers_errors
-from .cancel import ambient
-from .disk import faults
-from .engine.ticking import ticking
-from .lockfile.named import NamedArtifacts, names_lock_file
-from .progress import Display, ProgressOption
-from .retention import walk
-from .sizes import read_size
-from .store import refs, trees
-from .store.blobs import Store
-from .store.refs import Ref
-from .store.trees import MANIFEST
-from .upkeep.targets import digests_of, several, unknown
+from .. import config
+from ..artifact import arguments, hub, urls
+from ..artifact.artifact import Artifact
+from ..bundle import loading
+from ..bundle.contents import BundleContents, BundledBlob, BundledRef
+from ..bundle.loading import Loaded
+from ..bundle.packing import pack
+from ..callers import callers_errors
+from ..cancel import ambient
+from ..disk import faults
+from ..engine.ticking import ticking
+from ..lockfile.named import NamedArtifacts, names_lock_file
+from ..progress import Display, ProgressOption
+from ..retention import walk
+from ..sizes import read_size
+from ..store import refs, trees
+from ..store.blobs import Store
+from ..store.refs import Ref
+from ..store.trees import MANIFEST
+from ..upkeep.targets import digests_of, several, unknown
 
 __all__ = ["export", "load"]
 

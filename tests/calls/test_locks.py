@@ -98,7 +98,7 @@ def test_what_cannot_be_asked_now_is_not_locked(origin: Origin, monkeypatch: pyt
     url = origin.add("/a.bin", b"old")
     nanocache.fetch(url)
     monkeypatch.setenv("NANOCACHE_OFFLINE", "1")
-    from nanocache.locking import Locking
+    from nanocache.calls.locking import Locking
 
     with pytest.raises(NotCached, match="could not be asked"):
         Locking(Cache()).add([url])
@@ -346,7 +346,7 @@ def test_sync_needs_no_right_to_write_what_is_in_its_usual_form(
 
 
 def test_an_update_loses_nothing_that_is_locked_meanwhile(hub: HubServer, origin: Origin) -> None:
-    from nanocache.locking import Locking
+    from nanocache.calls.locking import Locking
 
     class Slow(Locking):
         def _again(self, old: Any, name: str) -> Any:

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from . import config
-from .artifact import arguments, filenames
-from .artifact.artifact import Artifact
-from .cache import Cache, PathLike
-from .errors import ChecksumMismatch, UpstreamChanged
-from .lockfile import file, form, signing
-from .lockfile.file import LOCK_FILE
-from .lockfile.form import Locked
-from .lockfile.named import NamedArtifacts, names_lock_file
-from .progress import ProgressOption
+from .. import config
+from ..artifact import arguments, filenames
+from ..artifact.artifact import Artifact
+from ..cache import Cache, PathLike
+from ..errors import ChecksumMismatch, UpstreamChanged
+from ..lockfile import file, form, signing
+from ..lockfile.file import LOCK_FILE
+from ..lockfile.form import Locked
+from ..lockfile.named import NamedArtifacts, names_lock_file
+from ..progress import ProgressOption
 from .registries import registry
 
 __all__ = ["LockFile", "open_lock"]

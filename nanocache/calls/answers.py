@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Hashable
 from pathlib import Path
 
-from .artifact import urls
-from .artifact.request import Request
-from .cancel import Cancel
-from .disk import faults, files
-from .download.turn import Turn
-from .engine.finding import Found
-from .engine.steps import Fetch
-from .events import Listener, telling
-from .store.blobs import Store
-from .store.hits import RefStamp
+from ..artifact import urls
+from ..artifact.request import Request
+from ..cancel import Cancel
+from ..disk import faults, files
+from ..download.turn import Turn
+from ..engine.finding import Found
+from ..engine.steps import Fetch
+from ..events import Listener, telling
+from ..store.blobs import Store
+from ..store.hits import RefStamp
 
 __all__ = ["fetched", "found_here"]
 

@@ -10,11 +10,11 @@ from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from . import config
-from .artifact import hooks
-from .artifact.artifact import Artifact
-from .artifact.headers import Headers
-from .artifact.hooks import Postprocess
+from .. import config
+from ..artifact import hooks
+from ..artifact.artifact import Artifact
+from ..artifact.headers import Headers
+from ..artifact.hooks import Postprocess
 
 __all__ = ["artifact_of", "is_usual", "key_of"]
 

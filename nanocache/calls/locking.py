@@ -12,18 +12,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .artifact import hub
-from .artifact.artifact import Artifact
-from .artifact.urls import is_file, redact, url_key
-from .cache import Cache
-from .errors import NotCached, NotLocked, UpstreamChanged
-from .lockfile import file
-from .lockfile.file import LOCK_FILE
-from .lockfile.form import Locked
-from .progress import ProgressOption
-from .sources import listings
-from .sources.protocol import Listing
-from .store import refs
+from ..artifact import hub
+from ..artifact.artifact import Artifact
+from ..artifact.urls import is_file, redact, url_key
+from ..cache import Cache
+from ..errors import NotCached, NotLocked, UpstreamChanged
+from ..lockfile import file
+from ..lockfile.file import LOCK_FILE
+from ..lockfile.form import Locked
+from ..progress import ProgressOption
+from ..sources import listings
+from ..sources.protocol import Listing
+from ..store import refs
 
 __all__ = ["Locking"]
 

@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from . import config
-from .artifact import checksums, filenames, urls
-from .artifact.artifact import Artifact
-from .artifact.checksums import Checksum
-from .cache import Cache, PathLike
+from .. import config
+from ..artifact import checksums, filenames, urls
+from ..artifact.artifact import Artifact
+from ..artifact.checksums import Checksum
+from ..cache import Cache, PathLike
 
 __all__ = ["registry"]
 
