@@ -7,13 +7,12 @@ in `engine`. Invariant: `fetch` and `afetch` are one implementation with one sig
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from . import config
-from .artifact import arguments, urls
+from .artifact import arguments
 from .artifact.artifact import Artifact
 from .artifact.headers import Headers
 from .artifact.hooks import Postprocess
@@ -21,6 +20,7 @@ from .artifact.request import Request
 from .callers import callers_errors
 from .calls.answers import fetched, found_here
 from .calls.asked import artifact_of, is_usual, key_of
+from .calls.several import PathLike, Several
 from .cancel import Cancel, ambient
 from .config import Settings
 from .coordination import flights
@@ -28,23 +28,15 @@ from .download.filling import fill_all
 from .download.turn import Turn
 from .engine.finding import Found
 from .engine.steps import Fetch
-from .events import Hit, Listener, Stats
+from .events import Listener, Stats
 from .lockfile.frozen import request_of
 from .progress import ProgressOption
 from .store.blobs import Store
-from .upkeep.calls import Upkeep
-
-if TYPE_CHECKING:
-    from .bundle.loading import Loaded
-    from .engine.many import FetchOne
-    from .engine.placing import CallersFolder
 
 __all__ = ["Cache", "PathLike"]
 
-PathLike = str | os.PathLike[str]
 
-
-class Cache(Upkeep):
+class Cache(Several):
     """A cache in one base directory; without one, in the environment's, read at each call.
 
     Cheap to make and to keep; safe to share between threads, tasks and forked children. `on_event` is called with each
@@ -61,13 +53,6 @@ class Cache(Upkeep):
     def stats(self) -> Stats:
         """What this process did in the base directory since it began, in whatever Cache: counters that only grow."""
         return self.store.counts.stats()
-
-    def _told(self, store: Store, asked: Hashable, url: object, path: Path) -> Path:
-        """The path of a hit, once the listener was told of it."""
-        if self._listener is not None:
-            shown = urls.redact(url.url if isinstance(url, Artifact) else str(url))
-            self._listener(Hit(shown, store.hits.digest(asked), str(path)))
-        return path
 
     def __repr__(self) -> str:
         return "Cache()" if self._fixed is None else f"Cache({self._fixed.base!r})"
@@ -221,50 +206,6 @@ class Cache(Upkeep):
         with callers_errors():
             return await tasks.share_async(("into", folder, path, artifact, rehash), job)
 
-    def _folder(self, into: PathLike) -> CallersFolder:
-        from .engine.placing import CallersFolder  # here: most callers have none
-
-        return CallersFolder.of(self.store, into)
-
-    def fetch_many(
-        self,
-        artifacts: Iterable[object] | Mapping[Any, str],
-        *,
-        workers: int | None = None,
-        return_exceptions: bool = False,
-        progress: ProgressOption = None,
-        offline: bool | None = None,
-        into: PathLike | None = None,
-    ) -> list[Path]:
-        """The paths of all `artifacts` (URLs or Artifacts), in their order, fetched by up to `workers` threads.
-
-        A mapping gives each URL its digest. The first error stops the rest and is raised; with `return_exceptions`
-        errors come back in place. One bar for the set. `workers` defaults to the connections that one host may get.
-        `into` as for `fetch`; two artifacts of one name are a ValueError.
-        Raises what `fetch` raises.
-        """
-        from .engine import many  # here, with concurrent.futures: most callers fetch one at a time
-
-        checked = Artifact.each(artifacts)
-        arguments.option("offline", offline)
-        fetch: many.FetchOne = partial(self._fetch_one, self.store, offline)
-        if into is not None:
-            folder = self._folder(into)
-            folder.check(checked)
-            fetch = partial(_bring_one, folder, fetch)
-        with callers_errors():
-            return many.fetch(checked, fetch, workers=workers, return_exceptions=return_exceptions, progress=progress)
-
-    def _fetch_one(
-        self, store: Store, offline: bool | None, artifact: Artifact, cancel: Cancel, progress: ProgressOption
-    ) -> Path:
-        asked = key_of(artifact, None, None, (), None, None)
-        if asked is not None and (path := store.hits.recall(asked)) is not None:
-            store.counts.hits += 1
-            return path if self._listener is None else self._told(store, asked, artifact, path)
-        request = request_of(artifact, offline=offline, progress=progress)
-        return fetched(store, request, asked, cancel, listener=self._listener)
-
     def build(self, key: str, fn: Callable[[Path], object], *, name: str) -> Path:
         """The file or folder that `fn(dst)` builds: once for all processes, and kept for every later call with `key`.
 
@@ -290,82 +231,6 @@ class Cache(Upkeep):
         turn.afterwards = partial(fill_all, request.settings, downloaded, cancel)
         return fetched(self.store, request, None, cancel, turn, listener=self._listener, put_off=downloaded)
 
-    def snapshot(
-        self,
-        url: str,
-        *,
-        include: str | Iterable[str] = (),
-        exclude: str | Iterable[str] = (),
-        max_age: float | None = None,
-        offline: bool | None = None,
-        progress: ProgressOption = None,
-        into: PathLike | None = None,
-    ) -> Path:
-        """The folder with all files of the repository at `url`, at one version, complete and verified.
-
-        `url`: hf://[datasets/|spaces/]OWNER/NAME[@REVISION]. Without a commit the first call's is remembered; `max_age`
-        seconds later the branch is asked again, and only what changed is downloaded. `include` and `exclude`: patterns
-        of paths, in which * also takes slashes. The files are read-only hard links to what is cached, so that two
-        versions share what they have in common. A hit is a few stats: a name that came or went is noticed, and a
-        write to one of the largest files; the folder is then made whole in place. One bar for all. `into`: a folder of
-        yours in which each file appears, as `fetch` does it, and which is returned; what else lies there stays.
-
-        Raises what `fetch_many` raises, and UnsafeArchive for a listing with a path that leads elsewhere.
-        """
-        from .engine.snapshots import Snapshot  # here: most callers take none
-
-        arguments.progress(progress)
-        fetch_listing = partial(self.fetch, max_age=max_age, offline=offline, progress=False)
-        fetch_files = partial(self.fetch_many, offline=offline, progress=progress)
-        request = Snapshot.of(
-            self.store,
-            url,
-            include=include,
-            exclude=exclude,
-            max_age=max_age,
-            offline=offline,
-            fetch_listing=fetch_listing,
-            fetch_files=fetch_files,
-        )
-        folder = None if into is None else self._folder(into)
-        with callers_errors():
-            return request.run() if folder is None else folder.bring_tree(request.run, ambient())
-
-    def export(
-        self,
-        lock_or_targets: object,
-        path: PathLike,
-        *,
-        split: int | str | None = None,
-        progress: ProgressOption = None,
-    ) -> list[Path]:
-        """Write what a lock file or targets mean into one tar at `path`, for a machine without a network; its files.
-
-        `lock_or_targets`: a lock file (what `open_lock` gives, or its path), a target as for `info`, or several.
-        What of artifacts and URLs is missing is fetched; of a repository, what its snapshots need is carried. The
-        bundle's bytes depend on the targets and their contents alone. `split`: bytes, or `"4GB"`, of each of the parts
-        PATH.000, PATH.001 and so on. What hooks built is not carried: it is built again.
-
-        Raises ValueError, NotCached, ChecksumMismatch, NoSpace, OSError, and what `fetch` raises.
-        """
-        from .calls.bundles import export
-
-        fetch = partial(self.fetch_many, progress=progress)
-        return export(self.store, fetch, lock_or_targets, path, split=split, progress=progress)
-
-    def load(self, path: PathLike, *, progress: ProgressOption = None) -> Loaded:
-        """Bring in the bundle at `path`, or its parts: what it holds is cached then, and its URLs are hits.
-
-        What is here already is skipped, so that an import that was interrupted goes on. Each artifact is verified. The
-        first wrong one ends it and is named, and what came before it stays.
-
-        Raises UnsafeArchive for anything but a whole bundle, and nothing was written then; DamagedBundle, NoSpace,
-        UnsafeCache, OSError.
-        """
-        from .calls.bundles import load
-
-        return load(self.store, path, progress=progress)
-
     def lookup(
         self,
         url: object,
@@ -387,13 +252,6 @@ class Cache(Upkeep):
         artifact = artifact_of(url, sha256, filename, (), headers, postprocess)
         with callers_errors():
             return Fetch(store, request_of(artifact, offline=True, progress=False)).lookup()
-
-
-def _bring_one(
-    folder: CallersFolder, fetch: FetchOne, artifact: Artifact, cancel: Cancel, progress: ProgressOption
-) -> Path:
-    again = partial(fetch, artifact, cancel, progress)
-    return folder.bring(again(), artifact, again, cancel)
 
 
 _bases: dict[str, Store] = {}
