@@ -26,18 +26,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..artifact.urls import origin, redact
-from ..callers import suppress
 from ..cancel import Cancel
 from ..config import Settings
 from . import environment, socket
 from .backend import CONNECT_TIMEOUT, LONGEST_HEAD, Network, failures, quiet, without_values
 from .environment import Proxy
 from .failure import Failure, Offline
+from .idle import give_back, take
+from .idle import close_all as _close_idle
+from .idle import kept as _idle
 
 __all__ = ["Response", "exchange"]
 
 IDLE = 15.0  # seconds that an idle connection may be used again; servers drop theirs after 60 as a rule
-IDLE_CONNECTIONS = 64  # kept open at most, less one for each origin
 
 
 @dataclass(slots=True)
@@ -87,9 +88,6 @@ def exchange(
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
-
-# Lists, whose append and pop are atomic, so that no fork meets a lock.
-_idle: dict[tuple[Any, ...], list[_KeptConnection]] = {}
 
 
 class _KeptConnection:
@@ -173,23 +171,15 @@ class _KeptConnection:
 
 def _take(proxy: Proxy | None, target: Any) -> _KeptConnection:
     key = (target.scheme, target.host, target.port, proxy, *environment.certificates())
-    while kept := _idle.get(key):
-        with suppress(IndexError):  # another thread was faster
-            connection = kept.pop()
-            if time.monotonic() - connection.since < IDLE:
-                return connection
-            connection.close()
-    return _KeptConnection(key, target, proxy)
+    connection: _KeptConnection | None = take(key, IDLE)
+    return _KeptConnection(key, target, proxy) if connection is None else connection
 
 
 def _give_back(connection: _KeptConnection) -> None:
     if connection.network.socket.dead or not connection.idle:
         connection.close()
-        return
-    connection.since = time.monotonic()
-    _idle.setdefault(connection.key, []).append(connection)
-    if sum(1 + len(kept) for kept in list(_idle.values())) > IDLE_CONNECTIONS:
-        _close_some()
+    else:
+        give_back(connection)
 
 
 def _unread(connection: Any) -> bool:
@@ -202,24 +192,6 @@ def _unread(connection: Any) -> bool:
             return bool(state.trailing_data[0])
         connection = getattr(connection, "_connection", None)
     return True
-
-
-def _close_some() -> None:
-    """Close what is idle to the origin that was not asked for the longest."""
-    newest = {key: _newest(connections) for key, connections in list(_idle.items())}
-    kept = _idle.pop(min(newest, key=lambda key: newest[key], default=()), [])
-    while kept:
-        with suppress(IndexError):  # another thread took it
-            kept.pop().close()
-
-
-def _newest(connections: list[_KeptConnection]) -> float:
-    return max((connection.since for connection in list(connections)), default=0.0)
-
-
-def _close_idle() -> None:
-    while _idle:
-        _close_some()
 
 
 @functools.cache
