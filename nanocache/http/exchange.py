@@ -32,8 +32,8 @@ from . import environment, socket
 from .backend import CONNECT_TIMEOUT, LONGEST_HEAD, Network, failures, quiet, without_values
 from .environment import Proxy
 from .failure import Failure, Offline
-from .idle import give_back, take
 from .idle import close_all as _close_idle
+from .idle import give_back, take
 from .idle import kept as _idle
 
 __all__ = ["Response", "exchange"]
