@@ -178,7 +178,7 @@ def raw(name: bytes) -> bytes | None:
     """A variable, undecoded, for what is asked at each hit: by os.environ's own way each costs half a stat."""
     try:
         value: bytes | None = os.environ._data.get(name)  # type: ignore[attr-defined]
-    except AttributeError:  # a plain dict stands in its place, in somebody's test
+    except AttributeError:  # a plain dict stands in its place, in a test
         text = os.environ.get(os.fsdecode(name))
         return None if text is None else os.fsencode(text)
     return value

@@ -217,7 +217,7 @@ def url_key(url: str, headers: Iterable[tuple[str, str]] = ()) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """`url` for a file that is shared: userinfo and signatures are left out. Whoever fetches it brings their own.
+    """`url` for a file that is shared: userinfo and signatures are left out. Each reader of the file brings their own.
 
     Raises ValueError for a parameter that is named like a credential, since the address may mean nothing without it.
     """

@@ -79,7 +79,7 @@ def _what(entry: Entry) -> str:
 
 
 def _kept(entry: Entry) -> list[str]:
-    """Why it is still here, and who uses it."""
+    """Why it is still here, and which processes use it."""
     note = f": {tables.shown(entry.note)}" if entry.note else ""
     why = [
         *([f"it is pinned{note}"] if entry.pinned else []),

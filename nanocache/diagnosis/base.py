@@ -74,7 +74,7 @@ def probe_permissions(site: Site) -> Iterator[Finding]:
 
 
 def probe_owners(site: Site) -> Iterator[Finding]:
-    """Whose files are there, and are they used?"""
+    """Which users' files are there, and are they used?"""
     stats = list(islice(_stats(site.directory), MOST_SEEN))
     owners = sorted({st.st_uid for st in stats})
     strangers = sorted({st.st_uid for st in stats if not site.directory.trusts(st)})

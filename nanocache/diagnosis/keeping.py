@@ -27,7 +27,7 @@ CLOCK = "clock"
 DIGEST = hashlib.sha256(SOME_BYTES).hexdigest()
 PRECISE = 1_000_000_123_456_789  # nanoseconds since the epoch, none of whose digits is a round one
 STEPS = ((1, "1 ns"), (100, "100 ns"), (1000, "1 µs"), (1_000_000, "1 ms"), (10**9, "1 s"), (2 * 10**9, "2 s"))
-DRIFT = 5.0  # seconds between two clocks that nobody minds
+DRIFT = 5.0  # seconds between two clocks that do no harm
 
 
 def probe_seal(site: Site) -> Iterator[Finding]:

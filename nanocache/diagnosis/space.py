@@ -33,7 +33,7 @@ def probe(site: Site) -> Iterator[Finding]:
 
 
 class _Left:
-    """How much of something is left; of no whole where nobody counts."""
+    """How much of something is left; of no whole where the disk keeps no count."""
 
     def __init__(self, left: int, whole: int) -> None:
         self.left = max(0, left)

@@ -110,7 +110,7 @@ class Leases:
 
 
 def _parse(path: str) -> tuple[Identity | None, frozenset[str]]:
-    """Whose lease it is, and of which digests; of none for a tag of ours, and for what is gone."""
+    """The lease's process and digests; neither for a tag of ours, nor for what is gone."""
     try:
         holder, *digests = _text(path).splitlines()
         return Identity.parse(json.loads(holder)), frozenset(filter(walk.is_digest, digests))

@@ -27,7 +27,7 @@ from .prune import one_at_a_time
 __all__ = ["Reserved"]
 
 FIRST_STEP = 1 << 20  # bytes that a file of unknown length is promised at first, and then as many again
-FOLDERS_RECORD = 1024  # bytes at most of what says whose a private folder is
+FOLDERS_RECORD = 1024  # bytes at most of the record that names a private folder's process
 CONTENTS_RECORD = 128  # bytes of what is noted beside a product
 LONGEST_STEP = 64 << 20  # bytes
 SLACK = 100  # a hundredth of the cap goes besides, so that not each of many small files looks for something old

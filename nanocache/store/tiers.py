@@ -119,7 +119,7 @@ class Tier(Store):
 
 
 class _NoMarks(Recency):
-    """Of a tier: its owner decides what stays there, and does not hear of who used it."""
+    """Of a tier: its owner decides what stays there, and does not hear of its uses."""
 
     def mark(self, folder: str) -> bool:
         return True
