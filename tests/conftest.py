@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ FOREIGN = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "NO_COLOR", "NETRC", "SSL_CERT_"),
 )
 
+SHM = "/dev/shm"
 DOOR, ROOM = ROOT / "pyproject.toml", Path(__file__)  # any two files would do: pytest's workers lock them, see _machine
 
 # What tests use as passwords and tokens, as it is and as Basic credentials; and the signatures of signed addresses.
@@ -143,6 +145,17 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path.mkdir()
     monkeypatch.setenv("NANOCACHE_DIR", str(path))
     return path
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder where removing and fsync cost nothing, if there is one with room."""
+    if not os.access(SHM, os.W_OK) or shutil.disk_usage(SHM).free < 1 << 30:  # a container has 64 MiB unless told
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=SHM) as folder:
+        yield Path(folder)
+        check_no_secret(Path(folder))
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ DIGEST = "0" * 64
 
 
 @contextmanager
-def strikes(error: Exception, after: float = 0.3) -> Iterator[None]:
+def strikes(error: Exception, after: float = 0.2) -> Iterator[None]:
     """SIGUSR1 after so many seconds, whose handler raises `error`."""
 
     def handler(number: int, frame: Any) -> None:
@@ -80,6 +80,7 @@ def wait(
     """A call that waits for twenty seconds, each time for something else."""
     monkeypatch.setenv("NANOCACHE_TIMEOUT", "20")
     server = misbehaving()
+    nanocache.fetch(server.route("/warm.bin", m.serve(b"warm")))  # an importer takes an OSError for "no such file"
     never = server.route("/never.bin", lambda _: iter([20.0]))
     match request.param:
         case "head":
@@ -112,6 +113,7 @@ def wait(
             yield lambda: nanocache.fetch(never, sha256=DIGEST)
             lock.release()
         case "flight":
+            monkeypatch.setenv("NANOCACHE_RETRIES", "0")  # so that the leader ends with its server
             thread = threading.Thread(target=lambda: _quietly(lambda: nanocache.fetch(never)), daemon=True)
             thread.start()
             time.sleep(0.1)

@@ -62,29 +62,27 @@ NAMES: dict[str, Callable[[int], str]] = {
 
 
 def cost(data: bytes, suffix: str, folder: Path) -> float:
-    """Seconds of CPU."""
+    """Seconds of CPU, in this thread, which does it all."""
     folder.mkdir()
     (folder / f"a{suffix}").write_bytes(data)
-    began = time.process_time()
+    began = time.thread_time()
     Unpack()(folder / f"a{suffix}", folder / "out")
-    took = time.process_time() - began
+    took = time.thread_time() - began
     shutil.rmtree(folder)
     return took
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("pack", [tar, folders, zipped])
 @pytest.mark.parametrize("names", NAMES)
 def test_a_member_costs_the_same_however_many_there_are(
-    names: str, pack: Callable[[Iterable[str]], bytes], tmp_path: Path
+    names: str, pack: Callable[[Iterable[str]], bytes], memory: Path
 ) -> None:
     suffix = ".zip" if pack is zipped else ".tar.gz"
     ending = "/" if pack is folders else ""
-    few, many = (
-        cost(pack(NAMES[names](n) + ending for n in range(count)), suffix, tmp_path / "x")
-        for count in (FEW, FEW * TIMES)
-    )
-    assert many < 3 * TIMES * max(few, 0.005)
+    few, many = (pack(NAMES[names](n) + ending for n in range(count)) for count in (FEW, FEW * TIMES))
+
+    once = min(cost(few, suffix, memory / "x") for _ in range(3))  # on a busy machine CPU time varies, too
+    assert any(cost(many, suffix, memory / "x") < 3 * TIMES * max(once, 0.005) for _ in range(3))
 
 
 @pytest.mark.alone

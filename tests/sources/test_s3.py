@@ -215,7 +215,7 @@ def test_an_expired_address_is_signed_anew_once_for_all_connections(
     module = by_botocore if signer == "botocore" else by_obstore
     sign = module.sign
     monkeypatch.setattr(module, "sign", lambda *given: signatures.append(time.monotonic()) or sign(*given))
-    with rclone(buckets, "--bwlimit", "6M") as store:
+    with rclone(buckets, "--bwlimit", "8M") as store:
         point_at(monkeypatch, store.endpoint)
         began = time.monotonic()
         assert fetch(URL, sha256=SHA256).read_bytes() == DATA
