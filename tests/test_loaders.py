@@ -229,7 +229,7 @@ def limited(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
 
 @pytest.mark.alone
 def test_the_shard_that_is_waited_for_has_the_connections_first(limited: Origin) -> None:
-    size = 48 * MIB
+    size = 32 * MIB
 
     def first(ahead: int, seed: int) -> float:
         urls = [limited.url(f"/bytes/{size}/{seed + n}/{n}.tar?rate={4 * MIB}") for n in range(ahead + 1)]

@@ -180,8 +180,10 @@ def test_a_server_that_does_ranges_wrong_gives_the_file_by_its_first_stream(
         return (ODD[lie](DATA) if request.range else paced(DATA, 40e6))(request)
 
     assert download(server.route("/f", handler), retries=0) == DATA
-    assert len(server.requests()) <= 4
-    assert [r for r in asked(server) if r is None][1:] in ([], [None])
+    anew = [r for r in asked(server) if r is None][1:]
+    assert anew in ([], [None])
+    # On a busy machine more are opened before the first lie is seen, and the first stream meets their pieces, twice.
+    assert len(server.requests()) <= 4 + 2 + len(anew)
 
 
 def test_wrong_bytes_in_a_piece_are_found_by_the_digest_and_it_comes_in_one_stream(
