@@ -26,7 +26,7 @@ test: .venv/test
 
 # The faults of the test suite again, with every error at every call, a thousand kills and all that chance may bring.
 soak: .venv/test
-	NANOCACHE_SOAK=1 $(BIN)/python -m pytest -o timeout=3600 tests/faults tests/retention/test_cap_stress.py
+	NANOCACHE_SOAK=1 $(BIN)/python -m pytest -o timeout=3600 tests/faults tests/retention
 
 .venv/pip:
 	$(PYTHON) -m venv .venv

@@ -76,7 +76,7 @@ while time.monotonic() < end:
 def test_the_cap_is_kept_beside_readers_prunes_and_kills(
     base: Path, origin: Origin, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cap, seconds = 2_000_000, rounds(8, 60)
+    cap, seconds = 2_000_000, rounds(6, 60)
     monkeypatch.setenv("NANOCACHE_MAX_SIZE", str(cap))
     bodies = [content(150_000 + 20_000 * (n % 6), n) for n in range(18)]
     urls = [(origin.add(f"/{n}.bin", body), hashlib.sha256(body).hexdigest()) for n, body in enumerate(bodies)]
@@ -158,12 +158,12 @@ def counted(base: Path, url: str) -> int:
 
 @pytest.mark.timeout(600)
 def test_a_capped_fetch_that_is_killed_at_any_file_call_leaves_a_valid_cache(
-    full: Path, origin: Origin, tmp_path: Path, spawn: Spawn
+    full: Path, origin: Origin, memory: Path, spawn: Spawn
 ) -> None:
     url = origin.url(f"/bytes/{30 * KIB}/9/f.bin")
-    total = counted(again(full, tmp_path / "counted"), url)
+    total = counted(again(full, memory / "counted"), url)
     for at in range(1, total + 1, rounds(37, 1)):
-        copy = again(full, tmp_path / "copy")
+        copy = again(full, memory / "copy")
         ended = spawn(DIE, base=str(copy), at=at, url=url, sha256=digest(30 * KIB, 9)).finish()[0]
         assert ended.code in (-signal.SIGKILL, 0), ended.err
         check(copy, url)
@@ -172,14 +172,14 @@ def test_a_capped_fetch_that_is_killed_at_any_file_call_leaves_a_valid_cache(
 
 @pytest.mark.timeout(600)
 def test_whatever_file_call_of_a_capped_fetch_fails_the_cache_is_valid(
-    full: Path, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Path, origin: Origin, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NANOCACHE_RETRIES", "0")
     url = origin.url(f"/bytes/{30 * KIB}/9/f.bin")
-    total = counted(again(full, tmp_path / "counted"), url)
+    total = counted(again(full, memory / "counted"), url)
     codes = (errno.EIO, errno.ENOSPC, errno.EACCES)
     for at in range(1, total + 1, rounds(11, 1)):
-        copy = again(full, tmp_path / f"copy{at}")
+        copy = again(full, memory / f"copy{at}")
         try:
             with nothing_leaks(), Calls(copy, before=fail(codes[at % 3], at=at)):
                 Cache(copy).fetch(url, sha256=digest(30 * KIB, 9))
@@ -192,12 +192,12 @@ def test_whatever_file_call_of_a_capped_fetch_fails_the_cache_is_valid(
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_after_any_file_call_of_a_capped_fetch_leaves_no_promise(
-    full: Path, origin: Origin, tmp_path: Path
+    full: Path, origin: Origin, memory: Path
 ) -> None:
     url = origin.url(f"/bytes/{30 * KIB}/9/f.bin")
-    total = counted(again(full, tmp_path / "counted"), url)
+    total = counted(again(full, memory / "counted"), url)
     for at in range(1, total + 1, rounds(11, 1)):
-        copy = again(full, tmp_path / f"copy{at}")
+        copy = again(full, memory / f"copy{at}")
         with nothing_leaks(on=str(copy)):
             error, _ = interrupted(
                 lambda copy=copy: Cache(copy).fetch(url, sha256=digest(30 * KIB, 9)), AfterCall(copy, at)

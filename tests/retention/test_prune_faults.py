@@ -18,6 +18,7 @@ import pytest
 from nanocache import Cache, NanocacheError
 from nanocache.retention.survey import Survey
 from tests.faults.calls import Calls, fail
+from tests.faults.checks import rounds
 from tests.servers.origin import Origin, content
 from tests.upkeep.conftest import Filled, made_old
 
@@ -49,25 +50,27 @@ def check(base: Path, filled: Filled) -> None:
     assert cache.prune(max_size=0).size == 0
 
 
+@pytest.mark.timeout(600)
 def test_killed_at_any_file_call_the_cache_is_valid(
-    filled: Filled, base: Path, tmp_path: Path, spawn: Callable[..., Any]
+    filled: Filled, base: Path, memory: Path, spawn: Callable[..., Any]
 ) -> None:
     made_old(base, 100)
-    total = counted(again(base, tmp_path / "counted"))
-    for at in range(1, total + 1, 9):
-        copy = again(base, tmp_path / "copy")
+    total = counted(again(base, memory / "counted"))
+    for at in range(1, total + 1, rounds(17, 1)):
+        copy = again(base, memory / "copy")
         ended = spawn(PRUNE, base=str(copy), at=at).finish()[0]
         assert ended.code in (-signal.SIGKILL, 0), ended.err
         check(copy, filled)
         shutil.rmtree(copy)
 
 
-def test_whatever_file_call_fails_the_cache_is_valid(filled: Filled, base: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_whatever_file_call_fails_the_cache_is_valid(filled: Filled, base: Path, memory: Path) -> None:
     made_old(base, 100)
-    total = counted(again(base, tmp_path / "counted"))
+    total = counted(again(base, memory / "counted"))
     codes = (errno.EIO, errno.ENOSPC, errno.EACCES)
-    for at in range(1, total + 1, 5):
-        copy = again(base, tmp_path / f"copy{at}")
+    for at in range(1, total + 1, rounds(11, 1)):
+        copy = again(base, memory / f"copy{at}")
         try:
             with Calls(copy, before=fail(codes[at % 3], at=at)):
                 Cache(copy).prune(max_size=0, older_than=0)
@@ -109,9 +112,13 @@ def test_no_returned_path_fails_to_open_beside_prunes_and_kills(
 ) -> None:
     bodies = [content(200_000 + n, n) for n in range(30)]
     urls = [(origin.add(f"/{n}.bin", body), hashlib.sha256(body).hexdigest()) for n, body in enumerate(bodies)]
-    seconds, cap, setup = 15, 1_000_000, "import nanocache\nfrom nanocache.store import recency\nrecency.RECENT = 0.5"
+    seconds, cap, setup = (
+        rounds(8, 60),
+        1_000_000,
+        "import nanocache\nfrom nanocache.store import recency\nrecency.RECENT = 0.5",
+    )
     fetchers = spawn(FETCHER, 4, urls=urls, seconds=seconds, setup=setup)
-    victims = [spawn(FETCHER, 1, urls=urls, seconds=60, setup=setup) for _ in range(2)]
+    victims = [spawn(FETCHER, 1, urls=urls, seconds=100, setup=setup) for _ in range(2)]
     pruners = spawn(PRUNER, 2, cap=cap, seconds=seconds, grace=1.0)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -119,7 +126,7 @@ def test_no_returned_path_fails_to_open_beside_prunes_and_kills(
         victim = random.choice(victims).processes[0]
         if victim.poll() is None:
             victim.send_signal(signal.SIGKILL)
-            victims.append(spawn(FETCHER, 1, urls=urls, seconds=60, setup=setup))
+            victims.append(spawn(FETCHER, 1, urls=urls, seconds=100, setup=setup))
     for victim in victims:
         victim.processes[0].kill()
         victim.processes[0].wait()
