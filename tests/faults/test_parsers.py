@@ -39,9 +39,9 @@ from tests.faults.checks import rounds
 from tests.servers.origin import Origin
 
 often = settings(
-    deadline=None, max_examples=rounds(200, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=rounds(100, 5000), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-seldom = settings(often, max_examples=rounds(40, 1000))
+seldom = settings(often, max_examples=rounds(20, 1000))
 
 scalars = (
     st.none()
