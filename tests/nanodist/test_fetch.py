@@ -373,12 +373,13 @@ def test_before_and_after_init_and_longer_than_its_time_out(ranks: Ranks, origin
     size = 1_000_000
     run = ranks(
         code,
+        4,
         before=url_of(origin, 2),
-        after=url_of(origin, size=size, query="?delay=10"),
+        after=url_of(origin, size=size, query="?delay=6"),
         sha256=digest(size, 1),
     )
-    assert run.codes == [0] * 8, run.err
-    assert run.last("sum") == [8.0] * 8
+    assert run.codes == [0] * 4, run.err
+    assert run.last("sum") == [4.0] * 4
     assert origin.gets() == 2
 
 

@@ -91,7 +91,7 @@ def test_an_address_that_expires_is_replaced_once_for_all_connections(
 ) -> None:
     with SignedOrigin(refusal=refusal) as server:
         nanocache.register_source("toy", Store(server, 1.5, tells_expiry=tells_expiry))
-        server.add("/f.bin", DATA, rate=1.5 * MIB)
+        server.add("/f.bin", DATA, rate=2 * MIB)
         began = time.monotonic()
         assert fetch("toy://shop/f.bin", sha256=SHA256).read_bytes() == DATA
         spent = time.monotonic() - began
