@@ -42,12 +42,14 @@ from nanocache.coordination import threads as pool
 from nanocache.http import backend, slots
 from nanocache.store.layout import lock_key
 from tests.conftest import Processes
+from tests.faults import in_memory
 from tests.faults.calls import Call, Calls
 from tests.faults.checks import SOAK, check_visible, nothing_leaks, orphans, rounds, sweep_all
 from tests.servers.origin import MIB, Origin, content, digest
 
 SMALL, LARGE, HUGE = content(5000, 1), content(3 * MIB, 1), content(20 * MIB, 1)
 OURS = str(Path(nanocache.__file__).parent)
+base = in_memory.base
 
 
 # --- at any line ------------------------------------------------------------------------------------------------------

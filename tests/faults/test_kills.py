@@ -23,9 +23,12 @@ import pytest
 import nanocache
 from nanocache.archives.unpack import Unpack
 from tests.conftest import Processes
+from tests.faults import in_memory
 from tests.faults.calls import Call, Calls
 from tests.faults.checks import SOAK, check_visible, orphans, rounds, sweep_all
 from tests.servers.origin import MIB, Origin, content, digest
+
+base = in_memory.base
 
 SIZE = 2 * MIB
 BODY, SHA256 = content(SIZE, "kills"), digest(SIZE, "kills")

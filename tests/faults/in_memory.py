@@ -1,7 +1,8 @@
-"""Faults are tried in memory: a sweep makes and removes thousands of small folders.
+"""A base directory in memory, for sweeps that make and remove thousands of small folders.
 
 On a disk each rmdir, unlink and fsync takes milliseconds, which is half of what a sweep over all file calls costs. What
-the calls are, and what comes after each that fails, is the same in memory.
+the calls are, and what comes after each that fails, is the same in memory. Not for tests that
+look at what is around the base directory.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+__all__ = ["base"]
 
 
 @pytest.fixture
