@@ -141,10 +141,10 @@ def zeros(path: Path) -> None:
 DAMAGES = [delete, truncate, flip, *([empty, zeros] if SOAK else [])]
 
 
-@pytest.mark.parametrize("memory", ["hot", "cold"])
+@pytest.mark.parametrize("hits", ["hot", "cold"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_never_makes_the_next_fetch_wrong(
-    filled: Filled, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], memory: str
+    filled: Filled, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], hits: str
 ) -> None:
     looked_at = 0
     for path in filled.files():
@@ -153,7 +153,7 @@ def test_a_damaged_file_never_makes_the_next_fetch_wrong(
         if "products-v1" in path.parts and path.parent.name == "a":
             continue  # inside of a product
         damage(path)
-        if memory == "cold":
+        if hits == "cold":
             forget(monkeypatch)
         filled.check()
         looked_at += 1
@@ -162,9 +162,9 @@ def test_a_damaged_file_never_makes_the_next_fetch_wrong(
     assert len(orphans(filled.base)) <= 1
 
 
-@pytest.mark.parametrize("memory", ["hot", "cold"])
+@pytest.mark.parametrize("hits", ["hot", "cold"])
 def test_a_flipped_bit_behind_an_intact_seal_is_found_with_rehash(
-    filled: Filled, monkeypatch: pytest.MonkeyPatch, memory: str
+    filled: Filled, monkeypatch: pytest.MonkeyPatch, hits: str
 ) -> None:
     blobs = [path for path in filled.files() if "blobs-v1" in path.parts and SMALL_SHA256 in path.parts]
     assert len(blobs) == 2
@@ -173,7 +173,7 @@ def test_a_flipped_bit_behind_an_intact_seal_is_found_with_rehash(
         flip(path)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert seal.holds(path.stat(), SMALL_SHA256)
-        if memory == "cold":
+        if hits == "cold":
             forget(monkeypatch)
         filled.rehash()
         check_visible(filled.base, foreign="words.txt")
@@ -193,12 +193,12 @@ def test_two_damages_at_once_are_no_worse(filled: Filled, monkeypatch: pytest.Mo
         filled.check()
 
 
-@pytest.mark.parametrize("memory", ["hot", "cold"])
-def test_a_folder_that_is_deleted_is_made_again(filled: Filled, monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+@pytest.mark.parametrize("hits", ["hot", "cold"])
+def test_a_folder_that_is_deleted_is_made_again(filled: Filled, monkeypatch: pytest.MonkeyPatch, hits: str) -> None:
     folders = [path for path in filled.base.rglob("*") if path.is_dir() and path.name != "a"]
     for folder in [*sorted(folders, reverse=True), filled.base]:
         shutil.rmtree(folder, ignore_errors=True)
-        if memory == "cold":
+        if hits == "cold":
             forget(monkeypatch)
         filled.check()
 
