@@ -66,13 +66,13 @@ def test_without_a_digest_too(ranks: Ranks, origin: Origin, base: Path) -> None:
     assert origin.gets() == 1
 
 
-def test_leaders_error_is_every_ranks_error_within_50_ms(ranks: Ranks, origin: Origin, base: Path) -> None:
+def test_leaders_error_is_every_ranks_error_within_a_second(ranks: Ranks, origin: Origin, base: Path) -> None:
     url = url_of(origin, query="?delay=0.5")
     run = ranks("failing(lambda: nanodist.fetch(url, sha256='ab' * 32))", url=url)
     errors = run.all()
     assert [one["error"] for one in errors] == ["ChecksumMismatch"] * 8, run.err
     assert all("ValueError" in one["mro"] and one["facts"] == errors[0]["facts"] for one in errors)
-    assert max(one["at"] for one in errors) - min(one["at"] for one in errors) < 0.05
+    assert max(one["at"] for one in errors) - min(one["at"] for one in errors) < 1
     assert origin.gets() <= 2  # nanocache's own second try
 
 
