@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers.hub import HubServer
 from tests.servers.misbehave import Misbehaving
 from tests.servers.origin import Origin
 
@@ -163,6 +164,17 @@ def origin() -> Iterator[Origin]:
     """The origin that behaves, with fresh counters."""
     with Origin() as server:
         yield server
+
+
+@pytest.fixture
+def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """The Hub that hf:// URLs ask, with nothing in it."""
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        yield hub
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,15 +59,10 @@ def test_an_asset_that_is_not_there_is_said_with_those_that_are(api: Origin) -> 
 
 
 @pytest.fixture
-def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        shards = {f"shard_{number:05d}.parquet": content(MIB + number, "shard") for number in (0, 1, 2, 3, 1822)}
-        hub.commit("karpathy/fineweb-edu-100b-shuffle", shards, kind="datasets")
-        yield hub
+def hub(hub: HubServer) -> HubServer:
+    shards = {f"shard_{number:05d}.parquet": content(MIB + number, "shard") for number in (0, 1, 2, 3, 1822)}
+    hub.commit("karpathy/fineweb-edu-100b-shuffle", shards, kind="datasets")
+    return hub
 
 
 def test_nanochats_shards_lie_in_its_folder_and_are_not_fetched_twice(hub: HubServer, base: Path) -> None:

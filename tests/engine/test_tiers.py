@@ -230,16 +230,6 @@ def test_a_product_is_used_where_it_lies_and_else_built_here_of_the_blob_there(
     assert not origin.requests()
 
 
-@pytest.fixture
-def hub(base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        yield hub
-
-
 FILES = {"config.json": b"{}", "model.bin": content(LARGE, "model"), "sub/vocab.txt": b"a"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,14 +37,9 @@ def copy(source: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        hub.commit("owner/name", {"config.json": b"{}", "deep/model.safetensors": content(LARGE, "model")})
-        yield hub
+def hub(hub: HubServer) -> HubServer:
+    hub.commit("owner/name", {"config.json": b"{}", "deep/model.safetensors": content(LARGE, "model")})
+    return hub
 
 
 @pytest.fixture
