@@ -37,6 +37,7 @@ FOREIGN = (
     *("HOROVOD_", "MV2_", "MPI_LOCAL"),
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "NODE_RANK"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "NO_COLOR", "NETRC", "SSL_CERT_"),
+    "PYTHONUNBUFFERED",  # a line in two writes: two ranks that print to one pipe at once gave "10\n\n" for "1\n0\n"
 )
 
 SHM = "/dev/shm"
