@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from .config import Settings
 from .engine import shares
 from .engine.room import deleting
 from .engine.shares import Place
-from .engine.window import Window
+from .engine.window import FetchShard, Window
 from .store.blobs import Store
 from .upkeep.remove import evict
 
@@ -81,8 +81,15 @@ def prefetch(
     )
 
 
+def by_cache(cache: Cache, offline: bool | None) -> FetchShard:
+    """How a shard comes into `cache`: as this process alone would fetch it."""
+    return partial(cache.fetch_shard, offline)
+
+
 class Prefetch:
     """What `prefetch` gives. One caller uses it at a time."""
+
+    fetching: Callable[[Cache, bool | None], FetchShard] = staticmethod(by_cache)  # nanodist's has ranks share it
 
     def __init__(
         self,
@@ -203,7 +210,7 @@ class Prefetch:
         shards = [self._artifacts[order[place]] for place in self._share]
         cache = Cache(self._base_dir)
         evict = partial(_evict, cache.store) if self._evicts else None
-        window = Window(shards, partial(cache.fetch_shard, self._offline), self._ahead, evict)
+        window = Window(shards, self.fetching(cache, self._offline), self._ahead, evict)
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = weakref.finalize(self, window.stop)

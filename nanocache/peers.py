@@ -1,5 +1,6 @@
 """A blob that comes from a peer and not from a server: whether it is here, what the peer says, how its bytes get in.
 
+    meaning         what all processes call its content
     is_listed       whether the artifact is here, without a look at its name before there is one
     describe_blob   on the peer that has the artifact: digest, size, and what its URL gave
     receive_blob    takes the bytes in order, and publishes them once what lies on disk has the digest
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import digest as digests
+from .artifact import urls
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache, PathLike
@@ -31,11 +33,13 @@ from .disk import faults
 from .disk.absence import listed
 from .disk.hashing import FileHasher
 from .download.filling import held_back as filling_later
+from .download.turn import Turn
 from .engine.finding import find_in_tiers
 from .engine.remembered import Remembered
 from .engine.room import room_for
 from .engine.snapshots import FetchFiles, FetchListing, Snapshot
 from .engine.steps import Fetch
+from .engine.window import FetchShard
 from .lockfile.frozen import request_of
 from .progress import Display, ProgressOption
 from .store import partials, refs, tiers
@@ -48,10 +52,13 @@ __all__ = [
     "filling_later",
     "BlobInfo",
     "BlobRefused",
+    "FetchShard",
     "IncomingBlob",
+    "Turn",
     "describe_blob",
     "forget_absence",
     "is_listed",
+    "meaning",
     "receive_blob",
     "snapshot_by",
 ]
@@ -83,6 +90,12 @@ class BlobInfo:
         if info.size < 0:
             raise BlobRefused(f"not the record of a blob: a size of {info.size} bytes")
         return info
+
+
+def meaning(artifact: Artifact) -> str:
+    """What all processes call the content of `artifact`: its digest, or the key of its URL and of the headers that
+    choose, without signatures and credentials."""
+    return artifact.sha256 or urls.url_key(artifact.url, artifact.headers)
 
 
 def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:

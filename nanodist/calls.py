@@ -50,8 +50,10 @@ class Call:
     @property
     def identity(self) -> str:
         """What the ranks that mean the same artifacts have in common."""
-        text = "\n".join(map(_artifact_identity, self.wanted))
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        from nanocache.peers import meaning  # loads much more of nanocache than a hit needs
+
+        said = [repr((meaning(one), one.name, _hook_label(one.postprocess))) for one in self.wanted]
+        return hashlib.sha256("\n".join(said).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
     def base(self) -> Path:
@@ -209,11 +211,6 @@ class FetchMany(Call):
             base_dir=self.base_dir,
         )
         return results
-
-
-def _artifact_identity(artifact: Artifact) -> str:
-    """The same on all ranks that mean the same. Never shown: a URL may hold credentials."""
-    return repr((artifact.sha256 or artifact.url, artifact.name, _hook_label(artifact.postprocess)))
 
 
 def _hook_label(hook: object) -> str | None:

@@ -1,8 +1,7 @@
-"""prefetch for the ranks of a job: each gets its own share of the shards.
+"""prefetch for the ranks of a job: each gets its own share of the shards; what several want comes from one of them.
 
-What iterates is nanocache's; here is which rank this is. Invariant: no store and no collective is asked, so ranks may
-iterate at their own pace, and a rank that ends early holds up no other. So nothing is sent from disk to disk: a
-DataLoader's worker, where most iterate, has no store, and a roll call for each shard would wait for the slowest rank.
+What iterates is nanocache's; here is which rank this is, and whether the shares overlap. Invariants: no rank waits for
+one that is slower, and a rank that ends early holds up no other; where each shard is one rank's, no store is asked.
 """
 
 from __future__ import annotations
@@ -11,8 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import nanocache
+from nanocache import Cache
+from nanocache.peers import FetchShard
 
-from .rank import topology
+from .calls import scope_of
+from .coordination.coordinator import coordination
+from .rank import has_other_ranks, may_span_nodes, topology
 
 __all__ = ["prefetch"]
 
@@ -26,12 +29,33 @@ def prefetch(
 ) -> nanocache.Prefetch:
     """`nanocache.prefetch` for this rank's share of `artifacts`: each world_size-th, from its rank on.
 
-    `rank` and `world_size` come from `topology()`; give them where several ranks read the same data (of a tensor
-    parallel group, say): those on one disk share each download, and by NANOCACHE_REMOTE those on other disks take what
-    one brought, of shards with a digest. The other arguments are nanocache.prefetch's. A DataLoader's worker made by
-    fork or spawn gets its part of its rank's share. Raises ValueError, and what `topology` raises.
+    `rank` and `world_size` come from `topology()`, so that each shard is one rank's. Give them where several ranks read
+    the same data (of a tensor parallel group, say): with a `world_size` below the job's, a shard is downloaded by the
+    rank or worker that comes to it first, and the other disks take it from there while that one iterates. A reader that
+    comes later than `evict_behind` lets it downloads the shard again. NANODIST_SCOPE is `fetch`'s: "disk" has each disk
+    download its own.
+
+    The other arguments are nanocache.prefetch's. A DataLoader's worker made by fork or spawn gets its part of its
+    rank's share. Raises ValueError, and what `topology` raises.
     """
     if rank is None and world_size is None:
         here = topology()
         rank, world_size = here.rank, here.world_size
-    return nanocache.prefetch(artifacts, rank=rank, world_size=world_size, **options)
+    paths = nanocache.prefetch(artifacts, rank=rank, world_size=world_size, **options)
+    if world_size is not None and not options.get("offline") and _overlap(world_size):
+        coordination()  # rank 0 may have to serve the store that its workers ask
+        paths.fetching = _from_job
+    return paths
+
+
+def _overlap(world_size: int) -> bool:
+    """Whether ranks on different disks may want one shard."""
+    scope = scope_of("auto")
+    spans = may_span_nodes() if scope == "auto" else scope == "broadcast"
+    return spans and has_other_ranks() and world_size < topology().world_size
+
+
+def _from_job(cache: Cache, offline: bool | None) -> FetchShard:
+    from .shards.shared import SharedShards  # when a shard is fetched, in the process that fetches it
+
+    return SharedShards(cache, offline).fetch

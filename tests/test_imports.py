@@ -45,6 +45,7 @@ DIST_ROOMS = {
     "coordination": DIST_GROUND,
     "compute": f"{DIST_GROUND} coordination",
     "broadcast": f"{DIST_GROUND} coordination",
+    "shards": f"{DIST_GROUND} coordination",
 }
 # What nanodist may use of nanocache beside its public names.
 FROM_NANOCACHE = {"errors", "cancel", "coordination.process", "peers", "peer_products"}

@@ -28,7 +28,7 @@ from .job import check_same_job
 from .store_address import StoreAddress, address
 from .store_client import ANSWER, StoreClient, torch_distributed
 
-__all__ = ["Coordinator", "coordination", "joined", "may_serve", "pauses"]
+__all__ = ["Coordinator", "coordination", "is_no_rank", "joined", "may_serve", "name_job", "pauses", "prefix"]
 
 logger = logging.getLogger("nanodist")
 
@@ -41,7 +41,7 @@ class Coordinator(StoreClient):
     """This process's place at the store. Every method raises CoordinatorLost once the store is out of reach."""
 
     def __init__(self, where: StoreAddress, here: Topology, client: Any) -> None:
-        super().__init__(str(where), client, f"nanodist/{_attempt(here)}")
+        super().__init__(str(where), client, prefix(here))
         self.where = where
         self.rank = here.rank
         self.world_size = here.world_size
@@ -64,7 +64,7 @@ class Coordinator(StoreClient):
     @property
     def job(self) -> str:
         """32 hex digits that all ranks of this job have in common, and no other job has."""
-        self._job = self._job or self.compare_set("job", "", uuid.uuid4().hex)
+        self._job = self._job or name_job(self)
         return self._job
 
     @contextmanager
@@ -125,7 +125,7 @@ def coordination(*, patience: float = REFUSED_FOR) -> Coordinator | None:
     `patience`: seconds that the process which serves the store has to begin, or that it may have ended already.
     """
     global _place, _silent
-    if _forked or _in_worker():
+    if is_no_rank():
         return None
     with _lock:
         if _place is not None:
@@ -143,7 +143,7 @@ def coordination(*, patience: float = REFUSED_FOR) -> Coordinator | None:
 
 def may_serve() -> bool:
     """Whether this process is to serve the store of its job, and does not yet. Never loads torch."""
-    if _place is not None or _silent is not None or _forked or _in_worker():
+    if _place is not None or _silent is not None or is_no_rank():
         return False
     try:
         where = address()
@@ -154,7 +154,7 @@ def may_serve() -> bool:
 
 def joined() -> Coordinator | None:
     """This process's place at the store if it has one already; never takes one, never loads torch."""
-    return None if _forked or _place is None or _place.lost is not None or _in_worker() else _place
+    return None if _place is None or _place.lost is not None or is_no_rank() else _place
 
 
 def _join(where: StoreAddress | None, patience: float) -> Coordinator | None:
@@ -183,18 +183,28 @@ def _several_agents(here: Topology) -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and here.local_world_size != here.world_size
 
 
-def _attempt(here: Topology) -> str:
-    """A text that tells this start of the ranks from an earlier one, as far as the environment knows.
+def name_job(client: StoreClient) -> str:
+    """32 hex digits that all processes of the job at `client` have in common."""
+    return client.compare_set("job", "", uuid.uuid4().hex)
+
+
+def prefix(here: Topology) -> str:
+    """Of this job's keys: it tells this start of the ranks from an earlier one, as far as the environment knows.
 
     The agent's store keeps the keys of dead attempts. One agent counts its restarts; several do not agree on the number
     (one said 0 and one 1 in the same generation), so there `oldest` decides what matters.
     """
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    return f"{run}/all" if _several_agents(here) else f"{run}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    count = "all" if _several_agents(here) else os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+    return f"nanodist/{run}/{count}"
+
+
+def is_no_rank() -> bool:
+    """Whether this process works for a rank: one forked of it, or a DataLoader's worker, or multiprocessing's."""
+    return _forked or _in_worker()
 
 
 def _in_worker() -> bool:
-    """Whether this process works for a rank: a DataLoader's worker, or one that multiprocessing started in a rank."""
     if is_spawned_worker() and not is_ddp_initialized():  # one that joined a group is a rank, whoever started it
         return True
     data = sys.modules.get("torch.utils.data")

@@ -7,7 +7,7 @@ import os
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import pytest
 import nanocache
 import nanodist
 from tests.servers.cas import CasServer
-from tests.servers.origin import Origin, content, digest
+from tests.servers.misbehave import Misbehaving, serve
+from tests.servers.origin import Origin, Request, content, digest
 
 Ranks = Callable[..., Any]
 SIZE = 100_000
@@ -564,3 +565,32 @@ def test_the_rank_that_downloads_fills_the_remote_and_no_rank_waits_for_that(
         assert cas.objects == {digest(SIZE, 1): content(SIZE, 1)}
         seconds = sorted(run.last("seconds"))
         assert seconds[3] - seconds[2] > 1
+
+
+def test_a_header_that_chooses_another_content_is_another_question(
+    ranks: Ranks, base: Path, misbehaving: Callable[..., Misbehaving]
+) -> None:
+    """A rank that asked for one language was given the file of a rank that asked for another at the same moment."""
+
+    def by_language(request: Request) -> Iterable[Any]:
+        yield 1.0
+        yield from serve(f"in {request.headers['accept-language']}".encode())(request)
+
+    code = """
+        language = ("de", "fr")[RANK]
+        report(said=nanodist.fetch(url, headers={"Accept-Language": language}).read_text())
+    """
+    run = ranks(code, 2, url=misbehaving().route("/page.txt", by_language))
+    assert run.codes == [0] * 2, run.err
+    assert run.last("said") == ["in de", "in fr"]
+
+
+def test_ranks_whose_urls_are_signed_apart_share_one_download(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
+    code = """
+        signed = f"{url}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=k&X-Amz-Signature=ab{RANK}"
+        report(path=str(nanodist.fetch(signed, scope="broadcast")))
+    """
+    run = ranks(code, 4, env=disks(tmp_path, 4), url=url_of(origin))
+    assert run.codes == [0] * 4, run.err
+    assert len(set(run.last("path"))) == 2
+    assert sum(request.range is None for request in origin.requests(method="GET")) == 1

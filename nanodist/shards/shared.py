@@ -1,0 +1,157 @@
+"""One shard that several readers of a job want: the first brings it, the disks of the others take it from there.
+
+    here already              what this disk has is offered to the others
+    claimed by this process   downloaded, and given to whoever asks
+    claimed on this disk      its lock coordinates
+    claimed elsewhere         taken from there; if that process is gone, its claim is taken over
+
+Nothing waits for a reader that is slow, and no reader has to come. Invariants: what cannot be had this way is fetched
+as ever, so that no fault of a peer's is the shard's; an error of its origin is the same for all that wait for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nanocache
+from nanocache import Artifact, Cache, ChecksumMismatch, DownloadFailed, LockTimeout
+from nanocache.cancel import Cancel
+from nanocache.coordination.process import me
+from nanocache.peers import BlobRefused, Turn, is_listed, meaning
+
+from ..coordination.visiting import JobStore, visit
+from ..errors import CoordinatorLost, to_record
+from ..rank import topology, warn_once
+from ..shared_disk import disk_name
+from .claims import Claim, claim, give_up
+from .holder import ShardHolder, holder_of
+from .taking import take
+from .wire import PeerLost
+
+__all__ = ["SharedShards"]
+
+logger = logging.getLogger("nanodist")
+
+HOLDERS = 3  # that are tried
+ORIGIN_ERRORS = (DownloadFailed, ChecksumMismatch)  # every process that asks would get them
+
+
+class SharedShards:
+    """The shards of one open iterator, called from its threads."""
+
+    def __init__(self, cache: Cache, offline: bool | None) -> None:
+        self._cache = cache
+        self._offline = offline
+        self._meeting = threading.Lock()
+        self._is_open = False
+        self._store: JobStore | None = None
+        self._holder: ShardHolder | None = None
+
+    def fetch(self, artifact: Artifact, cancel: Cancel, turn: Turn) -> Path:
+        """The path of the shard, as `nanocache.fetch` would have it on this disk.
+
+        Raises what `fetch` raises, be it of the process that asked the origin, and Cancelled.
+        """
+        download = partial(self._cache.fetch_shard, self._offline, artifact, cancel, turn)
+        shard = self._of_job(artifact, cancel)
+        if shard is None:
+            return download()
+        try:
+            path = shard.hold(download) if shard.is_mine() else None
+        except CoordinatorLost as e:
+            warn_once(f"{e}; each disk fetches its own shards")
+            path = None
+        turn.came |= shard.was_taken
+        return path or download()
+
+    def _of_job(self, artifact: Artifact, cancel: Cancel) -> _SharedShard | None:
+        """The shard as the job's; None where this disk is on its own."""
+        if artifact.url.lower().startswith("file:"):
+            return None
+        with self._meeting:
+            if not self._is_open:
+                self._is_open = True
+                self._store = visit()
+                self._holder = None if self._store is None else self._open(self._store, cancel)
+        if self._store is None or self._holder is None:
+            return None
+        return _SharedShard(self._store, self._holder, artifact, self._cache.base_dir, cancel)
+
+    def _open(self, store: JobStore, cancel: Cancel) -> ShardHolder | None:
+        disk = disk_name(self._cache.base_dir, store.job)
+        try:
+            return None if disk is None else holder_of(self._cache.base_dir, disk, store, cancel)
+        except OSError as e:  # CoordinatorLost, too
+            warn_once(f"this process cannot give shards to other disks ({e}); each disk fetches its own")
+            return None
+
+
+class _SharedShard:
+    """One of them."""
+
+    def __init__(self, store: JobStore, holder: ShardHolder, artifact: Artifact, base: Path, cancel: Cancel) -> None:
+        self.was_taken = False  # by this process, from another disk
+        self._store = store.client
+        self._holder = holder
+        self._artifact = replace(artifact, postprocess=None)
+        self._base = base
+        self._cancel = cancel
+        said = repr((meaning(artifact), artifact.name))
+        self._identity = hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def is_mine(self) -> bool:
+        """Whether this process is to bring it; else it was taken, or is this disk's own matter.
+
+        Raises CoordinatorLost, Cancelled, the error of its origin, and what the disk does.
+        """
+        here = self._is_here()
+        self._holder.expect(self._identity, self._artifact)
+        before: Claim | None = None
+        for _ in range(HOLDERS):
+            held = claim(self._store, self._identity, self._holder.claim, instead=before)
+            if held == self._holder.claim:
+                return True
+            if here or held.disk == self._holder.claim.disk or self._take(held):
+                return False
+            before = held
+        return False
+
+    def _is_here(self) -> bool:
+        # Not looked up by a name that its folder does not list: the mount of a shared disk would remember its absence.
+        if not is_listed(self._artifact, self._base):
+            return False
+        return nanocache.lookup(self._artifact, base_dir=self._base) is not None
+
+    def _take(self, held: Claim) -> bool:
+        """Whether the claim stands: it was taken, or another process of this disk is at it."""
+        try:
+            take(held, self._identity, self._artifact, self._base, self._cancel)
+            self.was_taken = True
+        except LockTimeout:
+            pass
+        except (PeerLost, BlobRefused) as e:
+            logger.info("%s is not to be had from %s: %s", self._artifact, held.host, e)
+            return False
+        return True
+
+    def hold(self, download: Callable[[], Path]) -> Path:
+        """Bring it, and answer those that wait for it. Raises what `download` raises."""
+        error: dict[str, Any] | None = None
+        path: Path | None = None
+        try:
+            path = download()
+        except ORIGIN_ERRORS as e:
+            error = to_record(e, rank=topology().rank, host=me().host)
+            raise
+        finally:
+            self._holder.settle(self._identity, error)
+            if path is None:
+                give_up(self._store, self._identity, self._holder.claim)
+        return path

@@ -1,0 +1,76 @@
+"""One shard, from the process of the job that holds it onto this disk.
+
+Invariants: its bytes come in by the store's own door, verified; while another process of this disk is at the shard,
+nothing is taken, since the lock coordinates; a holder that is silent is waited for `SILENCE` seconds.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from nanocache import Artifact
+from nanocache.cancel import Cancel
+from nanocache.peers import BlobInfo, IncomingBlob, receive_blob
+
+from ..errors import from_record
+from .claims import Claim
+from .wire import ALIVE, Conversation, PeerLost
+
+__all__ = ["take"]
+
+CONNECT = 2.0  # seconds, deaf to `cancel`
+PIECE = 1 << 20  # bytes that are written at once
+
+
+def take(holder: Claim, identity: str, artifact: Artifact, base: Path, cancel: Cancel) -> None:
+    """Publish the shard here, once the holder has it.
+
+    Raises PeerLost if the holder cannot give it, the error that its origin gave, what `receive_blob` raises, Cancelled.
+    """
+    try:
+        connection = socket.create_connection((holder.host, holder.port), timeout=CONNECT)
+    except OSError as e:
+        raise PeerLost(str(e)) from e
+    conversation = Conversation(connection)
+    try:
+        with cancel.watch(conversation.interrupt):
+            conversation.say({"word": holder.word, "shard": identity})
+            _receive(conversation, _answer(conversation), artifact, base)
+    except PeerLost:
+        cancel.check()
+        raise
+    finally:
+        conversation.close()
+
+
+def _answer(conversation: Conversation) -> dict[str, Any]:
+    while (said := conversation.hear()) is ALIVE:
+        pass
+    return said
+
+
+def _receive(conversation: Conversation, said: dict[str, Any], artifact: Artifact, base: Path) -> None:
+    if "error" in said:
+        raise _error(said["error"])
+    if "blob" not in said:
+        raise PeerLost("it has the shard no more")
+    blob = BlobInfo.from_json(said["blob"])
+    with receive_blob(artifact, blob, base, progress=False) as incoming:
+        _write(conversation, incoming, blob.size)
+        incoming.publish()
+
+
+def _write(conversation: Conversation, incoming: IncomingBlob, size: int) -> None:
+    buffer = memoryview(bytearray(min(PIECE, size)))
+    while incoming.size < size:
+        count = conversation.read_into(buffer[: size - incoming.size])
+        incoming.write(buffer[:count])
+
+
+def _error(record: dict[str, Any]) -> Exception:
+    try:
+        return from_record(record)
+    except ValueError as e:  # of a class that only its own process knows
+        return PeerLost(str(e))
