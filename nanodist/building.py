@@ -95,7 +95,7 @@ class BuildOnce:
 
     @property
     def identity(self) -> str:
-        return hashlib.sha256(f"build {self.key}\n{self.name}".encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256(f"build {self.key}\n{self.name}".encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def base(self) -> Path:

@@ -113,7 +113,7 @@ def test_hooks_that_await_other_artifacts_end_however_many_they_are(base: Path, 
     async def main() -> list[Path]:
         urls = [origin.url(f"/bytes/{1000 + n}/2/x.bin?delay=0.3") for n in range(pool.LIMIT)]
         tasks = [nanocache.afetch(url, postprocess=build) for url in urls]
-        return await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        return await asyncio.wait_for(asyncio.gather(*tasks), 50)
 
     assert len(asyncio.run(main())) == pool.LIMIT
     assert origin.gets() == 2 * pool.LIMIT

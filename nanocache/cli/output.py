@@ -42,11 +42,13 @@ def note(text: object) -> None:
     stream = sys.stderr
     if stream is None:
         return
-    with suppress(OSError, ValueError):
+    try:
         encoding = getattr(stream, "encoding", None) or "utf-8"
         line = f"{text}\n".encode(encoding, "backslashreplace").decode(encoding)
         stream.write(line)
         stream.flush()
+    except (OSError, ValueError):
+        _silence(stream)
 
 
 def fail(error: object, code: int) -> int:
@@ -62,18 +64,24 @@ def _words(error: object) -> str:
 
 
 def finish() -> None:
-    """Bring out what was written. Raises OSError if its reader is gone, or there is no room for it."""
-    if sys.stdout is None:
+    """Bring out what was written. Raises OSError if the reader of data is gone, or there is no room for it."""
+    with suppress(OSError):
+        _flush(sys.stderr)  # logs and bars went there without us
+    _flush(sys.stdout)
+
+
+def _flush(stream: TextIO | None) -> None:
+    if stream is None:
         return
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        _silence(sys.stdout)
+        _silence(stream)
         raise
 
 
 def _silence(stream: TextIO) -> None:
-    """Have Python's own flush at its end write nowhere, and print no traceback."""
+    """Have Python's own flush at its end write nowhere: else it prints a traceback, or the exit code is 120."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

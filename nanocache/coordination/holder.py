@@ -28,7 +28,7 @@ RequestIdentity = tuple[Any, ...]  # what was asked, credentials included: plain
 
 
 def fingerprint(identity: RequestIdentity, salt: str) -> str:
-    return hashlib.sha256(f"{salt}\n{identity!r}".encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(f"{salt}\n{identity!r}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,8 +235,8 @@ import os
 from nanocache.coordination import heartbeat
 one = heartbeat.Heartbeat(print, 1.0)
 assert one.start()
-one.stop()
 assert len(os.listdir("/proc/self/task")) == 2
+one.stop()  # its thread stays for a moment
 if os.fork() == 0:  # from 3.12 on it warns of any thread, and a warning is an error here
     os._exit(0)
 assert len(os.listdir("/proc/self/task")) == 1

@@ -195,6 +195,7 @@ def test_whatever_a_ref_says_the_next_fetch_is_right_and_remembered(
 @example(HOLDING | {"holder": ["pid"]})
 @example(FAILED | {"error": {"error": "DownloadFailed", "facts": {"url": "u", "causes": [[]]}}})
 @example(FAILED | {"error": {"error": "LockTimeout", "facts": {"path": "p", "waited": 10**400}}})
+@example(FAILED | {"salt": "\ud800"})
 def test_a_record_of_a_lock_can_be_waited_by_shown_and_raised(base: Path, record: dict[str, Any]) -> None:
     path = base / "k.json"
     path.write_bytes(written(record))

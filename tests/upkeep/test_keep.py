@@ -194,18 +194,18 @@ if child == 0:
     os._exit(0)
 while not pathlib.Path(base, "left").exists():
     time.sleep(0.01)
-print(cache.info(path).held)
+print(cache.info(path).held, flush=True)
 with cache.hold(path):
     second = os.fork()
     if second == 0:
         os._exit(0)   # without an unwind
     os.waitpid(second, 0)
-    print(cache.info(path).held)
+    print(cache.info(path).held, flush=True)
     third = os.fork()
     if third == 0:
         raise SystemExit   # unwinds through the block
     os.waitpid(third, 0)
-    print(cache.info(path).held)
+    print(cache.info(path).held, flush=True)
 os.kill(child, 9)
 """
     out = spawn(code, path=str(filled.weights), base=str(base.parent)).outputs()[0].split()
