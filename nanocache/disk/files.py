@@ -96,19 +96,20 @@ def new_name() -> str:
     return NEW + random_name()
 
 
-def make_folder(path: str, *, below: str, mode: int, checked: set[str]) -> list[str]:
+def make_folder(path: str, *, below: str, mode: int, checked: set[str], new: bool = False) -> list[str]:
     """Make `path` and what is missing above it, the base directory `below` included. Returns the folders that now
     have a new one in them, innermost first.
 
     Top down, and each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since
     everything that is written later would land where it points. The folders above `path` are checked once and then
-    stand in `checked`. The base directory itself is made with the umask.
+    stand in `checked`. The base directory itself is made with the umask. `new`: `path` is probably not there, and is
+    made before it is looked at.
     """
     grown: list[str] = []
     for _ in range(RACES):
         try:
             for folder in _way_down(path, below, checked):
-                if _make_one(folder, mode):
+                if _make_one(folder, mode, new=new and folder == path):
                     grown.insert(0, os.path.dirname(folder))
             return grown
         except FileNotFoundError:  # the parent, or the base directory, was removed by hand meanwhile
@@ -134,12 +135,10 @@ def _way_down(path: str, below: str, checked: set[str]) -> Iterator[str]:
     yield path
 
 
-def _make_one(path: str, mode: int) -> bool:
-    try:
-        _check_folder(path)
+def _make_one(path: str, mode: int, *, new: bool) -> bool:
+    """Whether it was made."""
+    if not new and _is_folder(path):
         return False
-    except FileNotFoundError:
-        pass
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -147,6 +146,15 @@ def _make_one(path: str, mode: int) -> bool:
         return False
     with suppress(FileNotFoundError):  # the base directory was cleared by hand meanwhile
         set_mode(path, mode)
+    return True
+
+
+def _is_folder(path: str) -> bool:
+    """Whether it is there. Raises UnsafeCache if something else is."""
+    try:
+        _check_folder(path)
+    except FileNotFoundError:
+        return False
     return True
 
 

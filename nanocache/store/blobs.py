@@ -133,7 +133,7 @@ class Store(BaseDirectory):
         """
         path = self.blob(digest, name)
         folder = self.blob_folder(digest)
-        grown = self.folder(folder)  # before the fsync, whose commit takes the new folders along
+        grown = self.folder(folder, new=True)  # before the fsync, whose commit takes the new folders along
         wrong = self._wrong_names(digest)
         self._sync(partial)
         files.set_mode(partial.fd, self.modes.blob)

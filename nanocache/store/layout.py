@@ -26,6 +26,7 @@ import hashlib
 import logging
 import os
 import stat
+from itertools import islice
 from pathlib import Path
 
 from ..callers import let_pass, suppress
@@ -76,6 +77,7 @@ PRODUCT_PREFIX = "p-"
 CACHEDIR_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by nanocache; safe to delete.\n"
 TAGS = {"CACHEDIR.TAG": CACHEDIR_TAG, ".gitignore": b"*\n"}
 SWEPT = "swept"  # in the trash; its mtime is when the last sweep began
+LISTED = 100  # entries of a base directory that are looked at: people keep other things there
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -227,7 +229,9 @@ class BaseDirectory:
             os.makedirs(self.base, exist_ok=True)
             mode = self._read_base().mode
         self._warn_if_open(mode)
-        if not self._was_swept():  # else a process has made and tagged all of them before
+        if self._was_swept():  # then a process has made and tagged all of them before
+            self._look_at_all()
+        else:
             made = [self.folder(f"{self.base}/{name}") for name in FOLDERS]
             for name in FOLDERS:
                 self._tag(f"{self.base}/{name}")
@@ -235,6 +239,13 @@ class BaseDirectory:
                 with suppress(PermissionError):  # a base that may be written to but not read
                     durable.sync_folder(self.base)
         self._prepared = True
+
+    def _look_at_all(self) -> None:
+        """Check our top folders by one listing, where each by itself would be asked for."""
+        with suppress(OSError), os.scandir(self.base) as entries:
+            for entry in islice(entries, LISTED):
+                if entry.name in FOLDERS and entry.is_dir(follow_symlinks=False):
+                    self._checked.add(f"{self.base}/{entry.name}")
 
     def _was_swept(self) -> bool:
         try:
@@ -264,9 +275,9 @@ class BaseDirectory:
     def _may_write(self) -> bool:
         return os.access(self.base, os.W_OK | os.X_OK)
 
-    def folder(self, path: str) -> list[str]:
+    def folder(self, path: str, *, new: bool = False) -> list[str]:
         """Make the folder `path` of ours; the folders that now have a new one in them, innermost first."""
-        grown = files.make_folder(path, below=self.base, mode=self.modes.folder, checked=self._checked)
+        grown = files.make_folder(path, below=self.base, mode=self.modes.folder, checked=self._checked, new=new)
         if self.base in grown:
             self._tag(f"{self.base}/{path[len(self.base) + 1 :].split('/')[0]}")
         return grown

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from nanocache.cancel import Cancel
 from nanocache.coordination.process import me
 from nanocache.peers import BlobRefused, Turn, is_listed, meaning
 
+from ..coordination.store_client import StoreClient
 from ..coordination.visiting import JobStore, visit
 from ..errors import CoordinatorLost, to_record
 from ..rank import topology, warn_once
@@ -60,7 +61,7 @@ class SharedShards:
         Raises what `fetch` raises, be it of the process that asked the origin, and Cancelled.
         """
         download = partial(self._cache.fetch_shard, self._offline, artifact, cancel, turn)
-        shard = self._of_job(artifact, cancel)
+        shard = self._of_job(artifact, cancel, turn)
         if shard is None:
             return download()
         try:
@@ -68,10 +69,9 @@ class SharedShards:
         except CoordinatorLost as e:
             warn_once(f"{e}; each disk fetches its own shards")
             path = None
-        turn.came |= shard.was_taken
         return path or download()
 
-    def _of_job(self, artifact: Artifact, cancel: Cancel) -> _SharedShard | None:
+    def _of_job(self, artifact: Artifact, cancel: Cancel, turn: Turn) -> _SharedShard | None:
         """The shard as the job's; None where this disk is on its own."""
         if artifact.url.lower().startswith("file:"):
             return None
@@ -82,7 +82,11 @@ class SharedShards:
                 self._holder = None if self._store is None else self._open(self._store, cancel)
         if self._store is None or self._holder is None:
             return None
-        return _SharedShard(self._store, self._holder, artifact, self._cache.base_dir, cancel)
+        identity = _identity(artifact)
+        without_hook = replace(artifact, postprocess=None)
+        return _SharedShard(
+            self._store.client, self._holder, identity, without_hook, self._cache.base_dir, cancel, turn
+        )
 
     def _open(self, store: JobStore, cancel: Cancel) -> ShardHolder | None:
         disk = disk_name(self._cache.base_dir, store.job)
@@ -93,18 +97,22 @@ class SharedShards:
             return None
 
 
+def _identity(artifact: Artifact) -> str:
+    said = repr((meaning(artifact), artifact.name))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class _SharedShard:
     """One of them."""
 
-    def __init__(self, store: JobStore, holder: ShardHolder, artifact: Artifact, base: Path, cancel: Cancel) -> None:
-        self.was_taken = False  # by this process, from another disk
-        self._store = store.client
-        self._holder = holder
-        self._artifact = replace(artifact, postprocess=None)
-        self._base = base
-        self._cancel = cancel
-        said = repr((meaning(artifact), artifact.name))
-        self._identity = hashlib.sha256(said.encode("utf-8", "surrogateescape")).hexdigest()
+    store: StoreClient
+    holder: ShardHolder
+    identity: str  # what all processes of the job call it
+    artifact: Artifact  # without a hook, which each disk runs for itself
+    base: Path
+    cancel: Cancel
+    turn: Turn
 
     def is_mine(self) -> bool:
         """Whether this process is to bring it; else it was taken, or is this disk's own matter.
@@ -112,32 +120,33 @@ class _SharedShard:
         Raises CoordinatorLost, Cancelled, the error of its origin, and what the disk does.
         """
         here = self._is_here()
-        self._holder.expect(self._identity, self._artifact)
+        self.holder.expect(self.identity, self.artifact)
         before: Claim | None = None
         for _ in range(HOLDERS):
-            held = claim(self._store, self._identity, self._holder.claim, instead=before)
-            if held == self._holder.claim:
+            held = claim(self.store, self.identity, self.holder.claim, instead=before)
+            if held == self.holder.claim:
                 return True
-            if here or held.disk == self._holder.claim.disk or self._take(held):
+            if here or held.disk == self.holder.claim.disk or self._take(held):
                 return False
             before = held
         return False
 
     def _is_here(self) -> bool:
         # Not looked up by a name that its folder does not list: the mount of a shared disk would remember its absence.
-        if not is_listed(self._artifact, self._base):
+        if not is_listed(self.artifact, self.base):
             return False
-        return nanocache.lookup(self._artifact, base_dir=self._base) is not None
+        return nanocache.lookup(self.artifact, base_dir=self.base) is not None
 
     def _take(self, held: Claim) -> bool:
         """Whether the claim stands: it was taken, or another process of this disk is at it."""
+        self.turn.settle()  # the next shards need not wait: they come from elsewhere
         try:
-            take(held, self._identity, self._artifact, self._base, self._cancel)
-            self.was_taken = True
+            take(held, self.identity, self.artifact, self.base, self.cancel)
+            self.turn.came = True
         except LockTimeout:
             pass
         except (PeerLost, BlobRefused) as e:
-            logger.info("%s is not to be had from %s: %s", self._artifact, held.host, e)
+            logger.info("%s is not to be had from %s: %s", self.artifact, held.host, e)
             return False
         return True
 
@@ -151,7 +160,7 @@ class _SharedShard:
             error = to_record(e, rank=topology().rank, host=me().host)
             raise
         finally:
-            self._holder.settle(self._identity, error)
+            self.holder.settle(self.identity, error)
             if path is None:
-                give_up(self._store, self._identity, self._holder.claim)
+                give_up(self.store, self.identity, self.holder.claim)
         return path

@@ -31,18 +31,20 @@ def test_a_small_miss_makes_at_most_fifty_file_calls_half_of_them_by_name(base: 
     assert len([call for call in seen if call.paths and call not in folders]) <= 26
 
 
+@pytest.mark.parametrize(("warm", "calls"), [("", 28), ("nanocache.fetch(url, base_dir=base + '2')", 25)])
 def test_the_first_miss_of_a_process_looks_at_each_folder_once(
-    base: Path, origin: Origin, spawn: Callable[..., Any]
+    base: Path, origin: Origin, spawn: Callable[..., Any], warm: str, calls: int
 ) -> None:
+    """httpx takes longer to load than a holder stays without a record, which is three more calls."""
     url = origin.url(f"/bytes/{SIZE}/1/w.bin")
     path = nanocache.fetch(url, sha256=digest(SIZE, 1))
     shutil.rmtree(path.parent)
     for file in (*base.glob("refs-v1/*/*"), *base.glob("locks-v1/*/*")):
         file.unlink()
-    code = "seen = calls_of(Path(base), url, sha256); print(len([call for call in seen if call.paths]))"
-    setup = "from pathlib import Path; from tests.engine.test_file_calls import calls_of"
+    code = f"{warm}\nseen = calls_of(Path(base), url, sha256); print(len([call for call in seen if call.paths]))"
+    setup = "import nanocache; from pathlib import Path; from tests.engine.test_file_calls import calls_of"
     (named,) = spawn(code, setup=setup, base=str(base), url=url, sha256=digest(SIZE, 1)).outputs()
-    assert int(named) <= 32
+    assert int(named) <= calls
 
 
 def test_a_cap_costs_a_hit_nothing_and_a_small_miss_two_looks_at_the_books(
