@@ -19,10 +19,11 @@ import json
 import traceback as tracebacks
 from typing import Any
 
-from nanocache.errors import NanocacheError
+from nanocache.errors import ChecksumMismatch, DownloadFailed, NanocacheError
 
-__all__ = ["NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"]
+__all__ = ["ORIGIN_ERRORS", "NanodistError", "LeaderError", "LeaderLost", "CoordinatorLost", "NotVisible"]
 
+ORIGIN_ERRORS = (DownloadFailed, ChecksumMismatch)  # which every process that asks the same origin would get
 SHORTEST_TEXT = 64  # characters that a cut text keeps at least
 LARGEST_ERROR = 15 * 1024  # bytes of JSON: 128 of them fit into one outcome
 

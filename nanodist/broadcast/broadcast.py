@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import nanocache
-from nanocache import Artifact, ChecksumMismatch, DownloadFailed, Progress
+from nanocache import Artifact, Progress
 from nanocache.cancel import Cancel, within
 from nanocache.coordination.process import me
 from nanocache.errors import NanocacheError
 from nanocache.peers import BlobInfo, IncomingBlob, describe_blob, receive_blob
 
 from ..coordination.coordinator import Coordinator
-from ..errors import CoordinatorLost, LeaderError, to_record
+from ..errors import ORIGIN_ERRORS, CoordinatorLost, LeaderError, to_record
 from .link import LinkUnreachable
 from .receiver import Wanted, receive
 from .roll_call import ClosedRollCall, RollCall, announce_complete
@@ -42,7 +42,6 @@ logger = logging.getLogger("nanodist")
 
 DOWNLOADS = 16  # at once; nanocache bounds the connections of all of them together
 ROUNDS = 3  # streams that may break off before each process downloads by itself
-ORIGIN_ERRORS = (DownloadFailed, ChecksumMismatch)  # every process that asks would get them
 
 ProgressOption = bool | Callable[[Progress], object] | None
 Errors = dict[int, Exception]  # by the artifact's number in the call

@@ -8,7 +8,6 @@ them (0 of 6 restarts came up, with keys of their own 6 of 6). NCCL, XCCL, MPS a
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..coordination.at_end import at_end
 from ..coordination.connecting import connect
 from ..coordination.coordinator import pauses
 from ..coordination.interface import choose_interface
@@ -139,7 +139,7 @@ def _init_group(here: Topology, device: torch.device, timeout: float | None) -> 
     if backend == "gloo":
         # A process that ends with its group up, by an exception or a forgotten cleanup, was seen to abort in gloo's
         # threads (SIGABRT in 1 of 5 runs); ending a gloo group asks no other rank.
-        atexit.register(compute_cleanup)
+        at_end(compute_cleanup)
 
 
 def _remedy(backend: str) -> str:

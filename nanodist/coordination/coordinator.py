@@ -8,7 +8,6 @@ used on both sides of a fork, which gave wrong values; a lost store is one Coord
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from ..errors import CoordinatorLost
 from ..launchers import is_spawned_worker
 from ..rank import Topology, is_ddp_initialized, topology, warn_once
+from .at_end import at_end
 from .clock import process_age
 from .connecting import connect
 from .job import check_same_job
@@ -175,7 +175,7 @@ def _join(where: StoreAddress | None, patience: float) -> Coordinator | None:
         _refused = isinstance(e.__cause__, ConnectionRefusedError)
         warn_once(f"{e}; file locks alone coordinate")
         return None
-    atexit.register(place.leave)
+    at_end(place.leave)
     return place
 
 

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from ..coordination.store_client import StoreClient
 from ..errors import CoordinatorLost
 
-__all__ = ["Claim", "claim", "give_up"]
+__all__ = ["ShardClaim", "claim", "give_up"]
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ShardClaim:
     """Who holds a shard, or will once it is downloaded."""
 
     disk: str  # the name of its disk in this job
@@ -30,7 +30,7 @@ class Claim:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_text(cls, text: str) -> Claim:
+    def from_text(cls, text: str) -> ShardClaim:
         """Raises CoordinatorLost if it is none: another program writes there."""
         try:
             return cls(**json.loads(text))
@@ -38,13 +38,13 @@ class Claim:
             raise CoordinatorLost(address="the job", reason=f"it holds no claim but {text[:100]!r}") from None
 
 
-def claim(store: StoreClient, identity: str, mine: Claim, *, instead: Claim | None = None) -> Claim:
+def claim(store: StoreClient, identity: str, mine: ShardClaim, *, instead: ShardClaim | None = None) -> ShardClaim:
     """The claim that holds now: `mine`, if there was none, or `instead`. Raises CoordinatorLost."""
     before = "" if instead is None else instead.to_text()
     text = store.compare_set(f"shard/{identity}", before, mine.to_text())
-    return Claim.from_text(text) if text else claim(store, identity, mine)
+    return ShardClaim.from_text(text) if text else claim(store, identity, mine)
 
 
-def give_up(store: StoreClient, identity: str, mine: Claim) -> None:
+def give_up(store: StoreClient, identity: str, mine: ShardClaim) -> None:
     """Let another process try. Raises CoordinatorLost."""
     store.compare_set(f"shard/{identity}", mine.to_text(), "")

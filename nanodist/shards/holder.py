@@ -12,13 +12,10 @@ left the disk is gone, and whoever asked brings it itself; a forked child listen
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing.util
 import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,15 +24,16 @@ from nanocache import Artifact
 from nanocache.cancel import Cancel
 from nanocache.peers import describe_blob
 
+from ..coordination.at_end import at_end
 from ..coordination.visiting import JobStore
-from .claims import Claim
+from .claims import ShardClaim
 from .readers import Readers
-from .wire import ALIVE, SIGN_OF_LIFE, Conversation, PeerLost
+from .wire import ALIVE, ALIVE_AGAIN, Conversation, PeerLost
 
 __all__ = ["ShardHolder", "holder_of"]
 
 ACCEPT = 0.25  # seconds between two looks at who reads
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 _holders: dict[tuple[Path, str], ShardHolder] = {}  # by base directory, and the disk's name in the job
 _opening = threading.Lock()
@@ -47,17 +45,9 @@ def holder_of(base: Path, disk: str, store: JobStore, cancel: Cancel) -> ShardHo
         holder = _holders.get((base, disk))
         if holder is None:
             holder = _holders[base, disk] = ShardHolder(base, disk, store)
-            _at_the_end(holder.leave)
+            at_end(holder.leave)
         holder.readers.opened(cancel)
         return holder
-
-
-def _at_the_end(leave: Callable[[], None]) -> None:
-    """Have it called when this process ends; one that multiprocessing started knows no `atexit`."""
-    if multiprocessing.parent_process() is None:
-        atexit.register(leave)
-    else:
-        multiprocessing.util.Finalize(None, leave, exitpriority=0)
 
 
 @dataclass(slots=True)
@@ -73,7 +63,7 @@ class ShardHolder:
     def __init__(self, base: Path, disk: str, store: JobStore) -> None:
         self.readers = Readers(store)
         host, self.listener = _listen(store.host)
-        self.claim = Claim(disk, host, self.listener.getsockname()[1], uuid.uuid4().hex)
+        self.claim = ShardClaim(disk, host, self.listener.getsockname()[1], uuid.uuid4().hex)
         self._base = base
         self._shards: dict[str, _Shard] = {}
         threading.Thread(target=self._run, name="nanodist-shards", daemon=True).start()
@@ -126,7 +116,7 @@ class ShardHolder:
             conversation.close()
 
     def _give(self, conversation: Conversation, shard: _Shard | None) -> None:
-        while shard is not None and not shard.settled.wait(SIGN_OF_LIFE):
+        while shard is not None and not shard.settled.wait(ALIVE_AGAIN):
             conversation.say(ALIVE)
         if shard is not None and shard.error is not None:
             conversation.say({"error": shard.error})
@@ -150,7 +140,7 @@ def _listen(store_host: str) -> tuple[str, socket.socket]:
     family, own = _address_towards(store_host)
     if not own.startswith("127.") and own != "::1":
         return own, socket.create_server((own, 0), family=family)
-    bound = own if store_host in LOCAL else ""
+    bound = own if store_host in LOOPBACK_NAMES else ""
     return store_host, socket.create_server((bound, 0), family=family)
 
 

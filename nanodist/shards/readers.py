@@ -4,7 +4,7 @@
     shards/ranks, shards/rank/<rank>      the ranks that opened one
 
 A holder of shards asks whether it is wanted. Invariants: a reader that was killed, or a rank that never reads, has it
-stay `PATIENCE` seconds at most; a store that is lost means that none reads.
+stay `READERS_PATIENCE` seconds at most; a store that is lost means that none reads.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..rank import topology
 
 __all__ = ["Readers"]
 
-PATIENCE = 60.0  # seconds after this process's own last iterator
-LEAVING = 2.0  # seconds of them at the end of the process, as a disk that says nothing is waited for elsewhere
-LINGER = 0.5  # seconds in any case
-LOOK = 0.05  # seconds
+READERS_PATIENCE = 60.0  # seconds after this process's own last iterator
+READERS_LEAVING = 2.0  # seconds of them at the end of the process, as a disk that says nothing is waited for elsewhere
+READERS_LINGER = 0.5  # seconds in any case
+READERS_LOOK = 0.05  # seconds
 
 
 class Readers:
@@ -56,14 +56,14 @@ class Readers:
             self._idle_since = time.monotonic()
             return True
         idle = time.monotonic() - self._idle_since
-        return idle < LINGER or (idle < PATIENCE and self._others())
+        return idle < READERS_LINGER or (idle < READERS_PATIENCE and self._others())
 
     def wait_for_others(self) -> None:
-        """Return once none but this process reads, or after `LEAVING` seconds. Here none reads any more."""
+        """Return once none but this process reads, or after `READERS_LEAVING` seconds. Here none reads any more."""
         self._close(self._here)
-        deadline = time.monotonic() + LEAVING
+        deadline = time.monotonic() + READERS_LEAVING
         while self._others() and time.monotonic() < deadline:
-            time.sleep(LOOK)
+            time.sleep(READERS_LOOK)
 
     def _count_closed(self) -> None:
         self._close([cancel for cancel in self._here if cancel.is_set()])

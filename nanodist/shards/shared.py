@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import nanocache
-from nanocache import Artifact, Cache, ChecksumMismatch, DownloadFailed, LockTimeout
+from nanocache import Artifact, Cache, LockTimeout
 from nanocache.cancel import Cancel
 from nanocache.coordination.process import me
 from nanocache.peers import BlobRefused, Turn, is_listed, meaning
 
 from ..coordination.store_client import StoreClient
 from ..coordination.visiting import JobStore, visit
-from ..errors import CoordinatorLost, to_record
+from ..errors import ORIGIN_ERRORS, CoordinatorLost, to_record
 from ..rank import topology, warn_once
 from ..shared_disk import disk_name
-from .claims import Claim, claim, give_up
+from .claims import ShardClaim, claim, give_up
 from .holder import ShardHolder, holder_of
 from .taking import take
 from .wire import PeerLost
@@ -41,7 +41,6 @@ __all__ = ["SharedShards"]
 logger = logging.getLogger("nanodist")
 
 HOLDERS = 3  # that are tried
-ORIGIN_ERRORS = (DownloadFailed, ChecksumMismatch)  # every process that asks would get them
 
 
 class SharedShards:
@@ -121,7 +120,7 @@ class _SharedShard:
         """
         here = self._is_here()
         self.holder.expect(self.identity, self.artifact)
-        before: Claim | None = None
+        before: ShardClaim | None = None
         for _ in range(HOLDERS):
             held = claim(self.store, self.identity, self.holder.claim, instead=before)
             if held == self.holder.claim:
@@ -137,7 +136,7 @@ class _SharedShard:
             return False
         return nanocache.lookup(self.artifact, base_dir=self.base) is not None
 
-    def _take(self, held: Claim) -> bool:
+    def _take(self, held: ShardClaim) -> bool:
         """Whether the claim stands: it was taken, or another process of this disk is at it."""
         self.turn.settle()  # the next shards need not wait: they come from elsewhere
         try:

@@ -15,7 +15,7 @@ from nanocache.cancel import Cancel
 from nanocache.peers import BlobInfo, IncomingBlob, receive_blob
 
 from ..errors import from_record
-from .claims import Claim
+from .claims import ShardClaim
 from .wire import ALIVE, Conversation, PeerLost
 
 __all__ = ["take"]
@@ -24,7 +24,7 @@ CONNECT = 2.0  # seconds, deaf to `cancel`
 PIECE = 1 << 20  # bytes that are written at once
 
 
-def take(holder: Claim, identity: str, artifact: Artifact, base: Path, cancel: Cancel) -> None:
+def take(holder: ShardClaim, identity: str, artifact: Artifact, base: Path, cancel: Cancel) -> None:
     """Publish the shard here, once the holder has it.
 
     Raises PeerLost if the holder cannot give it, the error that its origin gave, what `receive_blob` raises, Cancelled.

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-__all__ = ["ALIVE", "SIGN_OF_LIFE", "SILENCE", "Conversation", "PeerLost"]
+__all__ = ["ALIVE", "ALIVE_AGAIN", "SILENCE", "Conversation", "PeerLost"]
 
-SIGN_OF_LIFE = 0.5  # seconds between two
+ALIVE_AGAIN = 0.5  # seconds between two
 SILENCE = 5.0  # seconds without a byte after which the peer is given up, and in which a connection has to come
 LONGEST_LINE = 1 << 16  # bytes
 ALIVE: dict[str, Any] = {}  # an empty line

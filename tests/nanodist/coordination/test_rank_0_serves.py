@@ -163,6 +163,27 @@ if __name__ == "__main__":
     assert [out.strip() for out, _ in said] == ["True 5"] * 2, said
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_end_of_a_process_of_multiprocessing_is_an_end_too(tmp_path: Path, method: str) -> None:
+    """Such a process runs no `atexit`: a rank 0 ended at once, and its store with it, while others were reading."""
+    script = f"""
+import multiprocessing
+from nanodist.coordination.at_end import at_end
+
+def work():
+    at_end(lambda: print("second", flush=True))
+    at_end(lambda: print("first", flush=True))
+
+if __name__ == "__main__":
+    at_end(lambda: print("third", flush=True))
+    process = multiprocessing.get_context({method!r}).Process(target=work)
+    process.start()
+    process.join()
+"""
+    (tmp_path / "ends.py").write_text(script)
+    assert _start(tmp_path / "ends.py", {}).communicate(timeout=60)[0].split() == ["first", "second", "third"]
+
+
 def test_ranks_that_a_launcher_spawned_are_ranks(tmp_path: Path) -> None:
     script = """
 import os, torch.multiprocessing as mp
