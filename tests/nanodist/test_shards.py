@@ -55,10 +55,13 @@ def test_what_a_disk_has_from_before_is_given_to_the_others(ranks: Ranks, origin
     urls, env = shards(origin, 4), apart(tmp_path, 2)
     assert ranks("[nanocache.fetch(url) for url in urls]", 1, env=env[:1], urls=urls).codes == [0]
     code = """
-    if RANK:
-        time.sleep(0.5)  # else the rank that lacks them may be first, and has to download
+        paths = nanodist.prefetch(urls, rank=0, world_size=1)
+        while RANK and not os.path.exists(offered):  # else the rank that lacks them may be first, and has to download
+            time.sleep(0.01)
+        report(read=[path.read_bytes().hex() for path in paths])
+        open(offered, "w").close()
     """
-    run = ranks(code + READ, 2, env=env, urls=urls)
+    run = ranks(code, 2, env=env, urls=urls, offered=str(tmp_path / "offered"))
     assert run.codes == [0] * 2, run.err
     assert origin.downloads() == 4
 
