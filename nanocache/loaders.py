@@ -10,7 +10,6 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,8 +23,8 @@ from .engine import shares
 from .engine.room import deleting
 from .engine.shares import Place
 from .engine.window import FetchShard, Window
+from .retention.passing import PassingBlobs
 from .store.blobs import Store
-from .upkeep.remove import evict
 
 __all__ = ["Prefetch", "prefetch"]
 
@@ -62,6 +61,7 @@ def prefetch(
 
     `evict_behind` removes a shard that this iterator downloaded once the next one is asked for, unless it is pinned,
     held, or has a further name elsewhere: the disk holds `ahead` + 1 shards of each reader, and one more on its way.
+    Of readers of the same shards on one disk the last to pass one removes it.
 
     `on_error`: "raise" has a shard's error come out where that shard would (`next` tries it again), "skip" yields the
     exception in its place. Raises ValueError; iterating raises what `fetch` raises.
@@ -209,8 +209,8 @@ class Prefetch:
         order = shares.order(len(self._artifacts), self._seed, self._epoch)
         shards = [self._artifacts[order[place]] for place in self._share]
         cache = Cache(self._base_dir)
-        evict = partial(_evict, cache.store) if self._evicts else None
-        window = Window(shards, self.fetching(cache, self._offline), self._ahead, evict)
+        passing = PassingBlobs(cache.store, partial(_deleting, cache.store)) if self._evicts else None
+        window = Window(shards, self.fetching(cache, self._offline), self._ahead, passing)
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = weakref.finalize(self, window.stop)
@@ -252,9 +252,8 @@ class Prefetch:
         return self.__dict__ | {"_window": None, "_finalizer": None, "_pid": 0}
 
 
-def _evict(store: Store, path: Path) -> None:
-    with suppress(OSError):  # a cache that may not be written, say: then it stays
-        evict(store, path.parent.name, deleting(store, Settings.read()))
+def _deleting(store: Store) -> Callable[[int], object]:
+    return deleting(store, Settings.read())
 
 
 def _reader(rank: int | None, world_size: int | None) -> tuple[int, int]:

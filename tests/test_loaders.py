@@ -18,6 +18,8 @@ import nanocache
 from nanocache import ChecksumMismatch, DownloadFailed
 from tests.servers.origin import MIB, Origin, content, digest
 
+Spawn = Callable[..., Any]
+
 SIZE = 50_000
 
 
@@ -283,3 +285,49 @@ def test_a_dataloaders_workers_share_the_shards(base: Path, origin: Origin, tmp_
     for printed in done.stdout.split():
         assert printed.split(",") == [f"{n}.tar" for n in range(8)]
     assert origin.gets() == 8
+
+
+BESIDE = """
+import random
+most = 0
+with nanocache.prefetch(urls, ahead=2, evict_behind=True) as paths:
+    for n, path in enumerate(paths):
+        meet(n)
+        time.sleep(random.random() * 0.05)
+        path.read_bytes()
+        most = max(most, len(list(pathlib.Path(base).glob("blobs-v1/sha256/*/*"))))
+print(most)
+"""
+MEET = """
+import nanocache, pathlib, time
+def meet(n):
+    \"\"\"As in a training step: no reader is a shard further than another.\"\"\"
+    pathlib.Path(there, f"{n}-{INDEX}").touch()
+    deadline = time.monotonic() + 20
+    while len(list(pathlib.Path(there).glob(f"{n}-*"))) < readers:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+"""
+
+
+def test_readers_of_the_same_shards_evict_what_all_of_them_have_passed(
+    base: Path, origin: Origin, tmp_path: Path, spawn: Spawn
+) -> None:
+    """The one that downloaded a shard took it from under the others, which had its path and had yet to open it."""
+    there = tmp_path / "there"
+    there.mkdir()
+    options: dict[str, Any] = {"urls": shards(origin, 20), "base": str(base), "there": str(there), "readers": 4}
+    most = spawn(BESIDE, 4, setup=MEET, **options).outputs()
+    assert max(map(int, most)) <= 2 + 2 + 1  # ahead, in use, one that only some have passed
+    assert origin.downloads() == 20
+    assert blobs(base) == 0
+    assert not list(base.glob("leases-v1/*-*-*"))
+
+
+def test_an_iterator_that_is_left_holds_nothing(base: Path, origin: Origin) -> None:
+    paths = nanocache.prefetch(shards(origin), ahead=2, evict_behind=True)
+    next(paths)
+    assert list(base.glob("leases-v1/*-*-*"))
+    del paths
+    gc.collect()
+    wait(lambda: not list(base.glob("leases-v1/*-*-*")))

@@ -21,21 +21,21 @@ from ..cancel import Cancel, Cancelled
 from ..coordination.threads import ThreadPool
 from ..download.turn import Turn
 from ..errors import NoSpace
+from ..retention.passing import PassingBlobs
 
 __all__ = ["FetchShard", "Window"]
 
 FetchShard = Callable[[Artifact, Cancel, Turn], Path]
-Evict = Callable[[Path], object]
 Settled = Path | BaseException
 
 
 class Window:
     """The shards of one reader. `fetch` is called in threads, and for each shard once unless it failed."""
 
-    def __init__(self, shards: Sequence[Artifact], fetch: FetchShard, ahead: int, evict: Evict | None) -> None:
+    def __init__(self, shards: Sequence[Artifact], fetch: FetchShard, ahead: int, passing: PassingBlobs | None) -> None:
         self._shards = shards
         self._fetch = fetch
-        self._evict = evict  # what takes a shard away that this window downloaded, once it was passed
+        self._passing = passing  # what evicts shards that were passed
         self._ahead = ahead
         self._changed = threading.Condition()
         self._turns: dict[int, Turn] = {}  # of the shards that were begun
@@ -80,8 +80,8 @@ class Window:
     def _forget_before(self, n: int) -> None:
         for shard in [shard for shard in self._turns if shard < n]:
             path = self._settled.get(shard)
-            if self._evict is not None and self._turns[shard].came and isinstance(path, Path):
-                self._evict(path)
+            if self._passing is not None and isinstance(path, Path):
+                self._passing.passed(path)
             self._forget(shard)
 
     def _forget(self, n: int) -> None:
@@ -116,7 +116,7 @@ class Window:
         """Fetch shard `n` in a thread of the pool."""
         try:
             self._cancel.check()
-            outcome: Settled = self._fetch(self._shards[n], self._cancel, turn)
+            outcome: Settled = self._hold(n, turn)
         except BaseException as e:  # noqa: BLE001 - raised where the shard is asked for
             outcome = e
         with self._changed:
@@ -126,6 +126,14 @@ class Window:
         self._advance()
         with suppress(Cancelled):
             turn.afterwards()
+
+    def _hold(self, n: int, turn: Turn) -> Path:
+        """Fetch it, and have it stay. A reader beside this one may evict it before this one holds it."""
+        while True:
+            path = self._fetch(self._shards[n], self._cancel, turn)
+            if self._passing is None or self._passing.hold(path, turn.came):
+                return path
+            self._cancel.check()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -138,6 +146,8 @@ class Window:
         if self._pid == os.getpid():  # a forked child has no thread of it, and locks that none will release
             self._cancel.set()
             self._wake()
+            if self._passing is not None:
+                self._passing.close()
 
     def _wake(self) -> None:
         with self._changed:

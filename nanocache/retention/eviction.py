@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from ..callers import let_pass
 from ..disk import files
 from ..store import orphans
 from ..store.blobs import Store
+from . import pins, walk
 from .alone import alone
+from .leases import Leases
 from .reasons import AT_WORK, Keepers
 from .survey import Candidate
 
-__all__ = ["check_writable", "evict"]
+__all__ = ["check_writable", "evict", "evict_blob", "has_names_outside"]
 
 USED = "used meanwhile"
 
@@ -46,6 +49,40 @@ def evict(store: Store, candidate: Candidate, keepers: Keepers) -> str | None:
         return USED
     files.remove(aside)  # outside the lock: it may be large
     return None
+
+
+def evict_blob(store: Store, digest: str, gone: Callable[[int], object] = lambda _: None) -> bool:
+    """Take the blob of `digest` away, and tell whether it is gone: not one that is pinned, held, or shown elsewhere.
+
+    `gone` is told how many bytes that were. What remembers it stays: a ref is a hint. One blob costs two looks at the
+    leases, and no walk. Raises OSError.
+    """
+    folder = store.blob_folder(digest)
+    if _is_kept(store, digest) or has_names_outside(store, digest):
+        return False
+    freed = sum({st.st_ino: walk.occupied(st) for _, st in walk.files_in(folder)}.values())
+    store.folder(store.trash)
+    aside = os.path.join(store.trash, files.random_name())
+    try:
+        os.rename(folder, aside)
+    except FileNotFoundError:
+        return True
+    if _is_kept(store, digest):
+        _put_back(aside, folder)
+        return False
+    files.remove(aside)
+    gone(freed)
+    return True
+
+
+def _is_kept(store: Store, digest: str) -> bool:
+    return pins.is_pinned(store, digest) or digest in Leases(store).held()
+
+
+def has_names_outside(store: Store, digest: str) -> bool:
+    found = walk.files_in(store.blob_folder(digest))
+    inodes = {st.st_ino: st.st_nlink for _, st in found}
+    return sum(inodes.values()) > len(found)
 
 
 def _take(store: Store, candidate: Candidate, keepers: Keepers) -> str | None:

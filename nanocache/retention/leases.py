@@ -1,6 +1,7 @@
 """Leases: what a process holds while it works, so that no eviction takes it.
 
-    leases-v1/<host>-<pid>-<random>    a lock of the holder's; in it the holder, and the digests, a line each
+    leases-v1/<host>-<pid>-<random>    a lock of the holder's; in it the holder, and the digests, a line each; and
+                                       EVICT_BEHIND where these go once no reader holds them
 
 A lease ends with its process: what counts is the lock, and where locks let every process in, whether the process
 lives. Invariants: a lease appears whole and locked, by one rename; it is there before what it holds is looked for, and
@@ -26,16 +27,20 @@ from . import walk
 __all__ = ["Leases", "lease"]
 
 BLOCK_READ = 1 << 20  # bytes
+EVICT_BEHIND = "evict-behind"
 
 
 @contextmanager
-def lease(directory: BaseDirectory, digests: Iterable[str]) -> Iterator[None]:
-    """Hold `digests` while the block runs. Raises OSError where nothing can be written."""
+def lease(directory: BaseDirectory, digests: Iterable[str], *, passing: bool = False) -> Iterator[None]:
+    """Hold `digests` while the block runs. Raises OSError where nothing can be written.
+
+    `passing`: say that the one who holds them last is to evict them.
+    """
     pid = os.getpid()
     path = _place(directory)
     lock: Lock | None = None
     try:
-        lock = _appear(directory, path, digests)
+        lock = _appear(directory, path, [*digests, EVICT_BEHIND] if passing else digests)
         yield
     finally:
         if os.getpid() == pid:
@@ -99,6 +104,15 @@ class Leases:
             if digest in digests and _is_held(entry.path, holder):
                 found.append("a process" if holder is None else str(holder))
         return sorted(set(found))
+
+    def passing(self, digest: str) -> bool:
+        """Whether a living process that holds it says that it is to go once no reader holds it any more."""
+        for entry in walk.scan(walk.top(self.directory, LEASES)):
+            with suppress(OSError, ValueError):
+                lines = _text(entry.path).splitlines()
+                if digest in lines and EVICT_BEHIND in lines and self._look(entry.path):
+                    return True
+        return False
 
     def clear_dead(self) -> None:
         """Delete the leases of processes that ended without a chance to."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from ..retention import pins, walk
-from ..retention.eviction import check_writable
+from ..retention.eviction import check_writable, has_names_outside
 from ..retention.leases import Leases
 from ..store import refs, trees
 from ..store.blobs import Store
 from .targets import folders_of
 
-__all__ = ["evict", "remove"]
+__all__ = ["remove"]
 
 
 def remove(store: Store, digests: list[str]) -> list[str]:
@@ -28,27 +28,12 @@ def remove(store: Store, digests: list[str]) -> list[str]:
     for digest in digests:
         _take(store, digest)
     held = Leases(store).held() | pins.pinned(store)
-    alone = [digest for digest in shown if digest not in held and not _has_names_outside(store, digest)]
+    alone = [digest for digest in shown if digest not in held and not has_names_outside(store, digest)]
     for digest in alone:
         _take(store, digest)
     went = [*digests, *alone]
     _forget(store, set(went))
     return went
-
-
-def evict(store: Store, digest: str, gone: Callable[[int], object] = lambda _: None) -> bool:
-    """Remove the blob of `digest`, and tell whether it went: not one that is pinned, held, or shown elsewhere.
-
-    `gone` is told how many bytes that were.
-
-    What remembers it stays: a ref is a hint. One blob costs a look at the leases, and no walk.
-    """
-    if pins.is_pinned(store, digest) or digest in Leases(store).held() or _has_names_outside(store, digest):
-        return False
-    found = walk.files_in(store.blob_folder(digest))
-    store.set_aside(store.blob_folder(digest))
-    gone(sum({st.st_ino: walk.occupied(st) for _, st in found}.values()))
-    return True
 
 
 def _check_free(store: Store, digests: Iterable[str]) -> None:
@@ -73,12 +58,6 @@ def _take(store: Store, digest: str) -> None:
     for folder in folders_of(store, digest):
         if os.path.lexists(folder):
             store.set_aside(folder)
-
-
-def _has_names_outside(store: Store, digest: str) -> bool:
-    found = walk.files_in(store.blob_folder(digest))
-    inodes = {st.st_ino: st.st_nlink for _, st in found}
-    return sum(inodes.values()) > len(found)
 
 
 def _forget(store: Store, digests: set[str]) -> None:
