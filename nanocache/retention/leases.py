@@ -34,7 +34,7 @@ EVICT_BEHIND = "evict-behind"
 def lease(directory: BaseDirectory, digests: Iterable[str], *, passing: bool = False) -> Iterator[None]:
     """Hold `digests` while the block runs. Raises OSError where nothing can be written.
 
-    `passing`: say that the one who holds them last is to evict them.
+    `passing`: say that the process which holds them last is to evict them.
     """
     pid = os.getpid()
     path = _place(directory)

@@ -1,13 +1,13 @@
 """What this process brought into the job, given to other disks of the job that ask for it.
 
     claim      where they ask; it goes into the store
-    expect     a shard is on its way to this disk: whoever asks waits
+    expect     a shard is on its way to this disk: takers wait
     settle     it is here, or failed
 
 One thread listens while an iterator of this process is open, and afterwards while others read (`readers`); one more for
 each process that asks. For the few disks of a tensor or pipeline parallel group: a thousand would wait for one sender,
 where `nanodist.fetch` sends down a tree. Invariants: only a process that read the claim is answered; a shard that has
-left the disk is gone, and whoever asked brings it itself; a forked child listens at nothing.
+left the disk is gone, and its taker brings it itself; a forked child listens at nothing.
 """
 
 from __future__ import annotations
@@ -32,22 +32,32 @@ from .wire import ALIVE, ALIVE_AGAIN, Conversation, PeerLost
 
 __all__ = ["ShardHolder", "holder_of"]
 
-ACCEPT = 0.25  # seconds between two looks at who reads
+ACCEPT = 0.25  # seconds between two looks at whether any process reads
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 _holders: dict[tuple[Path, str], ShardHolder] = {}  # by base directory, and the disk's name in the job
 _opening = threading.Lock()
+_stays = False  # whether the end of this process waits for takers
 
 
 def holder_of(base: Path, disk: str, store: JobStore, cancel: Cancel) -> ShardHolder:
     """This process's, which listens from now on, at least until `cancel` is set. Raises OSError, CoordinatorLost."""
+    global _stays
     with _opening:
+        if not _stays:
+            at_end(_leave)
+            _stays = True
         holder = _holders.get((base, disk))
         if holder is None:
             holder = _holders[base, disk] = ShardHolder(base, disk, store)
-            at_end(holder.leave)
         holder.readers.opened(cancel)
         return holder
+
+
+def _leave() -> None:
+    """At the end of the process: once the others have read, or soon."""
+    for holder in list(_holders.values()):
+        holder.readers.wait_for_others()
 
 
 @dataclass(slots=True)
@@ -78,11 +88,6 @@ class ShardHolder:
         shard = self._shards[identity]
         shard.error = error
         shard.settled.set()
-
-    def leave(self) -> None:
-        """At the end of the process: once the others have read, or soon."""
-        if _holders.get((self._base, self.claim.disk)) is self:
-            self.readers.wait_for_others()
 
     def _run(self) -> None:
         self.listener.settimeout(ACCEPT)
@@ -153,8 +158,9 @@ def _address_towards(host: str) -> tuple[socket.AddressFamily, str]:
 
 
 def _after_fork() -> None:
-    global _opening
+    global _opening, _stays
     _opening = threading.Lock()
+    _stays = False
     for holder in _holders.values():
         holder.listener.close()  # or a connection would be taken here, and never answered
     _holders.clear()

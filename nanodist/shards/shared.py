@@ -1,7 +1,7 @@
 """One shard that several readers of a job want: the first brings it, the disks of the others take it from there.
 
     here already              what this disk has is offered to the others
-    claimed by this process   downloaded, and given to whoever asks
+    claimed by this process   downloaded, and given to those that ask
     claimed on this disk      its lock coordinates
     claimed elsewhere         taken from there; if that process is gone, its claim is taken over
 
@@ -67,6 +67,7 @@ class SharedShards:
             path = shard.hold(download) if shard.is_mine() else None
         except CoordinatorLost as e:
             warn_once(f"{e}; each disk fetches its own shards")
+            shard.holder.settle(shard.identity)  # a taker may wait that read the claim before
             path = None
         return path or download()
 
