@@ -6,6 +6,7 @@ nothing is taken, since the lock coordinates; a holder that is silent is waited 
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from .wire import ALIVE, Conversation, PeerLost
 
 __all__ = ["take"]
 
+logger = logging.getLogger("nanodist")
+
 CONNECT = 2.0  # seconds, deaf to `cancel`
 PIECE = 1 << 20  # bytes that are written at once
+
+_unreachable: set[str] = set()  # hosts
 
 
 def take(holder: ShardClaim, identity: str, artifact: Artifact, base: Path, cancel: Cancel) -> None:
@@ -29,11 +34,7 @@ def take(holder: ShardClaim, identity: str, artifact: Artifact, base: Path, canc
 
     Raises PeerLost if the holder cannot give it, the error that its origin gave, what `receive_blob` raises, Cancelled.
     """
-    try:
-        connection = socket.create_connection((holder.host, holder.port), timeout=CONNECT)
-    except OSError as e:
-        raise PeerLost(str(e)) from e
-    conversation = Conversation(connection)
+    conversation = Conversation(_connect(holder))
     try:
         with cancel.watch(conversation.interrupt):
             conversation.say({"word": holder.word, "shard": identity})
@@ -43,6 +44,25 @@ def take(holder: ShardClaim, identity: str, artifact: Artifact, base: Path, canc
         raise
     finally:
         conversation.close()
+
+
+def _connect(holder: ShardClaim) -> socket.socket:
+    """Raises PeerLost; at once for a host that could not be reached before: each try costs seconds."""
+    if holder.host in _unreachable:
+        raise PeerLost("its host is out of reach")
+    try:
+        return socket.create_connection((holder.host, holder.port), timeout=CONNECT)
+    except ConnectionRefusedError as e:  # that process has ended
+        raise PeerLost(str(e)) from e
+    except OSError as e:
+        _unreachable.add(holder.host)
+        logger.warning(
+            "%s cannot be reached (%s): shards that it has are downloaded here; let the nodes of the job connect to each "
+            "other's ports, or set NANODIST_SCOPE=disk",
+            holder.host,
+            e,
+        )
+        raise PeerLost(str(e)) from e
 
 
 def _answer(conversation: Conversation) -> dict[str, Any]:

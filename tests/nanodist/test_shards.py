@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import nanocache
+from nanocache.cancel import Cancel
+from nanodist.shards import taking
+from nanodist.shards.claims import ShardClaim
+from nanodist.shards.wire import PeerLost
 from tests.nanodist.conftest import Job, outcome
 from tests.servers.misbehave import Misbehaving, status
 from tests.servers.origin import Origin
@@ -215,3 +221,22 @@ def test_an_abandoned_iterator_leaves_no_thread(ranks: Ranks, origin: Origin, tm
     run = ranks(code, 2, env=apart(tmp_path, 2), urls=shards(origin, 4))
     assert run.codes == [0] * 2, run.err
     assert run.last("left") == [[], []]
+
+
+def test_a_host_that_is_out_of_reach_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = []
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        tried.append(address)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(taking, "_unreachable", set())
+    holder = ShardClaim(disk="d", host="node7", port=4711, word="w")
+    for _ in range(3):
+        with pytest.raises(PeerLost):
+            taking.take(holder, "shard", nanocache.Artifact("https://host/x"), tmp_path, Cancel())
+    assert tried == [("node7", 4711)]
+    assert [record.message for record in caplog.records if "node7 cannot be reached (timed out)" in record.message]
