@@ -57,8 +57,8 @@ def _connect(holder: ShardClaim) -> socket.socket:
     except OSError as e:
         _unreachable.add(holder.host)
         logger.warning(
-            "%s cannot be reached (%s): shards that it has are downloaded here; let the nodes of the job connect to each "
-            "other's ports, or set NANODIST_SCOPE=disk",
+            "%s cannot be reached (%s): shards that it has are downloaded here; let the nodes of the job connect to "
+            "each other's ports, or set NANODIST_SCOPE=disk",
             holder.host,
             e,
         )
