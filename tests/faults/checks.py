@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from nanocache.http import exchange
@@ -75,9 +75,13 @@ def descriptors() -> set[str]:
     return {one for one in found if "/dev/fd" not in one and "/proc/" not in one}
 
 
-@cache
-def _freeze() -> None:
-    """Look no more at what the session itself holds: a collection takes a tenth of the time, and there are many."""
+@lru_cache(maxsize=1)
+def _freeze(test: str) -> None:
+    """Look no more at what was there before `test`: a collection takes a tenth of the time, and there are many.
+
+    Once for each test, because a session grows: late in it each collection took ten times as long as at its beginning.
+    """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
@@ -86,7 +90,7 @@ def _freeze() -> None:
 def nothing_leaks(*, on: str = "", patience: float = 2.0) -> Iterator[None]:
     """No thread of ours is left by the block, and no descriptor on a file whose name holds `on`."""
     exchange._close_idle()
-    _freeze()
+    _freeze(os.environ.get("PYTEST_CURRENT_TEST", ""))
     gc.collect()
     before, threads = descriptors(), set(threading.enumerate())
     yield
