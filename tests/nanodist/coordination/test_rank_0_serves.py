@@ -139,7 +139,7 @@ if __name__ == "__main__":
 def test_a_child_that_joined_a_group_is_a_rank(tmp_path: Path) -> None:
     """Of a script that runs its training in a process of its own, under a launcher."""
     script = """
-import multiprocessing
+import multiprocessing, torch
 import nanodist
 from nanodist.coordination.coordinator import coordination
 
@@ -147,6 +147,7 @@ def train():
     before = coordination()
     nanodist.compute_init("cpu", timeout=30)
     print(before is None, nanodist.leader_first("work", lambda: 5))
+    torch.distributed.barrier()  # or the store may end with rank 0 before rank 1 has asked it
     nanodist.compute_cleanup()
 
 if __name__ == "__main__":
