@@ -1,6 +1,6 @@
 """A blob that comes from a peer and not from a server: whether it is here, what the peer says, how its bytes get in.
 
-    meaning         what all processes call its content
+    meaning         what all processes call the artifact
     is_listed       whether the artifact is here, without a look at its name before there is one
     describe_blob   on the peer that has the artifact: digest, size, and what its URL gave
     receive_blob    takes the bytes in order, and publishes them once what lies on disk has the digest
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import digest as digests
-from .artifact import urls
 from .artifact.artifact import Artifact
 from .artifact.request import Request
 from .cache import Cache, PathLike
@@ -93,9 +92,13 @@ class BlobInfo:
 
 
 def meaning(artifact: Artifact) -> str:
-    """What all processes call the content of `artifact`: its digest, or the key of its URL and of the headers that
-    choose, without signatures and credentials."""
-    return artifact.sha256 or urls.url_key(artifact.url, artifact.headers)
+    """What all processes call what `artifact` gives: its content, its name and its hook, and no credential of it.
+
+    The content is its digest, or the key of its URL and of the headers that choose. Raises ValueError.
+    """
+    request = request_of(artifact, progress=False)
+    content = request.artifact.sha256 or request.url_key
+    return repr((content, request.name, None if request.hook is None else request.hook.key))
 
 
 def is_listed(artifact: Artifact, base_dir: PathLike | None) -> bool:

@@ -52,8 +52,7 @@ class Call:
         """What the ranks that mean the same artifacts have in common."""
         from nanocache.peers import meaning  # loads much more of nanocache than a hit needs
 
-        said = [repr((meaning(one), one.name, _hook_label(one.postprocess))) for one in self.wanted]
-        return hashlib.sha256("\n".join(said).encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256("\n".join(map(meaning, self.wanted)).encode()).hexdigest()
 
     @property
     def base(self) -> Path:
@@ -211,13 +210,6 @@ class FetchMany(Call):
             base_dir=self.base_dir,
         )
         return results
-
-
-def _hook_label(hook: object) -> str | None:
-    if hook is None:
-        return None
-    name = getattr(hook, "__qualname__", repr(type(hook)))
-    return str(getattr(hook, "key", None) or name)
 
 
 def scope_of(asked: str) -> str:

@@ -82,11 +82,9 @@ class SharedShards:
                 self._holder = None if self._store is None else self._open(self._store, cancel)
         if self._store is None or self._holder is None:
             return None
-        identity = _identity(artifact)
-        without_hook = replace(artifact, postprocess=None)
-        return _SharedShard(
-            self._store.client, self._holder, identity, without_hook, self._cache.base_dir, cancel, turn
-        )
+        bare = replace(artifact, postprocess=None)  # each disk runs the hook for itself
+        identity = hashlib.sha256(meaning(bare).encode()).hexdigest()
+        return _SharedShard(self._store.client, self._holder, identity, bare, self._cache.base_dir, cancel, turn)
 
     def _open(self, store: JobStore, cancel: Cancel) -> ShardHolder | None:
         disk = disk_name(self._cache.base_dir, store.job)
@@ -97,11 +95,6 @@ class SharedShards:
             return None
 
 
-def _identity(artifact: Artifact) -> str:
-    said = repr((meaning(artifact), artifact.name))
-    return hashlib.sha256(said.encode()).hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class _SharedShard:
     """One of them."""
@@ -109,7 +102,7 @@ class _SharedShard:
     store: StoreClient
     holder: ShardHolder
     identity: str  # what all processes of the job call it
-    artifact: Artifact  # without a hook, which each disk runs for itself
+    artifact: Artifact  # without a hook
     base: Path
     cancel: Cancel
     turn: Turn

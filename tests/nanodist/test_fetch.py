@@ -585,6 +585,18 @@ def test_a_header_that_chooses_another_content_is_another_question(
     assert run.last("said") == ["in de", "in fr"]
 
 
+def test_a_hook_with_another_default_is_another_question(ranks: Ranks, origin: Origin, base: Path) -> None:
+    code = """
+        def build(src, dst, text=str(RANK)):
+            dst.write_text(text)
+
+        report(said=nanodist.fetch(url, postprocess=build).read_text())
+    """
+    run = ranks(code, 2, url=url_of(origin, query="?delay=0.5"))
+    assert run.codes == [0] * 2, run.err
+    assert run.last("said") == ["0", "1"]
+
+
 def test_ranks_whose_urls_are_signed_apart_share_one_download(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
     code = """
         signed = f"{url}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=k&X-Amz-Signature=ab{RANK}"
