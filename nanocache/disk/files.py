@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,6 @@ __all__ = [
     "NEW",
     "REFUSED",
     "Modes",
-    "make_folder",
     "move",
     "new_name",
     "open_private",
@@ -44,7 +43,6 @@ NEW = "new-"  # how the names of files begin that are on their way to their plac
 RACES = 16  # rounds against another process that removes empty folders meanwhile
 # What chmod(2) and utimensat(2) say on mounts with one permission for all (gcsfuse, S3, SMB), and of others' files.
 REFUSED = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-MOST_CHECKED = 1 << 12  # folders remembered: those above blobs, refs and locks are 768
 LONGEST_RECORD = 1 << 20  # bytes; a record of ours is a few hundred, or a state with a few thousand pieces
 
 
@@ -94,83 +92,6 @@ def random_name() -> str:
 def new_name() -> str:
     """The name of a file on its way to its place."""
     return NEW + random_name()
-
-
-def make_folder(path: str, *, below: str, mode: int, checked: set[str], new: bool = False) -> list[str]:
-    """Make `path` and what is missing above it, the base directory `below` included. Returns the folders that now
-    have a new one in them, innermost first.
-
-    Top down, and each step is checked: a symlink or a file where a folder of ours should be is UnsafeCache, since
-    everything that is written later would land where it points. The folders above `path` are checked once and then
-    stand in `checked`. The base directory itself is made with the umask. `new`: `path` is probably not there, and is
-    made before it is looked at.
-    """
-    grown: list[str] = []
-    for _ in range(RACES):
-        try:
-            for folder in _way_down(path, below, checked):
-                if _make_one(folder, mode, new=new and folder == path):
-                    grown.insert(0, os.path.dirname(folder))
-            return grown
-        except FileNotFoundError:  # the parent, or the base directory, was removed by hand meanwhile
-            checked.clear()
-            os.makedirs(below, exist_ok=True)
-    raise FileNotFoundError(errno.ENOENT, "its parent folder keeps disappearing", path)
-
-
-def check_way(path: str, *, below: str, checked: set[str]) -> None:
-    """UnsafeCache if `path` or a folder above it is a symlink, up to `below`, which may be one. Raises OSError."""
-    for folder in _way_down(path, below, checked):
-        _check_folder(folder)
-
-
-def _way_down(path: str, below: str, checked: set[str]) -> Iterator[str]:
-    """The folders on the way to `path`, itself included, that have to be looked at."""
-    parent = os.path.dirname(path)
-    if parent not in checked and parent.rstrip("/") != below.rstrip("/"):  # of a base directory that is the root
-        yield from _way_down(parent, below, checked)
-        if len(checked) >= MOST_CHECKED:
-            checked.clear()
-        checked.add(parent)
-    yield path
-
-
-def _make_one(path: str, mode: int, *, new: bool) -> bool:
-    """Whether it was made."""
-    if not new and _is_folder(path):
-        return False
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        _check_folder(path)
-        return False
-    with suppress(FileNotFoundError):  # the base directory was cleared by hand meanwhile
-        set_mode(path, mode)
-    return True
-
-
-def _is_folder(path: str) -> bool:
-    """Whether it is there. Raises UnsafeCache if something else is."""
-    try:
-        _check_folder(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _check_folder(path: str) -> None:
-    mode = os.lstat(path).st_mode
-    if not stat.S_ISDIR(mode):
-        raise UnsafeCache(path=path, reason=f"a folder of the cache should be there, not {kind(mode)}")
-
-
-def names(folder: str) -> list[str]:
-    """The names in a folder of ours; none if it is not there. Raises UnsafeCache, OSError."""
-    try:
-        _check_folder(folder)
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
 
 
 def kind(mode: int) -> str:

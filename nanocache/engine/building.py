@@ -20,7 +20,7 @@ from ..artifact.hooks import check_built, failing_as
 from ..callers import suppress
 from ..cancel import Cancel, ambient, within
 from ..config import Settings
-from ..disk import faults, files
+from ..disk import faults, folders
 from ..store.blobs import Store
 from ..store.layout import PRODUCTS
 from . import products
@@ -52,7 +52,7 @@ class BuiltPlace:
     def versions(self) -> list[str]:
         """The folders in which products of this name lie, under any key; its own first, then the latest first."""
         own, found = os.path.dirname(self.path), []
-        for digest in files.names(self.store.top(PRODUCTS)):
+        for digest in folders.names(self.store.top(PRODUCTS)):
             folder = os.path.join(self.store.product_folder(digest), os.path.basename(own))
             with suppress(OSError):
                 found.append((os.lstat(os.path.join(folder, self.name)).st_mtime, folder))

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from ..callers import let_pass, suppress
 from ..coordination.lock import LockPlace
-from ..disk import absence, durable, files
+from ..disk import absence, durable, files, folders
 from ..errors import UnsafeCache
 from .facts import ABSENT, BaseFacts
 
@@ -277,7 +277,7 @@ class BaseDirectory:
 
     def folder(self, path: str, *, new: bool = False) -> list[str]:
         """Make the folder `path` of ours; the folders that now have a new one in them, innermost first."""
-        grown = files.make_folder(path, below=self.base, mode=self.modes.folder, checked=self._checked, new=new)
+        grown = folders.make_folder(path, below=self.base, mode=self.modes.folder, checked=self._checked, new=new)
         if self.base in grown:
             self._tag(f"{self.base}/{path[len(self.base) + 1 :].split('/')[0]}")
         return grown

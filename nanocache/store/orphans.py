@@ -15,7 +15,7 @@ from typing import Any
 from ..callers import suppress
 from ..coordination.lock import Lock
 from ..coordination.process import Identity
-from ..disk import files
+from ..disk import files, folders
 from ..errors import UnsafeCache
 from ..room import UNLIMITED, Room
 from . import partials
@@ -41,7 +41,7 @@ def claim(directory: BaseDirectory, key: str, *, judged: bool, room: Room = UNLI
 
 
 def _by_size(folder: str) -> list[str]:
-    paths = [os.path.join(folder, name) for name in files.names(folder)]
+    paths = [os.path.join(folder, name) for name in folders.names(folder)]
     return sorted(paths, key=_size, reverse=True)
 
 

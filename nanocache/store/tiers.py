@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from ..callers import let_pass, suppress
 from ..cancel import Cancel
-from ..disk import files
+from ..disk import files, folders
 from . import reading
 from .blobs import Store, witness
 from .recency import Recency
@@ -83,7 +83,7 @@ class Tier(Store):
 
     def check_trusted(self, path: str, st: os.stat_result) -> None:
         super().check_trusted(path, st)
-        files.check_way(os.path.dirname(path), below=self.base, checked=self._checked)
+        folders.check_way(os.path.dirname(path), below=self.base, checked=self._checked)
 
     def _link(self, source: str, target: str, digest: str) -> Path:
         return Path(source)  # under whatever name it has there

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import nanocache
-from nanocache.disk import files
+from nanocache.disk import folders
 from tests.servers.origin import Origin
 
 
@@ -85,7 +85,7 @@ def test_the_base_directory_may_be_the_root(tmp_path: Path) -> None:
     if child == 0:
         try:
             os.chroot(tmp_path)
-            files.make_folder("//a/b", below="/", mode=0o755, checked=set())
+            folders.make_folder("//a/b", below="/", mode=0o755, checked=set())
             os._exit(0)
         finally:
             os._exit(1)
