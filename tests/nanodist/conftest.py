@@ -28,6 +28,14 @@ RANK = int(os.environ["RANK"])
 def report(**facts):
     os.write(1, (json.dumps({"rank": RANK, "at": time.time()} | facts) + "\\n").encode())  # ranks share a file
 
+def mark(step):
+    \"\"\"Let those go on that wait until this.\"\"\"
+    open(f"{STEPS}/step {step}", "w").close()
+
+def until(*steps):
+    while not all(os.path.exists(f"{STEPS}/step {step}") for step in steps):
+        time.sleep(0.01)
+
 def failing(call):
     \"\"\"Report how `call` ended, and when.\"\"\"
     try:
@@ -123,7 +131,7 @@ def ranks(tmp_path: Path, launcher: subprocess.Popen[str]) -> Iterator[Callable[
     ) -> Run:
         folder = tmp_path / f"ranks{len(groups)}"
         folder.mkdir()
-        given = "".join(f"{name} = {value!r}\n" for name, value in variables.items())
+        given = "".join(f"{name} = {value!r}\n" for name, value in {"STEPS": str(folder), **variables}.items())
         (folder / "rank.py").write_text(PREAMBLE + given + textwrap.dedent(code))
         envs = env if isinstance(env, list) else [env or {}] * n
         config = {"ranks": n, "store": store, "env": envs, "environ": os.environ | QUIET}
@@ -187,7 +195,7 @@ def torchrun(tmp_path: Path, jobs: Callable[..., Job]) -> Callable[..., list[Job
         folder = tmp_path / f"torchrun{next(number)}"
         folder.mkdir()
         script = folder / "rank.py"
-        given = "".join(f"{name} = {value!r}\n" for name, value in variables.items())
+        given = "".join(f"{name} = {value!r}\n" for name, value in {"STEPS": str(folder), **variables}.items())
         script.write_text(PREAMBLE + given + textwrap.dedent(code))
         together = ["--standalone"] if agents == 1 else meeting(agents)
         envs = env if isinstance(env, list) else [env or {}] * agents

@@ -2,58 +2,50 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+Ranks = Callable[..., Any]
+Process = tuple[float, dict[str, str], list[str]]  # what it adds to the sum, its variables, the steps it waits for
+
 CODE = """
-import sys, time, nanodist
-time.sleep(float(sys.argv[2]))
+import torch, torch.distributed as dist
+from nanodist.compute import group
+
+def serve(*args, check=group.check_same_job, **options):
+    check(*args, **options)
+    mark("served")
+group.check_same_job = serve
+
+value, variables, after = processes[RANK]
+until(*after)
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    del os.environ[name]
+os.environ.update(variables)
+began = time.monotonic()
 try:
-    nanodist.compute_init("cpu", timeout=float(sys.argv[3]))
-    import torch, torch.distributed as dist
-    x = torch.tensor([float(sys.argv[1])])
+    nanodist.compute_init("cpu", timeout=patience)
+    x = torch.tensor([value])
     dist.all_reduce(x)
-    print("sum", x.item())
-    time.sleep(1)
+    report(said=f"sum {x.item()}")
     nanodist.compute_cleanup()
 except nanodist.CoordinatorLost as e:
-    print(f"refused: {e}")
+    report(said=f"refused: {e}", took=time.monotonic() - began, port=os.environ["MASTER_PORT"])
+finally:
+    mark("answered")
 """
-QUIET = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
+def meet(ranks: Ranks) -> Callable[..., Any]:
+    """Processes on one MASTER_PORT, each at its time; what each of them said."""
 
+    def run(*processes: Process, patience: float = 30) -> Any:
+        return ranks(CODE, len(processes), store="rank0", processes=processes, patience=patience)
 
-@pytest.fixture
-def start(port: str) -> Iterator[Start]:
-    started: list[subprocess.Popen[str]] = []
-
-    def rank(value: int, delay: float, *, timeout: float = 12, **job: str) -> subprocess.Popen[str]:
-        environment = os.environ | QUIET | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | job
-        line = [sys.executable, "-c", CODE, str(value), str(delay), str(timeout)]
-        started.append(subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield rank
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def said(*processes: subprocess.Popen[str]) -> list[str]:
-    return [process.communicate(timeout=60)[0].strip() for process in processes]
+    return run
 
 
 def slurm(job: str, rank: int, **more: str) -> dict[str, str]:
@@ -78,40 +70,40 @@ def plain(rank: int, world_size: int = 2, **more: str) -> dict[str, str]:
     ids=["job", "step", "requeued", "world", "env in slurm"],
 )
 def test_a_rank_of_another_job_is_refused_by_name_and_the_first_job_works(
-    start: Start, first: dict[str, str], second: dict[str, str], names: list[str]
+    meet: Callable[..., Any], first: dict[str, str], second: dict[str, str], names: list[str]
 ) -> None:
     zero = {
         name: "0" if value == "1" and name.endswith(("RANK", "PROCID", "LOCALID")) else value
         for name, value in first.items()
     }
-    ours = [start(1, 0, timeout=30, **zero), start(1, 5, timeout=30, **first)]
-    began = time.monotonic()
-    [stranger] = said(start(100, 2, **second))
-    assert time.monotonic() - began < 20  # at once, and not when its patience ends
+    run = meet((1.0, zero, []), (100.0, second, ["served"]), (1.0, first, ["answered"]))
+    ours, stranger, last = run.last("said")
     assert stranger.startswith("refused:")
     for name in (*names, "MASTER_PORT"):
         assert name in stranger
-    assert said(*ours) == ["sum 2.0"] * 2
+    assert run.last("took")[0] < 15  # at once, and not when its patience ends
+    assert [ours, last] == ["sum 2.0"] * 2, run.err
 
 
-def test_the_second_rank_0_says_that_the_port_is_taken(start: Start, port: str) -> None:
-    ours = [start(1, 0, **plain(0)), start(1, 5, **plain(1))]
-    [stranger] = said(start(100, 2, **plain(0)))
+def test_the_second_rank_0_says_that_the_port_is_taken(meet: Callable[..., Any]) -> None:
+    run = meet((1.0, plain(0), []), (100.0, plain(0), ["served"]), (1.0, plain(1), ["answered"]))
+    ours, stranger, last = run.last("said")
     assert stranger.startswith("refused:")
-    assert port in stranger
+    assert run.last("port")[0] in stranger
     assert "MASTER_PORT" in stranger
-    assert said(*ours) == ["sum 2.0"] * 2
+    assert [ours, last] == ["sum 2.0"] * 2, run.err
 
 
-def test_two_processes_of_one_rank_are_not_both_taken(start: Start) -> None:
+def test_two_processes_of_one_rank_are_not_both_taken(meet: Callable[..., Any]) -> None:
     """Of two jobs that nothing tells apart."""
-    zero = start(1, 0, **plain(0, 3))
-    told = said(start(1, 1, **plain(1, 3)), start(100, 1, **plain(1, 3)), zero)
+    run = meet((1.0, plain(0, 3), []), *[(1.0, plain(1, 3), ["served"])] * 2, patience=3)
+    told = run.last("said")
+    assert len(told) == 3, run.err
     assert all(text.startswith("refused") for text in told)
     assert sum("is rank 1 of its group already" in text for text in told) == 1
 
 
-def test_a_rank_without_the_launchers_variables_is_of_the_same_job(start: Start) -> None:
+def test_a_rank_without_the_launchers_variables_is_of_the_same_job(meet: Callable[..., Any]) -> None:
     """Started by ssh, say, beside one that SLURM's step started."""
-    ours = [start(1, 0, **plain(0, SLURM_JOB_ID="5", SLURM_STEP_ID="0")), start(1, 0, **plain(1))]
-    assert said(*ours) == ["sum 2.0"] * 2
+    run = meet((1.0, plain(0, SLURM_JOB_ID="5", SLURM_STEP_ID="0"), []), (1.0, plain(1), []))
+    assert run.last("said") == ["sum 2.0"] * 2, run.err
