@@ -109,9 +109,9 @@ def test_leader_that_holds_the_gil_is_waited_for_on_its_host(ranks: Ranks) -> No
         """
         import ctypes
         from nanodist.coordination import life
-        life.STALE = 1.0
+        life.STALE = 0.5
         def work():
-            ctypes.PyDLL(None).sleep(4)  # a C function that is called with the GIL
+            ctypes.PyDLL(None).sleep(2)  # a C function that is called with the GIL
             return "done"
         report(value=nanodist.leader_first("work", work))
         """,
@@ -132,7 +132,8 @@ def test_leader_that_cannot_say_how_it_ended_is_lost_though_its_process_lives(ra
             place = coordinator.coordination()
             place.lost = nanodist.CoordinatorLost(address="a", reason="its own connection broke")
         failing(lambda: nanodist.leader_first("work", work))
-        time.sleep(3)
+        mark(f"ended {RANK}")
+        until("ended 0", "ended 1", "ended 2")
         """,
         3,
     )
@@ -144,13 +145,15 @@ def test_leader_that_cannot_say_how_it_ended_is_lost_though_its_process_lives(ra
 
 # A pod that is restarted by itself: the other ranks, and the store, go on.
 RESTARTED = """
-    import subprocess
-    START = int(os.environ.get("START", 0))
-    if RANK == 1 and not START:
-        for start in "12":
-            subprocess.run([sys.executable, script], env=os.environ | {"START": start}, check=True)
+    START = 0
+    if RANK == 1:
+        for START in (1, 2):
+            if not (child := os.fork()):
+                break
+            assert os.waitpid(child, 0)[1] == 0
             open(folder + "/f", "w").close()
-        sys.exit(0)
+        else:
+            sys.exit(0)
 """
 
 
@@ -161,7 +164,7 @@ def test_rank_that_is_started_anew_reads_no_old_result_as_its_own(ranks: Ranks, 
     report(value=nanodist.leader_first("k", lambda: f"{RANK} {START}"))
     """
     )
-    run = ranks(code, 2, script=str(tmp_path / "ranks0" / "rank.py"), folder=str(tmp_path), timeout=40)
+    run = ranks(code, 2, folder=str(tmp_path))
     assert run.codes == [0, 0], run.err
     first, second = (one["value"] for one in run.reports[1])
     assert first == run.reports[0][0]["value"]
@@ -175,7 +178,7 @@ def test_rank_that_is_started_anew_reads_no_old_error_as_its_own(ranks: Ranks, b
     failing(lambda: nanodist.fetch(f"file://{folder}/f", progress=False))
     """
     )
-    run = ranks(code, 2, script=str(tmp_path / "ranks0" / "rank.py"), folder=str(tmp_path), timeout=40)
+    run = ranks(code, 2, folder=str(tmp_path))
     assert run.codes == [0, 0], run.err
     assert ["error" in one for one in run.reports[1]] == [True, False]
 
@@ -202,15 +205,16 @@ def test_rank_that_never_calls_or_calls_late_holds_up_nobody(ranks: Ranks) -> No
     run = ranks(
         """
         if RANK == 1:
-            time.sleep(2)
+            until("has 2", "has 3")  # held up by this one, they would never have it
         if RANK:
             report(value=nanodist.leader_first("work", lambda: RANK))
+            mark(f"has {RANK}")
         """,
         4,
+        timeout=20,
     )
     assert run.codes == [0] * 4, run.err
-    early, late = sorted(one["at"] for one in run.all())[:2], max(one["at"] for one in run.all())
-    assert late - early[1] > 1
+    assert len(run.last("value")) == 3
     assert len(set(run.last("value"))) == 1
 
 
@@ -398,11 +402,16 @@ def test_calls_leave_nothing_behind(ranks: Ranks) -> None:
         def calls(count):
             for n in range(count):
                 assert nanodist.leader_first("k", lambda: [RANK, n])[1] == n
+        def together(comers):  # no rank is inside of a call
+            coordination().add("together", 1)
+            while coordination().add("together", 0) < comers:
+                time.sleep(0.01)
         calls(20)
-        time.sleep(1)
+        together(4)
         before = keys()
+        together(8)
         calls(200)
-        time.sleep(1)
+        together(12)
         report(grown=keys() - before, kept=len(coordination().last_outcome))
     """
     run = ranks(code, 4)

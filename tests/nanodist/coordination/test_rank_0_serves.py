@@ -30,11 +30,12 @@ def test_rank_0_serves_the_store_after_a_hit_too(ranks: Ranks, origin: Origin, t
     code = """
         if RANK == 0:
             nanocache.fetch(url)
-        else:
-            time.sleep(1)
+            mark("fetched")
+        until("fetched")
         report(path=str(nanodist.fetch(url)))
+        mark(f"has {RANK}")
         if RANK == 0:
-            time.sleep(6)
+            until("has 1", "has 2")
     """
     run = ranks(code, 3, store="rank0", env=on_disks(tmp_path, 3), url=url_of(origin))
     assert run.codes == [0] * 3, run.err
@@ -58,62 +59,72 @@ def test_store_of_a_rank_0_that_has_ended_costs_two_seconds_once(ranks: Ranks, o
     assert run.err.count("file locks alone") == 1
 
 
-def test_rank_0_that_comes_late_is_found_at_the_next_call(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
+def test_rank_0_that_comes_late_is_found_at_the_next_call(ranks: Ranks) -> None:
     code = """
         from nanodist.coordination.coordinator import coordination
         if RANK == 0:
-            time.sleep(4)
+            until("alone")
             coordination()
-            open(folder + "/served", "w").close()
-            time.sleep(3)
+            mark("served")
+            until("found")
         else:
             assert coordination() is None
-            while not os.path.exists(folder + "/served"):
-                time.sleep(0.05)
+            mark("alone")
+            until("served")
             assert coordination() is not None
+            mark("found")
     """
-    run = ranks(code, 2, store="rank0", folder=str(tmp_path))
+    run = ranks(code, 2, store="rank0")
     assert run.codes == [0] * 2, run.err
 
 
 def test_leader_first_waits_longer_for_a_late_rank_0(ranks: Ranks) -> None:
     code = """
+        from nanodist.coordination.coordinator import REFUSED_FOR
         if RANK == 0:
-            time.sleep(4)
+            until("waits")
+            time.sleep(REFUSED_FOR + 0.5)
+        mark("waits")
         report(value=nanodist.leader_first("work", lambda: 5))
-        time.sleep(2)
+        mark(f"has {RANK}")
+        until("has 0", "has 1")
     """
     run = ranks(code, 2, store="rank0")
     assert run.last("value") == [5, 5], run.err
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_a_worker_of_rank_0_takes_no_port_from_it(origin: Origin, tmp_path: Path, method: str) -> None:
+def test_a_worker_of_rank_0_takes_no_port_from_it(origin: Origin, tmp_path: Path) -> None:
+    """However it is started: spawned, forked by a server, or forked."""
     script = """
-import multiprocessing, os
+import multiprocessing
+from contextlib import ExitStack
 
 def fetch(url):
     return nanodist.fetch(url).name
 
 if __name__ == "__main__":
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        names = pool.map(fetch, [url])
+    with ExitStack() as pools:
+        names = []
+        for method, url in urls.items():
+            pool = pools.enter_context(multiprocessing.get_context(method).Pool(1))
+            names += pool.map(fetch, [url])
         nanodist.compute_init("cpu", timeout=30)
         print(len(names), flush=True)
         nanodist.compute_cleanup()
 """
+    urls = {method: url_of(origin, seed) for seed, method in enumerate(("spawn", "forkserver", "fork"))}
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     folder = tmp_path / "scripts"
     folder.mkdir()
-    (folder / "rank.py").write_text(f"import nanodist\nmethod, url = {method!r}, {url_of(origin)!r}\n{script}")
+    (folder / "rank.py").write_text(f"import nanodist\nurls = {urls!r}\n{script}")
     env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     started = [
         _start(folder / "rank.py", env | disk | {"RANK": str(rank), "LOCAL_RANK": "0"})
         for rank, disk in enumerate(on_disks(tmp_path, 2))
     ]
     said = [process.communicate(timeout=60) for process in started]
-    assert [out.strip() for out, _ in said] == ["1", "1"], said
+    assert [out.strip() for out, _ in said] == ["3", "3"], said
 
 
 def test_a_child_that_is_given_its_rank_is_no_worker(tmp_path: Path) -> None:
@@ -186,8 +197,9 @@ if __name__ == "__main__":
 
 
 def test_ranks_that_a_launcher_spawned_are_ranks(tmp_path: Path) -> None:
+    """As torch.multiprocessing.spawn does it, which would load torch here too."""
     script = """
-import os, torch.multiprocessing as mp
+import multiprocessing, os
 import nanodist
 
 def rank(n):
@@ -197,7 +209,10 @@ def rank(n):
     nanodist.compute_cleanup()
 
 if __name__ == "__main__":
-    mp.spawn(rank, nprocs=2)
+    for process in (ranks := [multiprocessing.get_context("spawn").Process(target=rank, args=(n,)) for n in range(2)]):
+        process.start()
+    for process in ranks:
+        process.join()
 """
     (tmp_path / "launch.py").write_text(script)
     with socket.create_server(("127.0.0.1", 0)) as server:
