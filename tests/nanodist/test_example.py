@@ -17,7 +17,7 @@ from tests.nanodist.conftest import Job, meeting
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAIN = str(EXAMPLES / "train.py")
 COMPILES = bool(shutil.which("g++")) and Path(sysconfig.get_path("include"), "Python.h").exists()
-DISKS, EACH = (4, 2) if os.environ.get("NANOCACHE_SOAK") else (2, 1)  # ranks on each; a rank takes 8 s of a core
+DISKS, EACH = (4, 2) if os.environ.get("NANOCACHE_SOAK") else (2, 1)  # ranks on each; a rank takes seconds of a core
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
@@ -30,7 +30,15 @@ def test_plain(base: Path) -> None:
 
 
 def test_two_nodes_with_a_disk_each(tmp_path: Path, jobs: Callable[..., Job]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", *meeting(2), "--nproc-per-node=2", TRAIN, "--steps=40"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *meeting(2),
+        f"--nproc-per-node={EACH}",
+        TRAIN,
+        "--steps=40",
+    ]
     started = [
         jobs(command, env={"NANOCACHE_DIR": str(tmp_path / node)}, folder=tmp_path, name=node) for node in ("a", "b")
     ]

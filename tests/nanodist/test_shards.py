@@ -137,6 +137,8 @@ def test_a_holder_that_is_frozen_is_replaced(ranks: Ranks, origin: Origin, tmp_p
     slow = [origin.url("/bytes/2000000/7/7.tar?rate=1000000")]
     code = """
         import signal
+        from nanodist.shards import wire
+        wire.SILENCE = 2.0
         if RANK:
             time.sleep(0.3)
             report(size=[path.stat().st_size for path in nanodist.prefetch(urls, rank=0, world_size=1)])
@@ -191,14 +193,14 @@ def test_the_workers_of_a_dataloader_share_shards(torchrun: Torchrun, origin: Or
                 for path in self.paths:
                     yield path.name, len(path.read_bytes())
 
-        def names(urls, method):
+        def names(urls, method, workers):
             loader = torch.utils.data.DataLoader(
-                Shards(urls), batch_size=None, num_workers=2, multiprocessing_context=method
+                Shards(urls), batch_size=None, num_workers=workers, multiprocessing_context=method
             )
             return sorted(name for name, _ in loader)
 
         if __name__ == "__main__":
-            report(names=[names(urls[:6], "fork"), names(urls[6:], "spawn")])
+            report(names=[names(urls[:6], "fork", 2), names(urls[6:], "spawn", 1)])  # the latter load torch anew
     """
     urls = shards(origin, 12)
     env = [disk | {"NANODIST_SCOPE": "auto"} for disk in apart(tmp_path, 2)]

@@ -69,9 +69,10 @@ class Draws(torch.utils.data.Dataset):
 if __name__ == "__main__":
     rank, meet = sys.argv[1:]
     dist.init_process_group("gloo", init_method=meet, rank=int(rank), world_size=2)
-    for context, epochs in (("fork", 2), ("spawn", 1), ("forkserver", 1)):  # the last two import torch in each worker
+    # The last two import torch in each worker.
+    for context, epochs, workers in (("fork", 2, 2), ("spawn", 1, 1), ("forkserver", 1, 1)):
         nanodist.seed_all(42)
-        options = {"num_workers": 2, "batch_size": None, "multiprocessing_context": context}
+        options = {"num_workers": workers, "batch_size": None, "multiprocessing_context": context}
         loader = torch.utils.data.DataLoader(Draws(), worker_init_fn=nanodist.worker_init_fn, **options)
         for epoch in range(epochs):
             print(context, *[number for sample in loader for number in sample], flush=True)
