@@ -153,6 +153,18 @@ def test_what_it_downloaded_goes_once_it_is_passed_and_nothing_else(base: Path, 
     assert len(list(nanocache.prefetch(urls, ahead=2, evict_behind=True))) == 8
 
 
+def test_what_a_hook_made_of_a_shard_goes_with_it(base: Path, origin: Origin) -> None:
+    urls = [nanocache.Artifact(url, postprocess=halved) for url in shards(origin)]
+    for path in nanocache.prefetch(urls, evict_behind=True):
+        assert path.stat().st_size == SIZE // 2
+    assert blobs(base) == 0
+    assert not list(base.glob("products-v1/*/*/*.tar"))
+
+
+def halved(src: Path, dst: Path) -> None:
+    dst.write_bytes(src.read_bytes()[: SIZE // 2])
+
+
 def test_what_is_held_or_linked_elsewhere_is_not_evicted(base: Path, origin: Origin, tmp_path: Path) -> None:
     kept = []
     for path in nanocache.prefetch(shards(origin, 3), ahead=0, evict_behind=True):

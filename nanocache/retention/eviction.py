@@ -22,7 +22,7 @@ from .leases import Leases
 from .reasons import AT_WORK, Keepers
 from .survey import Candidate
 
-__all__ = ["check_writable", "evict", "evict_blob", "has_names_outside"]
+__all__ = ["check_writable", "evict", "evict_artifact", "has_names_outside"]
 
 USED = "used meanwhile"
 
@@ -51,28 +51,40 @@ def evict(store: Store, candidate: Candidate, keepers: Keepers) -> str | None:
     return None
 
 
-def evict_blob(store: Store, digest: str, gone: Callable[[int], object] = lambda _: None) -> bool:
-    """Take the blob of `digest` away, and tell whether it is gone: not one that is pinned, held, or shown elsewhere.
+def evict_artifact(store: Store, digest: str, gone: Callable[[int], object] = lambda _: None) -> bool:
+    """Take the blob of `digest` away, and what was built of it, and tell whether it is gone.
 
-    `gone` is told how many bytes that were. What remembers it stays: a ref is a hint. One blob costs two looks at the
-    leases, and no walk. Raises OSError.
+    Not what is pinned, held, or shown elsewhere. `gone` is told how many bytes that were. What remembers it stays: a
+    ref is a hint. It costs two looks at the leases, and no walk. Raises OSError.
     """
-    folder = store.blob_folder(digest)
     if _is_kept(store, digest) or has_names_outside(store, digest):
         return False
-    freed = sum({st.st_ino: walk.occupied(st) for _, st in walk.files_in(folder)}.values())
     store.folder(store.trash)
+    taken = {
+        folder: aside
+        for folder in (store.blob_folder(digest), store.product_folder(digest))
+        if (aside := _taken(store, folder)) is not None
+    }
+    if _is_kept(store, digest):
+        for folder, aside in taken.items():
+            _put_back(aside, folder)
+        return False
+    found = [one for aside in taken.values() for one in walk.tree_files(aside)]
+    freed = sum({st.st_ino: walk.occupied(st) for _, st in found}.values())
+    for aside in taken.values():
+        files.remove(aside)
+    gone(freed)
+    return True
+
+
+def _taken(store: Store, folder: str) -> str | None:
+    """Where it lies out of sight now; None if it was not there."""
     aside = os.path.join(store.trash, files.random_name())
     try:
         os.rename(folder, aside)
     except FileNotFoundError:
-        return True
-    if _is_kept(store, digest):
-        _put_back(aside, folder)
-        return False
-    files.remove(aside)
-    gone(freed)
-    return True
+        return None
+    return aside
 
 
 def _is_kept(store: Store, digest: str) -> bool:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..callers import suppress
 from ..store.blobs import Store
-from .eviction import evict_blob
+from . import walk
+from .eviction import evict_artifact
 from .leases import Leases, lease
 
 __all__ = ["PassingBlobs"]
@@ -40,7 +41,7 @@ class PassingBlobs:
         """Whether it is still there, and stays until it was passed. `came`: nothing of it was here before."""
         if not self._store.holds(path):
             return True
-        digest = path.parent.name
+        digest = _digest(path)
         passing = came or Leases(self._store).passing(digest)
         held = ExitStack()
         with suppress(OSError):  # a cache that may not be written: nothing is evicted there, either
@@ -59,13 +60,13 @@ class PassingBlobs:
     def passed(self, path: Path) -> None:
         """Let go of it, and evict what no reader holds any more."""
         self._let_go(path)
-        digest = path.parent.name
+        digest = _digest(path)
         if digest in self._to_evict:
             self._to_evict.discard(digest)
             self._passed.add(digest)
         for one in list(self._passed):
             with suppress(OSError):
-                if evict_blob(self._store, one, self._deleting()):
+                if evict_artifact(self._store, one, self._deleting()):
                     self._passed.discard(one)
 
     def close(self) -> None:
@@ -78,3 +79,8 @@ class PassingBlobs:
         held = self._held.pop(path, None)
         if held is not None:
             held.close()
+
+
+def _digest(path: Path) -> str:
+    """Of the artifact that a path of ours is of: the name of a folder above it."""
+    return next((part for part in reversed(path.parts) if walk.is_digest(part)), "")
