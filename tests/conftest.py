@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import RUNNER, Forked, Nursery
 from tests.servers.hub import HubServer
 from tests.servers.misbehave import Misbehaving
 from tests.servers.origin import Origin
@@ -207,17 +208,24 @@ class Ended:
 class Processes:
     """Processes that run one snippet, started at the same moment."""
 
-    def __init__(self, folder: Path, code: str, n: int, setup: str, env: dict[str, str], variables: dict[str, Any]):
+    def __init__(self, folder: Path, code: str, setup: str, variables: dict[str, Any]):
         self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] | list[Forked] = []
         given = "".join(f"{name} = {value!r}\n" for name, value in variables.items())
         (folder / "code.py").write_text(code)
         (folder / "setup.py").write_text(setup + "\n" + given)
-        self.processes = [self._popen(index, env) for index in range(n)]
+
+    def begin(self, n: int, env: dict[str, str], nursery: Nursery | None) -> None:
+        """Forked in the nursery, or as fresh interpreters."""
+        if nursery is not None and nursery.fits(env):
+            self.processes = nursery.fork(self.folder, n, env)
+        else:
+            self.processes = [self._popen(index, env) for index in range(n)]
 
     def _popen(self, index: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"out{index}").open("wb") as out, (self.folder / f"err{index}").open("wb") as err:
-            command = [sys.executable, "-W", "error", "-c", RUNNER, str(self.folder), str(index)]
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | env)
+            command = [sys.executable, "-W", "error", "-c", FRESH, str(self.folder), str(index)]
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env)
 
     def start(self, timeout: float = 60) -> None:
         """Let them go once each has imported what it needs."""
@@ -254,24 +262,24 @@ class Processes:
             process.wait()
 
 
-RUNNER = """
-import os, pathlib, sys, time
-folder, INDEX = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-exec(compile((folder / "setup.py").read_text(), "setup.py", "exec"))
-(folder / f"ready{INDEX}").touch()
-while not (folder / "start").exists():
-    time.sleep(0.001)
-exec(compile((folder / "code.py").read_text(), "code.py", "exec"))
-"""
+FRESH = f"import pathlib, sys\nfolder, INDEX = pathlib.Path(sys.argv[1]), int(sys.argv[2])\n{RUNNER}"
+
+
+@pytest.fixture(scope="session")
+def _nursery() -> Iterator[Nursery]:
+    env = {name: value for name, value in os.environ.items() if not name.upper().startswith(FOREIGN)}
+    with Nursery.open(env | {"PYTHONPATH": str(ROOT)}) as nursery:
+        yield nursery
 
 
 @pytest.fixture
-def spawn(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
+def spawn(tmp_path: Path, _nursery: Nursery) -> Iterator[Callable[..., Processes]]:
     """`spawn(code, n, **variables)` runs a snippet in n real processes at the same moment.
 
     The snippet knows INDEX, `variables` (anything whose repr is its value) and what `setup` (default: import
     nanocache) made; its prints are its result: `spawn("print(nanocache.fetch(url))", 8, url=url).outputs()`. With
-    `start=False` they wait for `.start()`. Whatever happens, none outlives the test.
+    `start=False` they wait for `.start()`. With `fresh=True` each has an interpreter that has imported nothing; else
+    they are forked from one that knows httpx (`tests/forked.py`). Whatever happens, none outlives the test.
     """
     groups: list[Processes] = []
 
@@ -282,11 +290,13 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
         setup: str = "import nanocache",
         env: dict[str, str] | None = None,
         start: bool = True,
+        fresh: bool = False,
         **variables: Any,
     ) -> Processes:
         folder = tmp_path / f"spawn{len(groups)}"
         folder.mkdir()
-        groups.append(Processes(folder, code, n, setup, env or {}, variables))
+        groups.append(Processes(folder, code, setup, variables))
+        groups[-1].begin(n, os.environ | (env or {}), None if fresh else _nursery)
         if start:
             groups[-1].start()
         return groups[-1]

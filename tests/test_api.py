@@ -133,7 +133,7 @@ def test_a_hit_loads_no_http_client(spawn: Callable[..., Any], base: Path, origi
     code = (
         "import sys; nanocache.fetch(url, sha256=digest); print({'httpx', 'httpcore', 'filelock'} & set(sys.modules))"
     )
-    assert spawn(code, url=url, digest=DIGEST).outputs() == ["set()"]
+    assert spawn(code, url=url, digest=DIGEST, fresh=True).outputs() == ["set()"]
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -253,13 +253,18 @@ def test_cancelling_stops_an_unpacking_and_a_fetch_inside_a_hook(base: Path, tmp
         hook.key = f"nested {name}"  # type: ignore[attr-defined]
         return hook
 
-    async def cancelled(postprocess: Any) -> None:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(nanocache.afetch(url, postprocess=postprocess), 0.5)
+    async def cancelled(postprocess: Any, begun: Callable[[], bool]) -> None:
+        task = asyncio.create_task(nanocache.afetch(url, postprocess=postprocess))
+        while not begun():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     url = origin.url(f"/bytes/{MIB}/1/x.bin")
-    for name in nested_calls:
-        asyncio.run(cancelled(nested(name)))
+    for number, name in enumerate(nested_calls, 1):
+        asked = f"n={number}"
+        asyncio.run(cancelled(nested(name), lambda asked=asked: any(asked in r.query for r in origin.requests())))
         wait_for_no_threads()
     nanocache.fetch(url)
     hook = nanocache.Unpack()
@@ -270,7 +275,7 @@ def test_cancelling_stops_an_unpacking_and_a_fetch_inside_a_hook(base: Path, tmp
         stop.set()
 
     unpack.key = "unpack"  # type: ignore[attr-defined]
-    asyncio.run(cancelled(unpack))
+    asyncio.run(cancelled(unpack, lambda: any(path.stat().st_size > MIB for path in base.rglob("zeros"))))
     wait_for_no_threads()
     assert not stop.is_set()
     assert not list((base / "products-v1").glob("?" * 64))

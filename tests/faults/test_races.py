@@ -67,7 +67,7 @@ def test_sixteen_processes_agree_round_after_round(
     store = Store(str(base))
     store.prepare()
     artifacts: list[tuple[str, str | None]] = []
-    for seed in range(rounds(10, 200)):
+    for seed in range(rounds(6, 200)):
         url, sha256 = origin.url(f"/bytes/{SIZE}/{seed}/w.bin?delay=0.02"), digest(SIZE, seed)
         artifacts.append((url, sha256 if seed % 3 else None))
         if seed % 2:

@@ -751,7 +751,7 @@ def test_a_process_that_ends_closes_what_it_kept_without_a_warning(
 
 def test_the_transfer_loads_no_http_library_before_it_asks(spawn: Callable[..., Any]) -> None:
     code = "import sys; print(sorted(m for m in ('httpx', 'httpcore', 'ssl', 'netrc') if m in sys.modules))"
-    assert spawn(code, setup="import nanocache.download.download").outputs() == ["[]"]
+    assert spawn(code, setup="import nanocache.download.download", fresh=True).outputs() == ["[]"]
 
 
 @given(

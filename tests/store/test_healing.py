@@ -20,6 +20,7 @@ from nanocache.cancel import Cancel
 from nanocache.disk import hashing
 from nanocache.store import healing, partials
 from nanocache.store.blobs import Store
+from tests.coordination.test_waiting import HURRIED
 from tests.servers.origin import Origin
 
 BODY = b"weights" * 1000
@@ -336,7 +337,7 @@ def test_a_second_name_that_must_be_a_copy_is_copied_once(
 NODE = """
 read = process._read
 process._read = lambda path: f"boot-of-{INDEX}" if path.endswith("boot_id") else read(path)
-time.sleep(0.7 * bool(INDEX))
+time.sleep(0.4 * bool(INDEX))
 print(nanocache.fetch(url, base_dir=mounts[INDEX], sha256=digest).read_bytes() == body)
 """
 
@@ -345,13 +346,13 @@ print(nanocache.fetch(url, base_dir=mounts[INDEX], sha256=digest).read_bytes() =
 def test_what_another_host_published_meanwhile_is_seen_where_absence_is_cached(
     mounts: list[str], origin: Origin, spawn: Callable[..., Any], pinned: bool
 ) -> None:
-    url = origin.url("/bytes/200000/1/w.bin?rate=100000")
+    url = origin.url("/bytes/200000/1/w.bin?rate=150000")
     body = hashlib.sha256()
     from tests.servers.origin import content
 
     expected = content(200_000, 1)
     body.update(expected)
-    setup = "import time, nanocache; from nanocache.coordination import process"
+    setup = f"import time, nanocache; from nanocache.coordination import process\n{HURRIED}"
     digest = body.hexdigest() if pinned else None
     told = spawn(NODE, n=3, setup=setup, url=url, mounts=mounts, digest=digest, body=expected).outputs()
     assert [line.splitlines()[0] for line in told] == ["True"] * 3

@@ -156,17 +156,17 @@ def test_modes_and_group_come_from_the_base_directory(shared: Path, user: Callab
 
 @several_users
 def test_users_wait_for_each_others_locks(shared: Path, user: Callable[..., Any], origin: Origin) -> None:
-    url = origin.url(f"/bytes/{4 * MIB}/1/weights.bin?rate={MIB}")  # 4 s: the second process takes some to start
+    url = origin.url(f"/bytes/{2 * MIB}/1/weights.bin?rate={MIB}")  # two seconds, until the second process waits
     first = user(ANN, FETCH, url=url, start=False)
     told = "print(nanocache.fetch(url, progress=lambda progress: holders.add(progress.holder)), *filter(None, holders))"
     second = user(BOB, f"holders = set()\n{told}", url=url, start=False)
     first.start()
-    while not origin.gets("/bytes/4194304/1/weights.bin"):
+    while not origin.gets("/bytes/2097152/1/weights.bin"):
         time.sleep(0.01)
     second.start()
     path = said(first)
     assert said(second).startswith(f"{path} pid {first.processes[0].pid} on ")
-    assert origin.gets("/bytes/4194304/1/weights.bin") == 1
+    assert origin.gets("/bytes/2097152/1/weights.bin") == 1
 
 
 @several_users

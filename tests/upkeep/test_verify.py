@@ -108,7 +108,8 @@ def test_a_wrong_blob_is_no_hit_any_more_but_stays_until_a_right_one_replaces_it
     assert nanocache.lookup(filled.url, sha256=filled.weights.parent.name) is None
 
 
-def test_what_no_server_has_any_more_is_left(filled: Filled) -> None:
+def test_what_no_server_has_any_more_is_left(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOCACHE_RETRIES", "1")
     flip(filled.weights)
     filled.origin.close()
     found = filled.cache.verify(repair=True)
