@@ -82,9 +82,13 @@ class Victim:
     resumes: bool = False
 
 
+def slowly(origin: Origin) -> str:
+    return origin.add("/w.bin", BODY, rate=SIZE / 0.5)
+
+
 @pytest.fixture
 def victims(origin: Origin) -> dict[str, Victim]:
-    whole = origin.add("/w.bin", BODY, rate=SIZE / 0.5)
+    whole = slowly(origin)
     fast, packed = origin.add("/f.bin", BODY), origin.add("/p.tgz", archive())
 
     def same(body: bytes) -> Callable[[Any], bool]:
@@ -164,7 +168,9 @@ def test_after_a_kill_nothing_is_wrong_and_the_next_call_is_right(
         assert turn < 5 * wanted
         at = chance.randint(max(1, published - NEAR), min(total, published + NEAR)) if turn % 2 else None
         code = f"with Calls({str(base)!r}, before=die(at={at or 1 << 60})): {victim.call}"
+        slowly(origin)
         kills += killed(spawn(code, setup=SETUP, start=False), victim, at, chance)
+        origin.add("/w.bin", BODY)  # nobody kills the next call: it need not last
         check_visible(base, foreign="data")
         before, wrote = there(base), origin.gets()
         assert victim.right(run(victim)), f"after a kill at call {at} of {total}"

@@ -90,12 +90,12 @@ def test_an_address_that_expires_is_replaced_once_for_all_connections(
     fetch: Fetch, tells_expiry: bool, refusal: int
 ) -> None:
     with SignedOrigin(refusal=refusal) as server:
-        nanocache.register_source("toy", Store(server, 1.5, tells_expiry=tells_expiry))
-        server.add("/f.bin", DATA, rate=2 * MIB)
+        nanocache.register_source("toy", Store(server, 0.75, tells_expiry=tells_expiry))
+        server.add("/f.bin", DATA, rate=4 * MIB)
         began = time.monotonic()
         assert fetch("toy://shop/f.bin", sha256=SHA256).read_bytes() == DATA
         spent = time.monotonic() - began
-        assert server.signatures <= 2 + spent  # one and a half would do in each 1.5 s
+        assert server.signatures <= 2 + 2 * spent  # one and a half would do in each 0.75 s
         assert sent(server) <= 1.1 * len(DATA)
 
 
