@@ -95,9 +95,9 @@ def test_eight_ranks_on_four_disks_build_once_and_each_disk_gets_it_in_its_bytes
 
 def test_under_torchrun_too(torchrun: Callable[..., list[Job]], tmp_path: Path) -> None:
     setup = """
-        os.environ["NANOCACHE_DIR"] = f"{folder}/disk{RANK // 2}"
+        os.environ["NANOCACHE_DIR"] = f"{folder}/disk{RANK}"
     """
-    run = outcome(torchrun(textwrap.dedent(setup) + BUILD + "build()", each=3, folder=str(tmp_path)))
+    run = outcome(torchrun(textwrap.dedent(setup) + BUILD + "build()", each=2, folder=str(tmp_path)))
     same_everywhere(run, 2)
     assert builds(tmp_path) == 1
 
@@ -278,6 +278,7 @@ def test_disk_that_cannot_take_it_holds_up_no_other_and_builds(ranks: Ranks, tmp
                 Unpacking.begin = full
             else:
                 handover.receive_built = locked
+        link.MEETING = 2
         begun = time.monotonic()
         if RANK == 1:
             time.sleep(0.3)
