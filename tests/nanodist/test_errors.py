@@ -15,7 +15,7 @@ from nanodist.errors import LARGEST_ERROR, as_it_travels, from_record, to_record
 
 HERE = {"rank": 0, "host": "h"}
 LONG = {
-    "ascii": "x" * 17_000_000,
+    "ascii": "x" * 1_000_000,
     "of another script": "\u6f22" * 20_000,
     "of astral characters": "\U0001f600" * 20_000,
     "of bytes that are no text": "\udcff" * 20_000,
@@ -28,7 +28,7 @@ LONG = {
     [
         lambda text: nanocache.PostprocessFailed(hook="h", artifact="a", reason=text),
         lambda text: nanocache.PostprocessFailed(hook=text, artifact=text, reason=text),
-        lambda text: nanocache.DownloadFailed(url="u", causes=tuple((f"u{n}", text[:5000]) for n in range(2000))),
+        lambda text: nanocache.DownloadFailed(url="u", causes=tuple((f"u{n}", text[:1000]) for n in range(2000))),
         lambda text: nanocache.NotCached(url=text, base_dir="b", reason=text),
         lambda text: nanodist.LeaderLost(key=text, rank=0, host="h", pid=1, reason=text),
         ValueError,

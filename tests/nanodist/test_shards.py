@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,16 +119,31 @@ def test_a_shard_that_was_evicted_is_downloaded_by_the_reader_that_is_behind(
     assert not list((tmp_path / "disk1").glob("v1/blobs/*/*/*.tar"))  # what was taken is evicted like what came
 
 
+SIGNALLED = """
+import pathlib, signal
+
+def signal_holder(number):
+    partials = pathlib.Path(os.environ["NANOCACHE_DIR"], "partials-v1")
+    while not any(partials.glob("*")):
+        time.sleep(0.01)
+    mark("holds")
+    time.sleep(0.5)  # until the other one takes from it
+    os.kill(os.getpid(), number)
+"""
+
+
 def test_a_holder_that_is_killed_is_replaced(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
     slow = [origin.url("/bytes/2000000/7/7.tar?rate=1000000")]
     code = """
+        from nanodist.shards import readers
+        readers.READERS_LEAVING = 0.5
         if RANK:
-            time.sleep(0.3)
+            until("holds")
         else:
-            threading.Timer(0.8, os.kill, (os.getpid(), 9)).start()
+            threading.Thread(target=signal_holder, args=(signal.SIGKILL,)).start()
         report(size=[path.stat().st_size for path in nanodist.prefetch(urls, rank=0, world_size=1)])
     """
-    run = ranks(code, 2, env=apart(tmp_path, 2), urls=slow)
+    run = ranks(SIGNALLED + textwrap.dedent(code), 2, env=apart(tmp_path, 2), urls=slow)
     assert run.codes == [-signal.SIGKILL, 0], run.err
     assert run.last("size") == [[2_000_000]]
     assert origin.downloads() == 2
@@ -136,18 +152,18 @@ def test_a_holder_that_is_killed_is_replaced(ranks: Ranks, origin: Origin, tmp_p
 def test_a_holder_that_is_frozen_is_replaced(ranks: Ranks, origin: Origin, tmp_path: Path) -> None:
     slow = [origin.url("/bytes/2000000/7/7.tar?rate=1000000")]
     code = """
-        import signal
         from nanodist.shards import wire
         wire.SILENCE = 2.0
         if RANK:
-            time.sleep(0.3)
+            until("holds")
             report(size=[path.stat().st_size for path in nanodist.prefetch(urls, rank=0, world_size=1)])
             os.kill(int(open(shared).read()), signal.SIGCONT)
         else:
             open(shared, "w").write(str(os.getpid()))
-            threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+            threading.Thread(target=signal_holder, args=(signal.SIGSTOP,)).start()
             report(size=[path.stat().st_size for path in nanodist.prefetch(urls, rank=0, world_size=1)])
     """
+    code = SIGNALLED + textwrap.dedent(code)
     run = ranks(code, 2, env=apart(tmp_path, 2), urls=slow, shared=str(tmp_path / "pid"))
     assert run.codes == [0, 0], run.err
     assert run.last("size") == [[2_000_000]] * 2
