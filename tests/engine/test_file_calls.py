@@ -43,7 +43,8 @@ def test_the_first_miss_of_a_process_looks_at_each_folder_once(
         file.unlink()
     code = f"{warm}\nseen = calls_of(Path(base), url, sha256); print(len([call for call in seen if call.paths]))"
     setup = "import nanocache; from pathlib import Path; from tests.engine.test_file_calls import calls_of"
-    (named,) = spawn(code, setup=setup, base=str(base), url=url, sha256=digest(SIZE, 1)).outputs()
+    options = {"base": str(base), "url": url, "sha256": digest(SIZE, 1)}
+    (named,) = spawn(code, setup=setup, fresh=True, **options).outputs()
     assert int(named) <= calls
 
 
