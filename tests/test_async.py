@@ -74,8 +74,8 @@ def test_the_loop_is_never_held(base: Path, origin: Origin) -> None:
             await asyncio.gather(*(nanocache.afetch(url, sha256=sha256) for _ in range(300)))
             return max(gaps)
 
-    best = min(asyncio.run(main()) for _ in range(3))  # of three: the machine, too, holds the loop at times
-    assert best < 0.05
+    longest = (asyncio.run(main()) for _ in range(3))  # one of three: the machine, too, holds the loop at times
+    assert any(seconds < 0.05 for seconds in longest)
 
 
 def test_a_hit_makes_no_hop(base: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:

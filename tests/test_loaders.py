@@ -255,8 +255,8 @@ def test_the_shard_that_is_waited_for_has_the_connections_first(limited: Origin)
             return time.monotonic() - began
 
     alone = min(first(0, seed) for seed in (100, 200))
-    beside = min(first(8, seed) for seed in (300, 400))
-    assert beside <= 1.5 * alone  # with equal shares it would be several times that
+    beside = (first(8, seed) for seed in (300, 400))  # the second only where the machine was busy
+    assert any(seconds <= 1.5 * alone for seconds in beside)  # with equal shares it would be several times that
 
 
 WORKERS = """

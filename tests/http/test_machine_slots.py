@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +143,10 @@ class Counting(Origin):
                 self.now -= 1
 
 
-def test_processes_that_download_share_one_budget(base: Path) -> None:
-    code = "import sys, nanocache; nanocache.fetch_many(sys.argv[1:])"
-    environment = os.environ | {"NANOCACHE_CONNECTIONS": "3"}
+def test_processes_that_download_share_one_budget(base: Path, spawn: Callable[..., Any]) -> None:
     with Counting() as origin:
         urls = [origin.url(f"/bytes/{MIB // 2}/{n}/f.bin?rate=2e6") for n in range(16)]
-        running = [subprocess.Popen([sys.executable, "-c", code, *urls[n::4]], env=environment) for n in range(4)]
-        assert [process.wait(60) for process in running] == [0] * 4
+        code = "nanocache.fetch_many(urls[INDEX::4])"
+        spawn(code, 4, urls=urls, env={"NANOCACHE_CONNECTIONS": "3"}).outputs()
         assert origin.gets() == 16
         assert origin.most == 3

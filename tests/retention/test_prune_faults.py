@@ -85,7 +85,7 @@ import hashlib, random, time
 cache, end = nanocache.Cache(), time.monotonic() + seconds
 rng = random.Random(INDEX)
 while time.monotonic() < end:
-    first = int(time.monotonic() * 5)     # what is wanted moves on, and comes again
+    first = int(time.monotonic() * 10)    # what is wanted moves on, and comes again
     url, sha256 = urls[(first + rng.randrange(5)) % len(urls)]
     path = cache.fetch(url, sha256=sha256, progress=False)
     with open(path, "rb") as file:      # a returned path opens
@@ -113,7 +113,7 @@ def test_no_returned_path_fails_to_open_beside_prunes_and_kills(
     bodies = [content(200_000 + n, n) for n in range(30)]
     urls = [(origin.add(f"/{n}.bin", body), hashlib.sha256(body).hexdigest()) for n, body in enumerate(bodies)]
     seconds, cap, setup = (
-        rounds(8, 60),
+        rounds(5, 60),
         1_000_000,
         "import nanocache\nfrom nanocache.store import recency\nrecency.RECENT = 0.5",
     )
@@ -122,7 +122,7 @@ def test_no_returned_path_fails_to_open_beside_prunes_and_kills(
     pruners = spawn(PRUNER, 2, cap=cap, seconds=seconds, grace=1.0)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(1)
+        time.sleep(0.6)
         victim = random.choice(victims).processes[0]
         if victim.poll() is None:
             victim.send_signal(signal.SIGKILL)
