@@ -200,8 +200,8 @@ def test_disk_that_has_it_from_before_sends_it_and_none_builds(ranks: Ranks, tmp
     code = """
         if RANK == 2:
             nanocache.build('k ["a", "b"]', small, name="kernels")
-        else:
-            time.sleep(0.2)
+            mark("has it")
+        until("has it")
         build(fn=small)
     """
     run = ranks(BUILD + SMALL + textwrap.dedent(code), 8, folder=str(tmp_path), env=disks(tmp_path, 8))

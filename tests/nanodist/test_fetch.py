@@ -329,10 +329,12 @@ def test_deleted_within_the_minute_is_fetched_again(ranks: Ranks, origin: Origin
 def test_store_that_dies_costs_coordination_and_not_the_file(ranks: Ranks, origin: Origin, base: Path) -> None:
     code = """
         def watch(progress):
+            if RANK == 0 and progress.done:
+                mark("leads")
             if RANK == 0 and progress.done > 400_000:
                 os.kill(os.getpid(), 9)
         if RANK:
-            time.sleep(0.2)
+            until("leads")
         report(path=str(nanodist.fetch(url, sha256=sha256, progress=watch)))
     """
     size = 1_000_000
@@ -531,8 +533,9 @@ def test_ranks_that_do_not_see_the_read_only_cache_of_their_leader_download_for_
             os.environ.pop("NANOCACHE_READONLY_DIRS")
             stat = os.stat
             os.stat = lambda path, **o: stat("/gone" if str(path).startswith(hidden) else path, **o)
-            time.sleep(0.5)
+            until("found")
         report(path=str(nanodist.fetch(url, sha256=sha256)))
+        mark("found")
     """
     run = ranks(
         code,

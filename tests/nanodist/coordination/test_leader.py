@@ -191,8 +191,12 @@ def test_rank_whose_clock_is_hours_off_runs_nothing_again(ranks: Ranks) -> None:
         real = time.time
         if RANK in (1, 2):
             time.time = lambda: real() + (5 if RANK == 1 else -5) * 3600
-        time.sleep(0.5 + RANK / 2)  # all ranks are there before the first outcome is
+        if RANK:
+            until("led")
+        else:
+            time.sleep(0.5)  # all ranks are there before the outcome is
         report(value=nanodist.leader_first("work", lambda: RANK))
+        mark("led")
         """,
         4,
         env=agents,
@@ -222,10 +226,11 @@ def test_host_of_the_store_stays_until_the_others_have_read(ranks: Ranks) -> Non
     run = ranks(
         """
         def work():
+            mark("leads")
             time.sleep(0.5)
             raise nanocache.NotCached(url="http://h/f", base_dir="/b")
         if RANK:
-            time.sleep(0.2)
+            until("leads")
         failing(lambda: nanodist.leader_first("work", work))
         """,
         3,  # whoever is not given a processor for LINGER reads too late
@@ -242,10 +247,13 @@ def test_host_of_the_store_does_not_stay_long_for_one_who_died(ranks: Ranks) -> 
         import atexit
         ended = []
         atexit.register(lambda: report(took=time.monotonic() - ended[0]))  # runs after what nanodist leaves
+        def work():
+            mark("leads")
+            time.sleep(1)
         if RANK:
-            threading.Timer(0.5, os.kill, (os.getpid(), 9)).start()
-            time.sleep(0.2)
-        nanodist.leader_first("work", lambda: time.sleep(1))
+            until("leads")
+            threading.Timer(0.3, os.kill, (os.getpid(), 9)).start()
+        nanodist.leader_first("work", work)
         ended.append(time.monotonic())
         """,
         2,
@@ -279,9 +287,10 @@ def test_killed_host_of_the_store_is_a_named_error(ranks: Ranks) -> None:
     run = ranks(
         """
         if RANK:
-            time.sleep(0.3)  # so that rank 0 leads
+            until("leads")
         def work():
-            time.sleep(1)
+            mark("leads")
+            time.sleep(0.5)  # until the others wait
             report(killed=time.time())
             os.kill(os.getpid(), 9)
         failing(lambda: nanodist.leader_first("work", work))
