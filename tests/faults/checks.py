@@ -80,8 +80,8 @@ def _freeze(test: str) -> None:
     """Look no more at what was there before `test`: a collection takes a tenth of the time, and there are many.
 
     Once for each test, because a session grows: late in it each collection took ten times as long as at its beginning.
+    What was set aside before stays so, or each test would look at all of it again.
     """
-    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
