@@ -33,6 +33,7 @@ ProgressOption = bool | Callable[[Progress], object] | None
 Results = list[Path | BaseException]  # of a call's artifacts, in their order
 
 _found: set[tuple[PathLike | None, Artifact]] = set()  # what this process found on its disk
+_announced: set[tuple[Path, tuple[Artifact, ...]]] = set()  # hits of which the store has been told, or was lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,14 @@ class Call:
         cost, and what the other disks wait is bounded.
         """
         coordinator = self._listener()
-        if coordinator is None or roll_call.announced(self.roll_key, self.base) or not self._spans_disks():
+        if coordinator is None:
+            return
+        known = (self.base, tuple(self.wanted))  # what they mean takes ten times as long to tell as a hit
+        if known in _announced or not self._spans_disks():
+            return
+        if len(_announced) < REMEMBERED:
+            _announced.add(known)
+        if roll_call.announced(self.roll_key, self.base):
             return
         try:
             roll_call.announce_complete(coordinator, self.roll_key, self.base)

@@ -62,7 +62,7 @@ def evict_artifact(store: Store, digest: str, gone: Callable[[int], object] = la
     store.folder(store.trash)
     taken = {
         folder: aside
-        for folder in (store.blob_folder(digest), store.product_folder(digest))
+        for folder in (store.product_folder(digest), store.blob_folder(digest))  # the one that can be built again first
         if (aside := _taken(store, folder)) is not None
     }
     if _is_kept(store, digest):
