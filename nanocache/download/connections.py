@@ -70,8 +70,8 @@ class Connections:
         self._cancel = cancel
         self._piece = piece_size(transfer.ledger.total or 0, limit, smallest)
         self._patience = max(LEAST_PATIENCE, 10 * latency)
-        self._growth = Growth(limit, self._sample(), latency=latency)
         self._alive: list[Connection] = []
+        self._growth = Growth(limit, self._sample(), latency=latency)
         self._all: list[Connection] = []
         self._error: BaseException | None = None
 
@@ -150,7 +150,7 @@ class Connections:
     def _sample(self) -> Sample:
         now = time.monotonic()
         idle = sum(claim.idle(now) for claim in self._transfer.ledger.claims)
-        return Sample(now, self._transfer.ledger.received, self._transfer.waited + idle)
+        return Sample(now, self._transfer.ledger.received, self._transfer.waited + idle, len(self._alive))
 
     def _grow(self) -> None:
         if self._turn is not None and not self._turn.first:

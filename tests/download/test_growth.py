@@ -36,6 +36,45 @@ def test_a_line_that_is_full_with_four_ends_with_four() -> None:
     assert targets[-1] == 4
 
 
+def bursting(burst: float, rate: float, line: float = 1e12) -> list[int]:
+    """The same for a server that sends each connection `burst` bytes at once, and then `rate` bytes a second."""
+    growth, sample = Growth(16, Sample(0.0, 0, 0.0), latency=0.001), Sample(0.0, 0, 0.0)
+    targets, begun = [1], 0
+    while sample.time < 10:
+        n = targets[-1]
+        came = min(line, rate * n) * 0.01 + burst * max(0, n - begun)
+        begun = max(begun, n)
+        sample = Sample(sample.time + 0.01, sample.received + int(came), sample.waited + n * 0.01, n)
+        targets.append(growth.look(sample))
+    return targets
+
+
+def test_a_burst_at_the_beginning_costs_a_second_and_not_half_a_minute() -> None:
+    targets = bursting(1e6, 1e6)
+    assert targets[110] > 1
+    assert targets[300] == 16
+
+
+def test_a_full_line_that_begins_with_a_burst_is_tried_with_two_twice_at_most() -> None:
+    targets = bursting(1e6, 50e6, line=50e6)
+    assert targets[-1] == 1
+    assert sum(a < b for a, b in pairwise(targets)) <= 2
+
+
+def test_going_back_is_judged_once_the_connections_that_are_too_many_have_ended() -> None:
+    growth = Growth(16, Sample(0.0, 0, 0.0, 1), latency=0.001)
+    received = [1_000_000]  # a burst, and then 1,000 bytes in each hundredth of a second from each connection
+
+    def look(hundredth: int, open: int) -> int:
+        received[0] += 1_000 * open
+        return growth.look(Sample(hundredth / 100, received[0], float(hundredth), open))
+
+    assert [look(n, 1) for n in range(1, 7)][-1] == 2
+    assert [look(n, 2) for n in range(7, 60)][-1] == 1
+    assert {look(n, 2) for n in range(60, 300)} == {1}  # the second one still has its piece
+    assert [look(n, 1) for n in range(300, 360)][-1] == 2
+
+
 def test_a_process_too_busy_to_wait_for_bytes_opens_no_more() -> None:
     assert max(grown(lambda n: 700e6, idle=0.1)) == 1
 
@@ -63,3 +102,7 @@ def test_a_long_way_is_given_the_time_that_a_first_byte_takes() -> None:
 
 def test_one_is_one() -> None:
     assert set(grown(lambda n: 1e6, limit=1)) == {1}
+
+
+def test_a_line_that_stands_still_is_no_reason_for_more() -> None:
+    assert max(grown(lambda n: 0.0, seconds=20)) == 2
