@@ -2,9 +2,9 @@
 
 Pure: told the time, the bytes and the waiting, it answers with a number. A connection helps where each is limited (by
 the server, or by its window over a long way), and is of no use where the line, the disk or this CPU is what is full.
-Only the attempt tells, so it doubles, looks, and goes back to what it had if that was no use. What it compares with comes
-from a few hundredths of a second, and many servers begin with a burst: so going back is judged as well. Invariants:
-growth that is not seen to help is undone; a refusal ends growth for good.
+Only the attempt tells, so it doubles, looks, and goes back to what it had if that was no use. What it compares with
+comes from a few hundredths of a second, and many servers begin with a burst: so going back is judged as well.
+Invariants: growth that is not seen to help is undone; a refusal ends growth for good.
 """
 
 from __future__ import annotations

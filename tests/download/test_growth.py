@@ -65,9 +65,9 @@ def test_going_back_is_judged_once_the_connections_that_are_too_many_have_ended(
     growth = Growth(16, Sample(0.0, 0, 0.0, 1), latency=0.001)
     received = [1_000_000]  # a burst, and then 1,000 bytes in each hundredth of a second from each connection
 
-    def look(hundredth: int, open: int) -> int:
-        received[0] += 1_000 * open
-        return growth.look(Sample(hundredth / 100, received[0], float(hundredth), open))
+    def look(hundredth: int, n: int) -> int:
+        received[0] += 1_000 * n
+        return growth.look(Sample(hundredth / 100, received[0], float(hundredth), n))
 
     assert [look(n, 1) for n in range(1, 7)][-1] == 2
     assert [look(n, 2) for n in range(7, 60)][-1] == 1

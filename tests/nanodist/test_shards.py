@@ -203,20 +203,24 @@ def test_the_workers_of_a_dataloader_share_shards(torchrun: Torchrun, origin: Or
         import torch
 
         class Shards(torch.utils.data.IterableDataset):
-            def __init__(self, urls):
+            def __init__(self, urls, method, workers):
                 self.paths = nanodist.prefetch(urls, rank=0, world_size=1)
+                self.readers = [f"{method} {rank} {worker}" for rank in range(2) for worker in range(workers)]
+                self.own = f"{method} {RANK}"
             def __iter__(self):
+                mark(f"{self.own} {torch.utils.data.get_worker_info().id}")
+                until(*self.readers)  # those that load torch anew may need longer for it than others for all shards
                 for path in self.paths:
                     yield path.name, len(path.read_bytes())
 
         def names(urls, method, workers):
             loader = torch.utils.data.DataLoader(
-                Shards(urls), batch_size=None, num_workers=workers, multiprocessing_context=method
+                Shards(urls, method, workers), batch_size=None, num_workers=workers, multiprocessing_context=method
             )
             return sorted(name for name, _ in loader)
 
         if __name__ == "__main__":
-            report(names=[names(urls[:6], "fork", 2), names(urls[6:], "spawn", 1)])  # the latter load torch anew
+            report(names=[names(urls[:6], "fork", 2), names(urls[6:], "spawn", 1)])
     """
     urls = shards(origin, 12)
     env = [disk | {"NANODIST_SCOPE": "auto"} for disk in apart(tmp_path, 2)]

@@ -444,6 +444,7 @@ def test_sftp_gives_a_file_to_a_user_with_an_odd_password(fetch: Fetch, base: Pa
     assert sftp.logins == logins
 
 
+@pytest.mark.filterwarnings("ignore:.*_prefetch_thread:pytest.PytestUnhandledThreadExceptionWarning")  # paramiko's own
 def test_sftp_goes_on_where_the_connection_broke(fetch: Fetch, base: Path, sftp: Any, slept: list[float]) -> None:
     def hang_up(offset: int) -> None:
         if offset >= 5 * MIB:
