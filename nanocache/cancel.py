@@ -10,8 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
-__all__ = ["Cancel", "Cancelled", "ambient", "hook_depth", "within"]
+from .scope import Scoped
+
+__all__ = ["Cancel", "Cancelled", "ambient", "at_depth", "hook_depth", "within"]
+
+T = TypeVar("T")
 
 
 class Cancelled(Exception):
@@ -63,30 +69,32 @@ class Cancel:
                 self._watchers.pop(token, None)
 
 
-_thread = threading.local()
+@dataclass(frozen=True, slots=True)
+class _Hooks:
+    """Those that the running code is in: the cancellation of the innermost, and how many they are."""
+
+    cancel: Cancel | None
+    depth: int
+
+
+_hooks = Scoped("nanocache hooks", _Hooks(None, 0))
 
 
 def ambient() -> Cancel:
     """The cancellation that the caller's hook runs under, for what the hook calls; outside of one, a new one."""
-    cancel: Cancel | None = getattr(_thread, "cancel", None)
-    return cancel or Cancel()
+    return _hooks.get().cancel or Cancel()
 
 
 def hook_depth() -> int:
-    """How many hooks this thread is in: each waits for what it calls."""
-    depth: int = getattr(_thread, "depth", 0)
-    return depth
+    """How many hooks the running code is in: each waits for what it calls."""
+    return _hooks.get().depth
 
 
-@contextmanager
-def within(cancel: Cancel) -> Iterator[None]:
-    """Run the block, which is the caller's code, under `cancel`: a hook takes no argument that could carry it."""
-    outer: Cancel | None = getattr(_thread, "cancel", None)
-    depth = hook_depth()
-    try:
-        _thread.cancel = cancel
-        _thread.depth = depth + 1  # in the block, because Ctrl-C may come between the two
-        yield
-    finally:
-        _thread.cancel = outer
-        _thread.depth = depth
+def within(cancel: Cancel, step: Callable[[], T]) -> T:
+    """What `step` gives, which is the caller's code: it runs under `cancel`, and takes no argument to carry that."""
+    return _hooks.call(_Hooks(cancel, hook_depth() + 1), step)
+
+
+def at_depth(depth: int, step: Callable[[], T]) -> T:
+    """What `step` gives in a thread that does it for code so many hooks deep."""
+    return _hooks.call(_Hooks(None, depth), step)

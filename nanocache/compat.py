@@ -163,8 +163,7 @@ class _Placement:
 
     def _lead(self, cancel: Cancel) -> None:
         # The blob comes under a lock of its own, which is free again before this one is taken.
-        with telling(self.store.counts, None):
-            found = Fetch(self.store, self.request, cancel).run()
+        found = telling(self.store.counts, None, Fetch(self.store, self.request, cancel).run)
         placed = partial(self._placed, found.digest)
         place = self.store.lock_place(self._key)
         with closing(Display(None, self.relative)) as display:

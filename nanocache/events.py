@@ -11,14 +11,14 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 from weakref import WeakSet
 
 from .callers import call_back
 from .progress import EVERY, Progress
+from .scope import Scoped
 
 __all__ = [
     "Counts",
@@ -193,6 +193,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset)
 
 
+T = TypeVar("T")
+
+
 class _Ears:
     """Where the events of one call go."""
 
@@ -219,33 +222,23 @@ class _Ears:
         return False
 
 
-_thread = threading.local()
+_ears: Scoped[_Ears | None] = Scoped("nanocache ears", None)
 
 
-def _ears() -> _Ears | None:
-    return getattr(_thread, "ears", None)
-
-
-@contextmanager
-def telling(counts: Counts, listener: Listener | None) -> Iterator[None]:
-    """Have what this thread does in the block be counted, and told to `listener`.
+def telling(counts: Counts, listener: Listener | None, step: Callable[[], T]) -> T:
+    """What `step` gives. What it does in this thread is counted, and told to `listener`.
 
     What the listener raises is CallersError until it leaves the caller's call.
     """
-    outer = _ears()
-    try:
-        _thread.ears = _Ears(counts, listener)
-        yield
-    finally:
-        _thread.ears = outer
+    return _ears.call(_Ears(counts, listener), step)
 
 
 def tell(event: Event) -> None:
     """Say what happened. Outside of `telling` it is lost."""
-    if (ears := _ears()) is not None:
+    if (ears := _ears.get()) is not None:
         ears.tell(event)
 
 
 def is_heard() -> bool:
     """Whether a caller listens: for events that come a hundred times a second."""
-    return (ears := _ears()) is not None and ears.listener is not None
+    return (ears := _ears.get()) is not None and ears.listener is not None

@@ -7,11 +7,14 @@ about once it has built.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
+
+from .scope import Scoped
 
 __all__ = ["UNLIMITED", "Room", "ambient_room", "within_room"]
+
+T = TypeVar("T")
 
 
 class Room:
@@ -46,21 +49,14 @@ class Room:
 
 
 UNLIMITED = Room()
-_thread = threading.local()
+_room = Scoped("nanocache room", UNLIMITED)
 
 
 def ambient_room() -> Room:
     """The room that the caller's hook builds in, for our own code that the hook is or calls."""
-    room: Room = getattr(_thread, "room", UNLIMITED)
-    return room
+    return _room.get()
 
 
-@contextmanager
-def within_room(room: Room) -> Iterator[None]:
-    """Run the block, which may be the caller's code, in `room`."""
-    outer = ambient_room()
-    try:
-        _thread.room = room
-        yield
-    finally:
-        _thread.room = outer
+def within_room(room: Room, step: Callable[[], T]) -> T:
+    """What `step` gives, which may be the caller's code, in `room`."""
+    return _room.call(room, step)

@@ -119,6 +119,53 @@ def test_hooks_that_await_other_artifacts_end_however_many_they_are(base: Path, 
     assert origin.gets() == 2 * pool.LIMIT
 
 
+def test_hooks_of_hooks_that_await_other_artifacts_end_as_well(base: Path, origin: Origin) -> None:
+    """One hook waits for as many fetches as there are threads, the hooks of which wait for fetches."""
+
+    def inner(src: Path, dst: Path) -> None:
+        asyncio.run(nanocache.afetch(origin.url(f"/bytes/{len(src.read_bytes())}/3/part.bin")))
+        dst.write_bytes(b"x")
+
+    def outer(src: Path, dst: Path) -> None:
+        async def parts() -> None:
+            urls = [origin.url(f"/bytes/{1000 + n}/2/x.bin?delay=0.3") for n in range(pool.LIMIT)]
+            await asyncio.gather(*(nanocache.afetch(url, postprocess=inner) for url in urls))
+
+        asyncio.run(parts())
+        dst.write_bytes(b"x")
+
+    inner.key, outer.key = "inner", "outer"  # type: ignore[attr-defined]
+    url = origin.url("/bytes/1000/1/x.bin")
+    asyncio.run(asyncio.wait_for(nanocache.afetch(url, postprocess=outer), 50))
+    assert origin.gets() == 1 + 2 * pool.LIMIT
+
+
+def test_hooks_of_many_that_await_other_artifacts_end_as_well(base: Path, origin: Origin) -> None:
+    """`fetch_many` has threads of its own, which know how deep in hooks its caller is."""
+
+    def inner(src: Path, dst: Path) -> None:
+        asyncio.run(nanocache.afetch(origin.url(f"/bytes/{len(src.read_bytes())}/3/part.bin")))
+        dst.write_bytes(b"x")
+
+    def outer(src: Path, dst: Path) -> None:
+        url = origin.url(f"/bytes/{len(src.read_bytes())}/2/x.bin")
+        nanocache.fetch_many([nanocache.Artifact(url, postprocess=inner)], progress=False)
+        dst.write_bytes(b"x")
+
+    def outermost(src: Path, dst: Path) -> None:
+        async def parts() -> None:
+            urls = [origin.url(f"/bytes/{1000 + n}/1/x.bin?delay=0.3") for n in range(pool.LIMIT)]
+            await asyncio.gather(*(nanocache.afetch(url, postprocess=outer) for url in urls))
+
+        asyncio.run(parts())
+        dst.write_bytes(b"x")
+
+    inner.key, outer.key, outermost.key = "inner", "outer", "outermost"  # type: ignore[attr-defined]
+    url = origin.url("/bytes/1000/0/x.bin")
+    asyncio.run(asyncio.wait_for(nanocache.afetch(url, postprocess=outermost), 50))
+    assert origin.gets() == 1 + 3 * pool.LIMIT
+
+
 def wait_for_no_threads() -> None:
     deadline = time.monotonic() + 3  # the work within one second, the idle thread after another half
     while fetch_threads():

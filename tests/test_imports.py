@@ -21,9 +21,15 @@ NANODIST = NANOCACHE.parent / "nanodist"
 
 # A room may import from those named behind it, and from its own; without circles, and never from the face.
 FACE = {"calls", "cli"}  # may import whatever they need
-GROUND = "errors callers config cancel progress room sizes events"
+GROUND = "errors callers config cancel progress room scope sizes events"
 # What stands on another part of it.
-ABOVE_GROUND = {"progress": {"callers", "config"}, "config": {"sizes"}, "events": {"callers", "progress"}}
+ABOVE_GROUND = {
+    "progress": {"callers", "config"},
+    "config": {"sizes"},
+    "cancel": {"scope"},
+    "room": {"scope"},
+    "events": {"callers", "progress", "scope"},
+}
 ROOMS = {
     "archives": GROUND,
     "disk": GROUND,

@@ -172,8 +172,8 @@ def _unknown(what: str, postprocess: Postprocess, label: str) -> ValueError:
 
 def run(hook: Hook, src: Path, dst: Path, cancel: Cancel) -> None:
     """Have the hook build `dst` from `src`. Errors of ours pass; any other is PostprocessFailed, caused by it."""
-    with failing_as(hook.label, src.name), within(cancel):
-        hook.call(src, dst)
+    with failing_as(hook.label, src.name):
+        within(cancel, functools.partial(hook.call, src, dst))
     check_built(dst, hook.label, src.name)
 
 

@@ -7,6 +7,7 @@ eviction takes it within its grace.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
 
 from ..artifact import urls
@@ -37,8 +38,7 @@ def fetched(
     fetch = Fetch(store, request, cancel, turn)
     if put_off is not None:
         fetch = Fetch(store, request, cancel, turn, put_off, fills=False)
-    with telling(store.counts, listener):
-        return _fetched(store, request, asked, fetch)
+    return telling(store.counts, listener, partial(_fetched, store, request, asked, fetch))
 
 
 def _fetched(store: Store, request: Request, asked: Hashable | None, fetch: Fetch) -> Path:
@@ -55,8 +55,8 @@ def found_here(
 ) -> Path | None:
     """The answer if it is a hit, though this process may not have answered it before: a stat, and a ref to read."""
     ref = _ref_stamp(store, request)
-    with faults.named(store.base), telling(store.counts, listener):
-        found = Fetch(store, request).find()
+    with faults.named(store.base):
+        found = telling(store.counts, listener, Fetch(store, request).find)
     return None if found is None else _answer(store, request, asked, ref, found)
 
 

@@ -6,7 +6,7 @@ busy between them, each further one only has the others wait for the interpreter
 as long as jobs wait and its threads do, too, or are all at long jobs.
 
 A hook may use `afetch`, and then its thread waits for another one. Each depth of hooks has a pool of its own, so that
-sixteen hooks do not wait for the sixteen threads that they keep busy.
+sixteen hooks do not wait for the sixteen threads that they keep busy; a thread is as deep as what it does it for.
 
 Not concurrent.futures: its threads idle until the process ends, so every later fork warns (Python 3.12), and they are
 joined before `atexit` runs, so that a stalled download would hold the interpreter. Invariants: at most `limit` threads,
@@ -21,9 +21,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from ..callers import suppress
-from ..cancel import hook_depth
+from ..cancel import at_depth, hook_depth
 
 __all__ = ["ThreadPool", "submit"]
 
@@ -58,6 +59,8 @@ class ThreadPool:
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have `job`, which raises nothing, run in a thread of the pool."""
+        if depth := hook_depth():
+            job = partial(at_depth, depth, job)
         with self._ready:
             self._jobs.append(job)
             if self.idle >= len(self._jobs):
@@ -129,8 +132,8 @@ class ThreadPool:
 
     def _look_after(self) -> None:
         steward = _thread(self._grow, "nanocache-steward")
-        self._steward = steward
         try:
+            self._steward = steward
             steward.start()
         except BaseException:
             self._steward = None

@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..artifact import arguments, filenames
@@ -93,7 +94,7 @@ class Build:
 
     def _make(self, dst: Path, cancel: Cancel) -> bool:
         label = getattr(self.fn, "__qualname__", type(self.fn).__qualname__)
-        with failing_as(label, self.place.key), within(cancel):
-            self.fn(dst)
+        with failing_as(label, self.place.key):
+            within(cancel, partial(self.fn, dst))
         check_built(dst, label, self.place.key)
         return True

@@ -138,9 +138,8 @@ class Making:
         room = room_for(self.store, self.settings, cancel)
         with private_folder(self.store, self.key, room) as folder:
             built = os.path.join(folder, os.path.basename(self.path))
-            with within_room(room):
-                if not self.make(Path(built), cancel):
-                    return None
+            if not within_room(room, partial(self.make, Path(built), cancel)):
+                return None
             publish(self.store, built, self.path, self.stale, room)
         return Path(self.path)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 
 from ..cancel import Cancel, within
 from ..http.exchange import Response
@@ -26,8 +27,8 @@ def read(reader: Reader, resolved: Resolved, asked: Sequence[tuple[str, str]], c
     """
     start, end = _range(asked) if resolved.size is not None else (0, None)  # a part is always a part of so much
     stop = resolved.size if end is None else end
-    with as_failures(), within(cancel):
-        chunks = reader.read(resolved.pinned or resolved.url, start, end)
+    with as_failures():
+        chunks = within(cancel, partial(reader.read, resolved.pinned or resolved.url, start, end))
     left = None if stop is None else stop - start
     # Closed here: what a reader has open would else wait for the end of the exception that it failed with.
     with _closing(chunks), closing(_checked(reader, resolved, chunks, left, cancel)) as body:
@@ -66,7 +67,6 @@ def _checked(
 def _check_version(reader: Reader, resolved: Resolved, cancel: Cancel) -> None:
     if resolved.pinned is not None:  # what was read is that version for ever
         return
-    with within(cancel):
-        now = reader.describe(resolved.url)
+    now = within(cancel, partial(reader.describe, resolved.url))
     if now.version != resolved.validator or (resolved.size is not None and now.size not in (None, resolved.size)):
         raise StartOver("it changed while it was read")

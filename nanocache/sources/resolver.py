@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from ..artifact.headers import Pairs, refusal
 from ..cancel import Cancel, within
@@ -64,8 +65,7 @@ class Resolver:
         source: object = self._source
         if failure.status is None or not failure.lasting or not isinstance(source, Explainer):
             raise failure
-        with within(cancel):
-            meant = source.explain(self._url, refused, failure)
+        meant = within(cancel, partial(source.explain, self._url, refused, failure))
         if meant is not None:
             raise meant
         return self.renew(refused, cancel)
@@ -90,8 +90,8 @@ class Resolver:
     def _resolve(self, cancel: Cancel) -> Resolved:
         if self._source is None:
             return Resolved(self._url, tuple(pair for pair in self._headers if refusal(pair[0].lower()) is None))
-        with as_failures(), within(cancel):
-            return self._ask(self._source)
+        with as_failures():
+            return within(cancel, partial(self._ask, self._source))
 
     def _ask(self, source: registry.AnySource) -> Resolved:
         # The version that was found first, so that a branch that moves meanwhile gives no other one.

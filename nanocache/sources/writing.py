@@ -6,6 +6,7 @@ Not HTTP (`http.sending`). Invariant: in a folder an object appears complete, by
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import BinaryIO, Literal
 
 from ..artifact.schemes import WEB, scheme_of
@@ -32,8 +33,8 @@ def target_of(url: str, method: Literal["HEAD", "PUT"], cancel: Cancel) -> Targe
     source: object = registry.find(url)
     if not isinstance(source, Writer):
         return None
-    with as_failures(), within(cancel):
-        resolved = source.resolve_as(url, method)
+    with as_failures():
+        resolved = within(cancel, partial(source.resolve_as, url, method))
     return Target(resolved.url, tuple(resolved.headers))
 
 

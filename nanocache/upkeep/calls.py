@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..artifact import arguments
@@ -172,7 +173,8 @@ class Upkeep:
         arguments.flag("dry_run", dry_run)
         if older_than is not None:
             arguments.number("older_than", older_than, "seconds")
-        with callers_errors(), faults.named(self.store.base), telling(self.store.counts, self._listener):
+        with callers_errors(), faults.named(self.store.base):
             most = None if max_size is None else read_size("max_size", max_size, self.store.base)
-            limits = prune.Limits(most, older_than)
-            return prune.prune(self.store, limits, keep=listed(self.store, keep), dry_run=dry_run)
+            kept, limits = listed(self.store, keep), prune.Limits(most, older_than)
+            step = partial(prune.prune, self.store, limits, keep=kept, dry_run=dry_run)
+            return telling(self.store.counts, self._listener, step)

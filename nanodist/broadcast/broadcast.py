@@ -139,8 +139,8 @@ class Broadcast:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _download(self, artifact: Artifact, progress: ProgressOption, cancel: Cancel) -> Path:
-        with within(cancel):
-            return nanocache.fetch(_without_hook(artifact), progress=progress, base_dir=self.base)
+        fetch = partial(nanocache.fetch, _without_hook(artifact), progress=progress, base_dir=self.base)
+        return within(cancel, fetch)
 
     def _items(self, downloads: list[Download], failed: Errors) -> Iterator[Item]:
         """What is sent, as the downloads end; the origin's errors, which are added to `failed`, travel too."""
