@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..callers import suppress
 from ..cancel import Cancel, ambient
 from ..coordination.waiting import WaitOptions, hold_lock
 from ..disk import files
@@ -20,6 +21,7 @@ from ..store.blobs import Store
 from ..store.layout import TRASH, product_lock_key
 from ..store.sweep import DAY, is_mark
 from . import walk
+from .alone import alone
 from .eviction import check_writable, evict
 from .reasons import Keepers, disk_time
 from .survey import Candidate, Survey, in_order
@@ -97,6 +99,7 @@ class _Prune:
         for candidate in in_order(survey):
             self._decide(candidate, survey)
         if not self._dry_run:
+            self._remove_empty(survey)
             self._keepers.clear_dead()
         return Pruned(tuple(self._removed), tuple(self._kept), survey.size, self._dry_run)
 
@@ -112,6 +115,14 @@ class _Prune:
             if not self._dry_run:
                 files.remove(entry.path)
             self._went(Ruling("trash", entry.path, size, st.st_mtime, "left by a process that was killed"))
+
+    def _remove_empty(self, survey: Survey) -> None:
+        """Remove folders of blobs in which a killed process published nothing. What is in one keeps it."""
+        for blob in survey.blobs:
+            if not blob.inodes and self._keepers.reason(blob, survey) is None:
+                with suppress(OSError), alone(self._store, blob.digest) as mine:
+                    if mine:
+                        os.rmdir(blob.path)
 
     def _decide(self, candidate: Candidate, survey: Survey) -> None:
         size = survey.freed_by(candidate)

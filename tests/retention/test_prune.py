@@ -52,6 +52,25 @@ def test_without_a_limit_only_what_the_dead_left_goes(filled: Filled, base: Path
     assert filled.cache.verify().sound
 
 
+def test_a_folder_in_which_a_killed_process_published_nothing_goes(filled: Filled, base: Path) -> None:
+    """One that was evicted before is still remembered: `verify` would take it for one whose file was deleted."""
+    made_old(base, 5)
+    filled.cache.prune(max_size=0)
+    nanocache.fetch(filled.url)
+    for empty in (young := filled.pinned.parent, filled.copied.parent):
+        empty.mkdir(parents=True)
+    (filled.copied.parent / "another's").symlink_to("nowhere")
+    assert filled.cache.prune().removed == ()
+    assert young.exists(), "its process may be about to publish"
+    made_old(base, 5)
+    filled.cache.prune(dry_run=True)
+    assert young.exists()
+    filled.cache.prune()
+    assert not young.exists()
+    assert filled.copied.parent.exists(), "it is not empty"
+    assert filled.weights.exists()
+
+
 def test_what_was_long_unused_goes(filled: Filled, base: Path) -> None:
     made_old(base, 48)
     age(filled.weights.parent, 10)
