@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from ..disk import files
 from ..engine import contents
 from ..retention import walk
 from ..retention.alone import alone
@@ -29,7 +30,10 @@ def check_refs(store: Store) -> Iterator[Suspicion]:
 
 
 def _is_unreadable(store: Store, path: str) -> bool:
-    return refs.read(store, os.path.basename(path).removesuffix(".json")) is None and os.path.lexists(path)
+    before = files.stamp(path)
+    readable = refs.read(store, os.path.basename(path).removesuffix(".json")) is not None
+    # The same file as before: one that came, or was replaced, while it was read tells nothing.
+    return not readable and before is not None and files.stamp(path) == before
 
 
 def check_products(store: Store, digests: Iterable[str]) -> Iterator[Suspicion]:
@@ -57,7 +61,10 @@ def _lacks_files(store: Store, product: str) -> bool:
 
 
 def _has_bad_record(store: Store, product: str) -> bool:
-    return contents.recorded(store, product) is None and os.path.lexists(contents.record_of(product))
+    record = contents.record_of(product)
+    before = files.stamp(record)
+    readable = contents.recorded(store, product) is not None
+    return not readable and before is not None and files.stamp(record) == before
 
 
 def _count_again(store: Store, product: str) -> bool:
