@@ -55,22 +55,32 @@ class Window:
             self._wanted = n
             self._waiting = True
             self._forget_before(n)
-            if isinstance(self._settled.get(n), NoSpace):  # when it was fetched ahead; what was passed has gone since
+            begun = n in self._turns
+            if isinstance(self._settled.get(n), NoSpace):
                 self._forget(n)
         try:
-            self._advance()
-            with cancel.watch(self._wake), self._changed:
-                self._changed.wait_for(lambda: n in self._settled or cancel.is_set() or self._cancel.is_set())
-                cancel.check()
-                self._cancel.check()
-                outcome = self._settled[n]
-                if isinstance(outcome, BaseException):
-                    self._forget(n)
-                self._wanted = n + 1
+            outcome = self._outcome(n, cancel)
+            if begun and isinstance(outcome, NoSpace):  # it asked for room before what was passed had gone
+                outcome = self._outcome(n, cancel)
         finally:
             self._waiting = False
         self._advance()
         return outcome
+
+    def _outcome(self, n: int, cancel: Cancel) -> Settled:
+        """Begin it if it is not under way, and wait for it. An error is forgotten."""
+        with self._changed:
+            self._wanted = n
+        self._advance()
+        with cancel.watch(self._wake), self._changed:
+            self._changed.wait_for(lambda: n in self._settled or cancel.is_set() or self._cancel.is_set())
+            cancel.check()
+            self._cancel.check()
+            outcome = self._settled[n]
+            if isinstance(outcome, BaseException):
+                self._forget(n)
+            self._wanted = n + 1  # in this step, or a shard that failed would be begun anew
+            return outcome
 
     def pass_all(self) -> None:
         """The caller is done with every shard that it took."""
