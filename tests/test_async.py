@@ -103,12 +103,19 @@ def test_a_hit_that_another_process_left_makes_no_hop(
     assert [str(asyncio.run(nanocache.afetch(url, sha256=sha256)))] == path
 
 
-def test_hooks_that_await_other_artifacts_end_however_many_they_are(base: Path, origin: Origin) -> None:
+def awaiting_a_part(origin: Origin) -> Callable[[Path, Path], None]:
+    """A hook that waits for another artifact."""
+
     def build(src: Path, dst: Path) -> None:
         asyncio.run(nanocache.afetch(origin.url(f"/bytes/{len(src.read_bytes())}/3/part.bin")))
         dst.write_bytes(b"x")
 
     build.key = "build"  # type: ignore[attr-defined]
+    return build
+
+
+def test_hooks_that_await_other_artifacts_end_however_many_they_are(base: Path, origin: Origin) -> None:
+    build = awaiting_a_part(origin)
 
     async def main() -> list[Path]:
         urls = [origin.url(f"/bytes/{1000 + n}/2/x.bin?delay=0.3") for n in range(pool.LIMIT)]
@@ -122,9 +129,7 @@ def test_hooks_that_await_other_artifacts_end_however_many_they_are(base: Path, 
 def test_hooks_of_hooks_that_await_other_artifacts_end_as_well(base: Path, origin: Origin) -> None:
     """One hook waits for as many fetches as there are threads, the hooks of which wait for fetches."""
 
-    def inner(src: Path, dst: Path) -> None:
-        asyncio.run(nanocache.afetch(origin.url(f"/bytes/{len(src.read_bytes())}/3/part.bin")))
-        dst.write_bytes(b"x")
+    inner = awaiting_a_part(origin)
 
     def outer(src: Path, dst: Path) -> None:
         async def parts() -> None:
@@ -134,7 +139,7 @@ def test_hooks_of_hooks_that_await_other_artifacts_end_as_well(base: Path, origi
         asyncio.run(parts())
         dst.write_bytes(b"x")
 
-    inner.key, outer.key = "inner", "outer"  # type: ignore[attr-defined]
+    outer.key = "outer"  # type: ignore[attr-defined]
     url = origin.url("/bytes/1000/1/x.bin")
     asyncio.run(asyncio.wait_for(nanocache.afetch(url, postprocess=outer), 50))
     assert origin.gets() == 1 + 2 * pool.LIMIT
@@ -143,9 +148,7 @@ def test_hooks_of_hooks_that_await_other_artifacts_end_as_well(base: Path, origi
 def test_hooks_of_many_that_await_other_artifacts_end_as_well(base: Path, origin: Origin) -> None:
     """`fetch_many` has threads of its own, which know how deep in hooks its caller is."""
 
-    def inner(src: Path, dst: Path) -> None:
-        asyncio.run(nanocache.afetch(origin.url(f"/bytes/{len(src.read_bytes())}/3/part.bin")))
-        dst.write_bytes(b"x")
+    inner = awaiting_a_part(origin)
 
     def outer(src: Path, dst: Path) -> None:
         url = origin.url(f"/bytes/{len(src.read_bytes())}/2/x.bin")
@@ -160,7 +163,7 @@ def test_hooks_of_many_that_await_other_artifacts_end_as_well(base: Path, origin
         asyncio.run(parts())
         dst.write_bytes(b"x")
 
-    inner.key, outer.key, outermost.key = "inner", "outer", "outermost"  # type: ignore[attr-defined]
+    outer.key, outermost.key = "outer", "outermost"  # type: ignore[attr-defined]
     url = origin.url("/bytes/1000/0/x.bin")
     asyncio.run(asyncio.wait_for(nanocache.afetch(url, postprocess=outermost), 50))
     assert origin.gets() == 1 + 3 * pool.LIMIT

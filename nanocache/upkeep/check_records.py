@@ -7,7 +7,7 @@ is not as it was goes, and the next fetch makes it again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from ..disk import files
@@ -30,10 +30,13 @@ def check_refs(store: Store) -> Iterator[Suspicion]:
 
 
 def _is_unreadable(store: Store, path: str) -> bool:
+    return _is_bad(path, partial(refs.read, store, os.path.basename(path).removesuffix(".json")))
+
+
+def _is_bad(path: str, read: Callable[[], object]) -> bool:
+    """Whether `read` gives nothing of a file that stays the same: one that comes meanwhile tells nothing."""
     before = files.stamp(path)
-    readable = refs.read(store, os.path.basename(path).removesuffix(".json")) is not None
-    # The same file as before: one that came, or was replaced, while it was read tells nothing.
-    return not readable and before is not None and files.stamp(path) == before
+    return read() is None and before is not None and files.stamp(path) == before
 
 
 def check_products(store: Store, digests: Iterable[str]) -> Iterator[Suspicion]:
@@ -61,10 +64,7 @@ def _lacks_files(store: Store, product: str) -> bool:
 
 
 def _has_bad_record(store: Store, product: str) -> bool:
-    record = contents.record_of(product)
-    before = files.stamp(record)
-    readable = contents.recorded(store, product) is not None
-    return not readable and before is not None and files.stamp(record) == before
+    return _is_bad(contents.record_of(product), partial(contents.recorded, store, product))
 
 
 def _count_again(store: Store, product: str) -> bool:
