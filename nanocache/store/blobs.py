@@ -159,7 +159,7 @@ class Store(BaseDirectory):
     def _appear(self, partial: Partial, digest: str, path: str, cancel: Cancel) -> bool:
         """Whether the partial's bytes now stand at `path`; False if right bytes stood there already."""
         for _ in range(files.RACES):
-            if partial.publish(path):
+            if self._took_place(partial, path):
                 return True
             standing = files.check_regular(path)
             if standing is None:  # deleted meanwhile
@@ -171,6 +171,15 @@ class Store(BaseDirectory):
                 partial.publish_over(path)
                 return True
         raise FileExistsError(errno.EEXIST, "what stands there keeps changing", path)
+
+    def _took_place(self, partial: Partial, path: str) -> bool:
+        try:
+            return partial.publish(path)
+        except FileNotFoundError:
+            if not os.path.lexists(partial.data):
+                raise
+            self.folder(os.path.dirname(path))  # it was evicted meanwhile
+            return False
 
     def _stands_right(self, digest: str, path: str, cancel: Cancel) -> bool:
         try:

@@ -18,7 +18,7 @@ from ..coordination.process import Identity
 from ..disk import files, folders
 from ..errors import UnsafeCache
 from ..room import UNLIMITED, Room
-from . import partials
+from . import partials, seal
 from .layout import BaseDirectory
 from .partials import DATA, STATE, Abandoned, Partial, create
 
@@ -132,7 +132,7 @@ def _moved(path: str) -> float:
     """Seconds since anything in a partial moved; 0 if that can't be seen."""
     try:
         with os.scandir(path) as entries:
-            moved = [entry.stat(follow_symlinks=False).st_mtime for entry in entries]
+            moved = [seal.changed(entry.stat(follow_symlinks=False)) for entry in entries]
         newest = max(moved) if moved else os.lstat(path).st_mtime  # a kill may have left it empty
     except OSError:
         return 0.0
@@ -148,7 +148,7 @@ def is_dead(path: str, directory: BaseDirectory) -> bool:
 
 def _lies_still(path: str) -> bool:
     try:
-        return time.time() - os.lstat(path).st_mtime >= STILL
+        return time.time() - seal.changed(os.lstat(path)) >= STILL
     except OSError:
         return False
 

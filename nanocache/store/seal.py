@@ -18,7 +18,7 @@ import time
 
 from ..disk import files
 
-__all__ = ["DAY_NS", "DAY_SECONDS", "STEP_NS", "of", "holds", "put"]
+__all__ = ["DAY_NS", "DAY_SECONDS", "STEP_NS", "changed", "holds", "of", "put"]
 
 DAY_SECONDS = 86_400
 DAY_NS = DAY_SECONDS * 1_000_000_000
@@ -33,6 +33,11 @@ def of(digest: str) -> int:
 def holds(st: os.stat_result, digest: str) -> bool:
     """Whether a file with this lstat is a regular one that carries the seal of `digest`."""
     return stat.S_ISREG(st.st_mode) and st.st_mtime_ns % DAY_NS == of(digest)
+
+
+def changed(st: os.stat_result) -> float:
+    """Seconds since the epoch when a file was written or sealed at the latest: a seal is up to a day behind."""
+    return st.st_mtime + (DAY_SECONDS if st.st_mtime_ns % STEP_NS == 0 else 0)
 
 
 def put(fd: int, digest: str) -> bool:

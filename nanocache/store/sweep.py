@@ -11,7 +11,7 @@ import time
 
 from ..callers import let_pass, suppress
 from ..disk import files
-from . import orphans
+from . import orphans, seal
 from .layout import SWEPT, TAGS, BaseDirectory
 
 __all__ = ["DAY", "VERIFIED", "daily", "is_mark"]
@@ -78,7 +78,7 @@ def _on_its_way(entry: os.DirEntry[str]) -> bool:
     if not entry.name.startswith(files.NEW):
         return False
     with suppress(OSError):
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime < DAY
+        return time.time() - seal.changed(entry.stat(follow_symlinks=False)) < DAY
     return True
 
 

@@ -367,6 +367,22 @@ def test_a_claimed_partials_old_owner_destroys_nothing_when_it_wakes(store: Stor
     assert (claimed / "data").read_bytes() == b"half"
 
 
+def test_a_folder_that_is_evicted_just_before_publication_is_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob of two hours ago gets another name under the lock of another URL, beside an eviction."""
+    old = published(store)
+    put = seal.put
+
+    def put_late(fd: int, digest: str) -> bool:
+        store.set_aside(str(old.parent))
+        return put(fd, digest)
+
+    monkeypatch.setattr(seal, "put", put_late)
+    assert published(store, "other.bin").read_bytes() == BODY
+    assert not old.exists()
+
+
 # sweeping
 
 
@@ -397,6 +413,17 @@ def test_sweep_removes_trash_and_week_old_orphans_and_nothing_else(store: Store,
     assert (base / "checkpoint.pt").exists()
     assert path.exists()
     living.close()
+
+
+def test_what_was_sealed_and_not_published_yet_is_not_swept(store: Store) -> None:
+    """Its seal may look a day old."""
+    soon = int(time.time() + 600) % seal.DAY_SECONDS // 2
+    with partials.create(store, "k") as partial:
+        assert seal.put(partial.fd, f"{soon:08x}".ljust(64, "0"))
+        assert time.time() - os.fstat(partial.fd).st_mtime > 85_000
+        sweep.daily(store)
+        assert not orphans.is_dead(partial.data, store)
+        assert os.path.exists(partial.data)
 
 
 def test_looking_at_a_partial_that_disappears_leaves_nothing_open(store: Store) -> None:
