@@ -95,12 +95,18 @@ def remember(directory: BaseDirectory, key: str, ref: Ref) -> None:
 def write(directory: BaseDirectory, url_key: str, ref: Ref) -> None:
     """Remember `ref`, unless a newer one is there. One from the future is not newer: a clock was wrong."""
     path = directory.ref(url_key)
+    record = {name: getattr(ref, name) for name in _CHECKS}
+    directory.folder(os.path.dirname(path))
+    try:
+        # In place, by one write: a reader meets an empty file before, which is as good as none.
+        files.create_json(path, record, mode=directory.modes.lock)
+        return
+    except FileExistsError:
+        pass
     there = read(directory, url_key)
     if there is not None and ref.fetched_at < there.fetched_at <= time.time():
         return
     if there is not None and there.digest != ref.digest:
         logger.info("%s changed: sha256 %s -> %s", ref.url, there.digest, ref.digest)
-    directory.folder(os.path.dirname(path))
     directory.folder(directory.trash)
-    record = {name: getattr(ref, name) for name in _CHECKS}
     files.write_json(path, record, scratch=directory.trash, mode=directory.modes.lock)

@@ -34,9 +34,19 @@ def _is_unreadable(store: Store, path: str) -> bool:
 
 
 def _is_bad(path: str, read: Callable[[], object]) -> bool:
-    """Whether `read` gives nothing of a file that stays the same: one that comes meanwhile tells nothing."""
+    """Whether `read` gives nothing of a file that stays the same: one that comes meanwhile tells nothing.
+
+    An empty one is on its way, or was left so by a kill, and is as good as none.
+    """
     before = files.stamp(path)
-    return read() is None and before is not None and files.stamp(path) == before
+    return before is not None and _size(path) > 0 and read() is None and files.stamp(path) == before
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def check_products(store: Store, digests: Iterable[str]) -> Iterator[Suspicion]:
