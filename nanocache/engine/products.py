@@ -74,6 +74,7 @@ def build(store: Store, request: Request, hook: Hook, source: Path, digest: str,
         identity=(hook.key, digest, *request.settings),
         settings=request.settings,
         make=make,
+        source=digest,
         anew=request.rehash,
     ).run(cancel)
 
@@ -108,6 +109,7 @@ class Making:
     identity: tuple[object, ...]  # what callers that may share an error have in common
     settings: Settings
     make: Callable[[Path, Cancel], bool]  # False: what it is made of is gone
+    source: str | None = None  # the digest of what it is made of
     anew: bool = False  # also if it is there
     stale: int | None = None  # the inode of the product that is to be replaced
 
@@ -136,7 +138,7 @@ class Making:
 
     def _make(self, cancel: Cancel) -> Path | None:
         room = room_for(self.store, self.settings, cancel)
-        with private_folder(self.store, self.key, room) as folder:
+        with private_folder(self.store, self.key, room, source=self.source) as folder:
             built = os.path.join(folder, os.path.basename(self.path))
             if not within_room(room, partial(self.make, Path(built), cancel)):
                 return None

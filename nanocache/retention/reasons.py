@@ -12,7 +12,9 @@ from collections.abc import Collection
 from ..disk import files
 from ..store import orphans
 from ..store.blobs import Store
-from . import pins
+from ..store.layout import PARTIALS, PRODUCT_PREFIX
+from ..store.private import source_of
+from . import pins, walk
 from .leases import Leases
 from .survey import Candidate, Survey
 
@@ -33,7 +35,7 @@ class Keepers:
         self._store = store
         self._listed = listed
         self._leases = Leases(store)
-        self._held = self._leases.held()
+        self._held = self._leases.held() | _sources(store)
         self._pinned = pins.pinned(store)
         self._now = now
 
@@ -60,6 +62,12 @@ class Keepers:
     def clear_dead(self) -> None:
         """Delete the leases of processes that are gone."""
         self._leases.clear_dead()
+
+
+def _sources(store: Store) -> frozenset[str]:
+    """What hooks build from now: one may take longer than the grace, and marks what it reads but once."""
+    keys = [key.path for key in walk.scan(walk.top(store, PARTIALS)) if key.name.startswith(PRODUCT_PREFIX)]
+    return frozenset(filter(None, (source_of(one.path, store) for key in keys for one in walk.scan(key))))
 
 
 def disk_time(store: Store) -> float:

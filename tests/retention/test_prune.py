@@ -171,6 +171,20 @@ def test_a_lock_file_says_what_stays(filled: Filled, base: Path, tmp_path: Path)
         filled.cache.prune(max_size=0, keep="gone.lock")
 
 
+def test_what_a_hook_builds_from_stays_however_long_it_takes(filled: Filled, base: Path) -> None:
+    def slow(source: Path, target: Path) -> None:
+        made_old(base, 5)
+        assert filled.cache.prune(max_size=0).removed
+        target.write_bytes(source.read_bytes()[:10])
+
+    slow.key = "slow-v1"  # type: ignore[attr-defined]
+    assert filled.cache.fetch(filled.url, postprocess=slow).read_bytes() == content(50_000, "weights")[:10]
+    assert filled.weights.exists()
+    made_old(base, 5)
+    filled.cache.prune(max_size=0)
+    assert not filled.weights.exists()
+
+
 def test_a_mark_from_the_future_counts_as_now(filled: Filled, base: Path) -> None:
     for folder in base.glob("blobs-v1/sha256/*/*"):
         age(folder, -1000)
