@@ -148,7 +148,8 @@ def there(base: Path) -> int:
     """Bytes that a killed download has left and recorded, from the first on."""
     most = 0
     for path in (base / "partials-v1").glob("*/*/state.json"):
-        if not path.with_name("data").exists():  # it was published in the call that was killed
+        data = path.with_name("data")
+        if not data.exists() or data.stat().st_nlink > 1:  # it was published in the call that was killed
             continue
         done = json.loads(path.read_bytes())["state"]["done"]
         most = max(most, done[0][1] if done and done[0][0] == 0 else 0)
