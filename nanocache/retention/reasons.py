@@ -13,7 +13,6 @@ from ..disk import files
 from ..store import orphans
 from ..store.blobs import Store
 from ..store.layout import PARTIALS, PRODUCT_PREFIX
-from ..store.private import source_of
 from . import pins, walk
 from .leases import Leases
 from .survey import Candidate, Survey
@@ -67,7 +66,7 @@ class Keepers:
 def _sources(store: Store) -> frozenset[str]:
     """What hooks build from now: one may take longer than the grace, and marks what it reads but once."""
     keys = [key.path for key in walk.scan(walk.top(store, PARTIALS)) if key.name.startswith(PRODUCT_PREFIX)]
-    return frozenset(filter(None, (source_of(one.path, store) for key in keys for one in walk.scan(key))))
+    return frozenset(filter(None, (orphans.source_of(one.path, store) for key in keys for one in walk.scan(key))))
 
 
 def disk_time(store: Store) -> float:

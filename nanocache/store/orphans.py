@@ -22,7 +22,7 @@ from . import partials, seal
 from .layout import BaseDirectory
 from .partials import DATA, STATE, Abandoned, Partial, create
 
-__all__ = ["claim", "gone", "is_dead"]
+__all__ = ["claim", "gone", "is_dead", "source_of"]
 
 STILL = 900.0  # seconds without a movement after which a partial of another boot or host has no owner
 
@@ -144,6 +144,13 @@ def is_dead(path: str, directory: BaseDirectory) -> bool:
     if not os.path.isdir(path):  # it has saved nothing yet
         return _lies_still(path)
     return gone(path, directory, age=STILL if _OwnerRecord.read(path, directory) is None else 0.0)
+
+
+def source_of(path: str, directory: BaseDirectory) -> str | None:
+    """The digest from which a living process builds something in the private folder `path`, if it is one."""
+    record = _OwnerRecord.read(path, directory)
+    source = None if record is None else record.state.get("source")
+    return source if isinstance(source, str) and not is_dead(path, directory) else None
 
 
 def _lies_still(path: str) -> bool:

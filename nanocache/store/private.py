@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from ..coordination.lock import Lock
 from ..disk import files
 from ..room import UNLIMITED, Room
-from . import orphans
 from .layout import BaseDirectory
 from .partials import STATE, lock_own, owner_record
 
-__all__ = ["private_folder", "source_of"]
+__all__ = ["private_folder"]
 
 INNER = "private"  # what a hook builds in, so that no name of its choice meets one of ours
 
@@ -57,11 +56,3 @@ def private_folder(
                     lock.release()
             finally:
                 room.settle()
-
-
-def source_of(folder: str, directory: BaseDirectory) -> str | None:
-    """The digest from which a living process builds something in the private folder `folder`, if it is one."""
-    record = files.read_json(os.path.join(folder, STATE), trusts=directory.trusts) or {}
-    state = record.get("state")
-    source = state.get("source") if isinstance(state, dict) else None
-    return source if isinstance(source, str) and not orphans.is_dead(folder, directory) else None
