@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -15,6 +13,7 @@ import pytest
 
 import nanocache
 from nanocache import Cache
+from tests.archives import samples
 from tests.servers.origin import content
 from tests.upkeep.conftest import Filled, copy, made_old
 
@@ -55,15 +54,6 @@ def pruned(cache: Cache) -> None:
     cache.prune(max_size=0)
 
 
-def tar_of(data: bytes) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        member = tarfile.TarInfo("x.bin")
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
-    return packed.getvalue()
-
-
 def new(filled: Filled, tmp_path: Path) -> bytes:
     return nanocache.fetch(filled.origin.add("/new.bin", content(100_000, "new"))).read_bytes()
 
@@ -94,7 +84,7 @@ def built(filled: Filled, tmp_path: Path) -> bytes:
 
 
 def unpacked(filled: Filled, tmp_path: Path) -> bytes:
-    url = filled.origin.add("/packed.tar", tar_of(content(3000, "packed")))
+    url = filled.origin.add("/packed.tar", samples.tar(samples.member("x.bin", content(3000, "packed"))))
     return (nanocache.fetch(url, postprocess=nanocache.Unpack()) / "x.bin").read_bytes()
 
 
